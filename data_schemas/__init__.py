@@ -1,0 +1,1 @@
+"""JSON Schemas of the tables and results that people exchange."""

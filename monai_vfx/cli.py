@@ -1,0 +1,346 @@
+"""The command ``vfx``: one click command a step.
+
+Nothing heavy is imported before a command needs it: help and refusals answer at once. Results go
+to files and one JSON line a case to stdout; progress and messages for people go to stderr.
+
+Exit status: 0 done; 2 wrong use; 3 a case was refused; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
+
+import click
+
+from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
+
+P = ParamSpec("P")
+
+EXISTING = click.Path(exists=True, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+REFUSED = 3
+
+SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="monai_vfx")
+def main() -> None:
+    """Five-year vertebral fracture risk (T12-L4) from a routine abdominal CT.
+
+    Research software, not a medical device. No clinical weights exist: what is trained on
+    simulated patients says so in every output.
+    """
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _warn(warnings: tuple[CaseWarning, ...]) -> None:
+    for warning in warnings:
+        _say(f"warning {warning.code}: {warning.message}")
+
+
+def _refuse(refusal: CaseRefused) -> NoReturn:
+    _say(f"refused {refusal.code}: {refusal.message}. {refusal.remedy}")
+    sys.exit(REFUSED)
+
+
+def _refusals_exit_3(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a refusal, also one wrapped by MONAI, into its message and exit status 3."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except Exception as error:
+            refusal = find_refusal(error)
+            if refusal is None:
+                raise
+            _refuse(refusal)
+
+    return wrapped
+
+
+def _case_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say where a case lies."""
+    for option in reversed(
+        (
+            click.argument("image", type=EXISTING),
+            click.option(
+                "--mask",
+                type=EXISTING,
+                help="Label map (NIfTI, NRRD) or folder of per-structure files.",
+            ),
+            click.option(
+                "--labels",
+                "scheme",
+                type=SCHEMES,
+                help="Label scheme of the mask; by default from its names, else from its ids.",
+            ),
+            click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several."),
+            click.option(
+                "--case",
+                "case_name",
+                default="case",
+                show_default=True,
+                help="Name of the case in the results; the patient's identity is never used.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_case_options
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
+)
+def check(
+    image: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    json_file: Path | None,
+) -> None:
+    """Pre-flight: would this CT be accepted, and if not, why.
+
+    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD.
+    """
+    from monai_vfx.preflight import check_report
+    from monai_vfx.results import write_json
+
+    report, refusal = check_report(
+        image, mask, case=case_name, series_uid=series_uid, scheme=scheme
+    )
+    if json_file is not None:
+        write_json(json_file, report)
+    click.echo(json.dumps(report))
+    _warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
+    if refusal is not None:
+        _refuse(refusal)
+    _say(f"accepted: {', '.join(report['levels'])} in {report['slices']} slices")
+
+
+@main.command()
+@_case_options
+@click.option("--weights", required=True, type=EXISTING, help="Checkpoint of vfx train.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
+@click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
+@_refusals_exit_3
+def predict(
+    image: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    weights: Path,
+    out: Path,
+    explain: bool,
+) -> None:
+    """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
+    _run_case(image, mask, scheme, series_uid, case_name, weights=weights, out=out, explain=explain)
+
+
+@main.command()
+@_case_options
+@click.option("--weights", required=True, type=EXISTING, help="Checkpoint of vfx train.")
+@click.option(
+    "--beside",
+    type=EXISTING,
+    help="A second checkpoint (bone only, say) drawn beside the first, as in the paper's Figure 3.",
+)
+@click.option("--layer", default="layer3", show_default=True, help="Encoder stage for GradCAM.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
+@_refusals_exit_3
+def explain(
+    image: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    weights: Path,
+    beside: Path | None,
+    layer: str,
+    out: Path,
+) -> None:
+    """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
+    _run_case(
+        image,
+        mask,
+        scheme,
+        series_uid,
+        case_name,
+        weights=weights,
+        out=out,
+        explain=True,
+        beside=beside,
+        layer=layer,
+    )
+
+
+def _run_case(
+    image: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    *,
+    out: Path,
+    **settings: Any,
+) -> None:
+    """Run the cheap checks, then the bundle; leave a record of a refusal too."""
+    from monai_vfx.preflight import load_case
+    from monai_vfx.results import Prediction, write_json
+
+    try:
+        load_case(image, mask, series_uid=series_uid, scheme=scheme)
+        from monai_vfx.workflow import predict as run  # MONAI, only for what may pass
+
+        prediction = run(
+            image,
+            mask,
+            out=out,
+            case=case_name,
+            series_uid=series_uid,
+            scheme=scheme,
+            **settings,
+        )
+    except Exception as error:
+        refusal = find_refusal(error)
+        if refusal is None:
+            raise
+        document = Prediction.refused(case_name, refusal).to_json()
+        write_json(out / "prediction.json", document)
+        click.echo(json.dumps(document))
+        raise
+    click.echo(json.dumps(prediction.to_json()))
+    _warn(prediction.warnings)
+    _say(f"results: {out}")
+
+
+@main.command()
+@click.argument("cohort", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=FOLDER, help="Folder for checkpoints and curves.")
+@click.option("--fold", type=click.IntRange(0), help="Train this fold only (from 0).")
+@click.option("--folds", type=click.IntRange(2), default=10, show_default=True)
+@click.option(
+    "--overlay",
+    "overlays",
+    multiple=True,
+    help="Settings laid over the paper's: bone_only, cpu_small, … or a YAML file. Repeatable.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Number of epochs.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@_refusals_exit_3
+def train(
+    cohort: Path,
+    out: Path,
+    fold: int | None,
+    folds: int,
+    overlays: tuple[str, ...],
+    epochs: int | None,
+    seed: int,
+) -> None:
+    """Train on your own cohort: COHORT.csv with case, image, mask and fracture (0 or 1).
+
+    A run that was stopped goes on where its last checkpoint left it.
+    """
+    from monai_vfx.cohort import read_cohort
+
+    read_cohort(cohort)  # faults are named before anything heavy is loaded
+    from monai_vfx.workflow import train as run
+
+    for number in range(folds) if fold is None else (fold,):
+        target = out if fold is not None else out / f"fold_{number}"
+        trained = run(
+            cohort,
+            out=target,
+            fold=number,
+            folds=folds,
+            overlays=overlays,
+            epochs=epochs,
+            seed=seed,
+        )
+        click.echo(json.dumps({"fold": number, **trained}))
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--patients", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--hospital",
+    type=click.Choice(["development", "external"]),
+    default="development",
+    show_default=True,
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["dicom", "nifti"]),
+    default="dicom",
+    show_default=True,
+)
+@click.option(
+    "--field-of-view",
+    type=click.Choice(["full", "quick"]),
+    default="full",
+    show_default=True,
+    help="Whole abdomen, or only the neighbourhood of T12-L4 on a coarse grid.",
+)
+@click.option(
+    "--signal",
+    type=click.Choice(["paper", "strong"]),
+    default="paper",
+    show_default=True,
+    help="How strongly bone and muscle drive fracture.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes; all cores by default.")
+def simulate(
+    out: Path,
+    patients: int,
+    seed: int,
+    hospital: str,
+    file_format: str,
+    field_of_view: str,
+    signal: str,
+    workers: int | None,
+) -> None:
+    """Write a hospital of simulated patients with known truth: CT, masks, cohort.csv."""
+    from tqdm import tqdm
+
+    from monai_vfx.simulation import simulate_hospital
+
+    with tqdm(total=patients, desc="patients", file=sys.stderr) as bar:
+        table = simulate_hospital(
+            out,
+            patients,
+            seed=seed,
+            hospital=hospital,
+            file_format=file_format,
+            field_of_view=field_of_view,
+            signal=signal,
+            workers=workers,
+            progress=lambda: bar.update(),
+        )
+    click.echo(json.dumps({"cohort": str(table)}))
+
+
+@main.command()
+@click.option("--out", default=Path("demo_output"), show_default=True, type=FOLDER)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_refusals_exit_3
+def demo(out: Path, seed: int) -> None:
+    """Do the whole job on a simulated hospital, on a CPU: train, test, predict, explain, report."""
+    from monai_vfx.demo import run_demo
+
+    run_demo(out, seed=seed)

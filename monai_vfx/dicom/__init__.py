@@ -1,0 +1,1 @@
+"""DICOM: reading a CT series by its headers, and writing one."""

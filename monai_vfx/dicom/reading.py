@@ -1,0 +1,405 @@
+"""One CT series from a folder, a zip or single files: headers first, pixels of a region on demand.
+
+Every slice of the series is accounted for: a file that cannot be read, a gap, a second patient or a
+second geometry is a refusal, never a slice dropped. Positions are projected on the slice normal;
+instance numbers and file names play no part.
+
+Geometry: DICOM PS3.3, C.7.6.2.1.1 (equation C.7.6.2.1-1), in LPS, turned to RAS+ at the end.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.shapes import Affine, HUVolume, Region
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SPACING_TOLERANCE = 0.03
+"""A slice distance may differ from the median by this share of it, or by 0.1 mm if that is more."""
+DIRECTION_TOLERANCE = 1e-3
+"""Largest difference between direction cosines of slices of one series."""
+TILT_TOLERANCE_DEG = 0.5
+"""Largest angle between the slice normal and the line through the slices' corners."""
+SHORTEST_SERIES = 10
+"""Fewest slices that can hold T12-L4 (10 mm apart at the most)."""
+
+_HEADER_TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "Modality",
+    "ImageType",
+    "PatientID",
+    "PatientAge",
+    "PatientSex",
+    "PatientPosition",
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+]
+_REQUIRED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the bytes of one file lie: a path, or a member of a zip."""
+
+    path: Path
+    member: str | None = None
+
+    def open(self) -> BinaryIO:
+        if self.member is None:
+            return self.path.open("rb")
+        with zipfile.ZipFile(self.path) as archive:
+            return io.BytesIO(archive.read(self.member))
+
+
+@dataclass(frozen=True)
+class Series:
+    """A checked CT series, slices sorted along their common normal.
+
+    Attributes:
+        sources: one file a slice.
+        sop_instance_uids: of the slices, in the same order.
+        shape: (columns, rows, slices).
+        affine: voxel index (column, row, slice) → mm, RAS+.
+        rescale: (n, 2): slope and intercept of each slice.
+        thickness_mm: nominal slice thickness, None where the tag is absent.
+        patient_position: such as ``HFS``; None where absent.
+        age_years, sex: of the header, None where absent.
+        warnings: what a reader of the result must know.
+    """
+
+    sources: tuple[_Source, ...]
+    sop_instance_uids: tuple[str, ...]
+    shape: tuple[int, int, int]
+    affine: Affine
+    rescale: tuple[tuple[float, float], ...]
+    thickness_mm: float | None
+    patient_position: str | None
+    age_years: float | None
+    sex: str | None
+    warnings: tuple[CaseWarning, ...]
+
+    def read(self, region: Region) -> HUVolume:
+        """Decode the slices of a region and crop them.
+
+        Args:
+            region: (columns, rows, slices), start and stop given.
+
+        Returns:
+            (i, j, k) in HU.
+
+        Raises:
+            CaseRefused: ``file_truncated`` when a slice cannot be decoded.
+        """
+        columns, rows, slices = region
+        chosen = range(self.shape[2])[slices]
+        out = np.empty(  # slice by slice in memory, as it is written
+            (len(chosen), rows.stop - rows.start, columns.stop - columns.start), dtype=np.float32
+        )
+        for at, k in enumerate(chosen):
+            stored = _decode(self.sources[k], k)
+            if stored.shape != (self.shape[1], self.shape[0]):
+                raise CaseRefused(
+                    "series_mixed", f"slice {k} has {stored.shape} pixels, not {self.shape[1::-1]}"
+                )
+            slope, intercept = self.rescale[k]
+            out[at] = stored[rows, columns] * np.float32(slope) + np.float32(intercept)
+        return out.T
+
+
+def read_series(path: Path, series_uid: str | None = None) -> Series:
+    """Read the headers of one CT series and check that it is a volume.
+
+    Args:
+        path: a folder (searched with its sub-folders), a zip, or a DICOM file.
+        series_uid: SeriesInstanceUID to take where there are several.
+
+    Raises:
+        CaseRefused: with the code of the rule that is broken.
+    """
+    headers, ignored = _headers(path)
+    by_series: dict[str, list[tuple[_Source, Any]]] = defaultdict(list)
+    for source, header in headers:
+        by_series[str(header.get("SeriesInstanceUID", ""))].append((source, header))
+    chosen, warnings = _choose(by_series, series_uid, ignored)
+    return _check_series(chosen, warnings)
+
+
+def _sources(path: Path) -> Iterator[_Source]:
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and not file.name.startswith("."):
+                yield _Source(file)
+    elif path.suffix.lower() == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = sorted(m.filename for m in archive.infolist() if not m.is_dir())
+        except (zipfile.BadZipFile, OSError) as error:
+            raise CaseRefused("file_truncated", f"the zip cannot be read ({error})") from error
+        for member in members:
+            yield _Source(path, member)
+    else:
+        yield _Source(path)
+
+
+def _headers(path: Path) -> tuple[list[tuple[_Source, Any]], int]:
+    """Return the headers of all DICOM images below ``path`` and the count of other files."""
+    headers, damaged, ignored = [], [], 0
+    for source in _sources(path):
+        try:
+            header = _header(source)
+        except CaseRefused as refusal:
+            damaged.append(refusal)
+            continue
+        if header is None:
+            ignored += 1
+        else:
+            headers.append((source, header))
+    if damaged:
+        raise CaseRefused(
+            "file_truncated",
+            f"{len(damaged)} of {len(damaged) + len(headers)} DICOM files are damaged; "
+            f"the first: {damaged[0].message}",
+        )
+    if not headers:
+        raise CaseRefused("no_image", f"no DICOM image among {ignored} files")
+    return headers, ignored
+
+
+def _header(source: _Source) -> Any | None:
+    """Return the header of an image; None for what is no DICOM image."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        with source.open() as file:
+            try:
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+            except InvalidDicomError:
+                return None
+            if "Rows" not in header and "PixelSpacing" not in header:
+                # Reports, DICOMDIR and the like; a cut image still has its CT class.
+                if str(header.get("Modality", "")) == "CT":
+                    raise CaseRefused("file_truncated", "a CT file ends within its header")
+                return None
+            _check_complete(file, header)
+            return header
+    except (EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CaseRefused("file_truncated", f"a DICOM file cannot be read ({error})") from error
+
+
+def _check_complete(file: BinaryIO, header: Any) -> None:
+    """Compare the bytes that remain behind the header with the pixels it announces."""
+    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+    here = file.tell()
+    remaining = file.seek(0, io.SEEK_END) - here
+    if syntax is not None and (syntax.is_encapsulated or syntax.is_deflated):
+        expected = 1
+    else:
+        pixels = int(header.get("Rows", 0)) * int(header.get("Columns", 0))
+        frames = int(header.get("NumberOfFrames", 1) or 1) * int(header.get("SamplesPerPixel", 1))
+        expected = pixels * frames * int(header.get("BitsAllocated", 16)) // 8
+    if remaining < expected:
+        raise CaseRefused(
+            "file_truncated",
+            f"pixel data end after {max(remaining, 0)} of {expected} bytes",
+        )
+
+
+def _choose(
+    by_series: dict[str, list[tuple[_Source, Any]]], series_uid: str | None, ignored: int
+) -> tuple[list[tuple[_Source, Any]], list[CaseWarning]]:
+    """Pick the one CT series that was asked for, or the only one there is."""
+    if series_uid is not None:
+        if series_uid not in by_series:
+            raise CaseRefused(
+                "no_image", f"series {series_uid} is not among the {len(by_series)} found"
+            )
+        return by_series[series_uid], _left_aside(len(by_series) - 1)
+    ct = {uid: files for uid, files in by_series.items() if _is_ct_volume(files)}
+    if not ct:
+        first_headers = [files[0][1] for files in by_series.values()]
+        modalities = sorted({str(header.get("Modality", "none")) for header in first_headers})
+        if modalities == ["CT"]:
+            return max(by_series.values(), key=len), []
+        raise CaseRefused("not_ct", f"modality is {', '.join(modalities)}, the rule is CT")
+    if len(ct) > 1:
+        listed = "; ".join(
+            f"{uid} ({len(files)} slices, number {files[0][1].get('SeriesNumber', 'none')})"
+            for uid, files in sorted(ct.items())
+        )
+        raise CaseRefused("several_series", f"{len(ct)} CT series were found: {listed}")
+    return next(iter(ct.values())), _left_aside(len(by_series) - 1)
+
+
+def _left_aside(count: int) -> list[CaseWarning]:
+    if count == 0:
+        return []
+    return [CaseWarning("other_series_ignored", f"{count} other series were left aside")]
+
+
+def _is_ct_volume(files: list[tuple[_Source, Any]]) -> bool:
+    """Whether a series is CT and no scout view or secondary capture."""
+    first = files[0][1]
+    kinds = [str(kind).upper() for kind in first.get("ImageType", None) or ()]
+    return str(first.get("Modality", "")) == "CT" and "LOCALIZER" not in kinds
+
+
+def _check_series(files: list[tuple[_Source, Any]], warnings: list[CaseWarning]) -> Series:
+    headers = [header for _, header in files]
+    _check_uniform(headers)
+    row, column, normal = _directions(headers)
+    corners = np.array([[float(x) for x in h.ImagePositionPatient] for h in headers])  # LPS mm
+    order = np.argsort(corners @ normal, kind="stable")
+    corners = corners[order]
+    step = _check_positions(corners, normal)
+
+    first = headers[0]
+    row_spacing, column_spacing = (float(x) for x in first.PixelSpacing)  # between rows, columns
+    affine = np.eye(4)
+    affine[:3, 0] = row * column_spacing
+    affine[:3, 1] = column * row_spacing
+    affine[:3, 2] = normal * step
+    affine[:3, 3] = corners[0]
+    position = str(first.get("PatientPosition", "") or "") or None
+    if position is not None and not position.endswith("S"):
+        warnings = [*warnings, CaseWarning("position_unusual", f"patient position is {position}")]
+    ordered = [headers[n] for n in order]
+    return Series(
+        sources=tuple(files[n][0] for n in order),
+        sop_instance_uids=tuple(str(h.get("SOPInstanceUID", "")) for h in ordered),
+        shape=(int(first.Columns), int(first.Rows), len(files)),
+        affine=LPS_TO_RAS @ affine,
+        rescale=tuple((float(h.RescaleSlope), float(h.RescaleIntercept)) for h in ordered),
+        thickness_mm=float(first.SliceThickness) if first.get("SliceThickness") else None,
+        patient_position=position,
+        age_years=_age_years(str(first.get("PatientAge", "") or "")),
+        sex=str(first.get("PatientSex", "") or "") or None,
+        warnings=tuple(warnings),
+    )
+
+
+def _check_uniform(headers: list[Any]) -> None:
+    """Refuse what is no stack of equal slices in HU of one person."""
+    modalities = {str(h.get("Modality", "none")) for h in headers}
+    if modalities != {"CT"}:
+        raise CaseRefused("not_ct", f"modality is {', '.join(sorted(modalities))}, the rule is CT")
+    if any(int(h.get("NumberOfFrames", 1) or 1) > 1 for h in headers):
+        raise CaseRefused("multiframe", "the series is an Enhanced multi-frame object")
+    for tag in _REQUIRED:
+        missing = sum(1 for h in headers if h.get(tag) is None or h.get(tag) == "")
+        if missing:
+            raise CaseRefused("geometry_missing", f"{tag} is absent in {missing} slices")
+    if len(headers) < SHORTEST_SERIES:
+        raise CaseRefused(
+            "too_few_slices", f"{len(headers)} slices, at least {SHORTEST_SERIES} are needed"
+        )
+    if len({str(h.get("PatientID", "")) for h in headers}) > 1:
+        raise CaseRefused("identity_conflict", "the slices carry different patient IDs")
+    for tag in ("Rows", "Columns", "PixelSpacing", "FrameOfReferenceUID"):
+        values = {str(h.get(tag, "none")) for h in headers}
+        if len(values) > 1:
+            raise CaseRefused("series_mixed", f"{tag} has {len(values)} values among the slices")
+    for h in headers:
+        _check_values(h)
+
+
+def _check_values(header: Any) -> None:
+    """Refuse a slice whose values do not become HU."""
+    if header.get("RescaleSlope") is None or header.get("RescaleIntercept") is None:
+        raise CaseRefused("not_hounsfield", "RescaleSlope or RescaleIntercept is absent")
+    kind = str(header.get("RescaleType", "HU") or "HU")
+    if kind not in ("HU", "US"):  # US: unspecified, usual in CT of older scanners
+        raise CaseRefused("not_hounsfield", f"RescaleType is {kind}, the rule is HU")
+    if int(header.get("SamplesPerPixel", 1)) != 1:
+        raise CaseRefused("not_volume", "the slices are colour pictures")
+
+
+def _directions(headers: list[Any]) -> tuple[Any, Any, Any]:
+    """Return the unit vectors of a row, a column and the slice normal, in LPS."""
+    all_cosines = np.array([[float(x) for x in h.ImageOrientationPatient] for h in headers])
+    if np.abs(all_cosines - all_cosines[0]).max() > DIRECTION_TOLERANCE:
+        raise CaseRefused("series_mixed", "ImageOrientationPatient differs between slices")
+    row, column = all_cosines[0, :3], all_cosines[0, 3:]
+    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
+    if np.abs(lengths - 1).max() > 1e-2 or abs(row @ column) > 1e-2:
+        raise CaseRefused("geometry_invalid", "ImageOrientationPatient is not orthonormal")
+    spacing = np.array([float(x) for x in headers[0].PixelSpacing])
+    if spacing.min() <= 0 or not np.isfinite(spacing).all():
+        raise CaseRefused("geometry_invalid", f"PixelSpacing is {spacing.tolist()} mm")
+    return row, column, np.cross(row, column)
+
+
+def _check_positions(corners: Any, normal: Any) -> float:
+    """Return the slice distance in mm of sorted corners (n, 3)."""
+    distances = np.diff(corners @ normal)
+    step = float(np.median(distances))
+    if distances.min() < 0.01:
+        raise CaseRefused(
+            "slices_duplicated",
+            f"{int((distances < 0.01).sum())} slices share the position of another",
+        )
+    tolerance = max(0.1, SPACING_TOLERANCE * step)
+    uneven = np.abs(distances - step) > tolerance
+    if uneven.any():
+        raise CaseRefused(
+            "slices_missing",
+            f"slice distances run from {distances.min():.2f} to {distances.max():.2f} mm "
+            f"(median {step:.2f}, tolerance {tolerance:.2f}); {int(uneven.sum())} are off",
+        )
+    run = corners[-1] - corners[0]
+    across = np.linalg.norm(run - (run @ normal) * normal)
+    tilt = float(np.degrees(np.arctan2(across, run @ normal)))
+    if tilt > TILT_TOLERANCE_DEG:
+        raise CaseRefused(
+            "gantry_tilt", f"slices are sheared by {tilt:.1f} degrees, the rule is at most 0.5"
+        )
+    return float((run @ normal) / (len(corners) - 1))
+
+
+def _age_years(text: str) -> float | None:
+    """Return an age string (DICOM VR AS) in years; None where it is absent or malformed.
+
+    >>> _age_years("069Y"), _age_years("018M"), _age_years("")
+    (69.0, 1.5, None)
+    """
+    found = re.fullmatch(r"(\d{3})([DWMY])", text)
+    if found is None:
+        return None
+    return int(found.group(1)) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[found.group(2)]
+
+
+def _decode(source: _Source, k: int) -> Any:
+    """Return the stored pixel values (rows, columns) of one slice."""
+    from pydicom.pixels import pixel_array
+
+    try:
+        with source.open() as file:
+            return pixel_array(file, raw=True)
+    except Exception as error:  # decoders of third parties raise anything
+        raise CaseRefused(
+            "file_truncated", f"the pixels of slice {k} cannot be decoded ({error})"
+        ) from error

@@ -1,0 +1,140 @@
+"""Refusals, warnings and their codes: why a case is not accepted, in words a user can act on.
+
+A *refusal* ends the work on one case (exit status 3, one JSON line); a *warning* travels with the
+result. Both carry a code that is part of the public contract, so pipelines may branch on it. The
+tables below are the only place where codes are defined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REFUSALS: dict[str, str] = {
+    # input
+    "input_unreadable": "Check that the path is a DICOM folder, a zip of one, a NIfTI or an NRRD file.",
+    "no_image": "Point to a folder that holds the DICOM files of one CT series, or to a NIfTI file.",
+    "file_truncated": "The file is incomplete: copy or download it again.",
+    "not_ct": "Only CT is accepted: choose the CT series of the study.",
+    "several_series": "Point to one series, or name it with --series UID.",
+    "series_mixed": "Export the series again so that all its slices share one geometry.",
+    "geometry_missing": "Export the series again with its position, orientation and spacing tags.",
+    "geometry_invalid": "The image's geometry is not usable: export or convert it again.",
+    "too_few_slices": "Provide the whole volume: T12 to L4 must be covered.",
+    "slices_duplicated": "Two slices share one position: separate the phases or remove duplicates.",
+    "slices_missing": "Slices are missing or unevenly spaced: export the whole series again.",
+    "gantry_tilt": "Tilted-gantry series are not supported: use an untilted reconstruction.",
+    "multiframe": "Convert the Enhanced object to a classic CT series, NIfTI or NRRD.",
+    "slices_too_thick": "Use a reconstruction with slices of at most 5 mm.",
+    "not_volume": "A single three-dimensional image is needed (no time points, no colour channels).",
+    "not_hounsfield": "Voxel values must be Hounsfield units: apply the rescale slope and intercept.",
+    "identity_conflict": "The slices name more than one patient: separate them first.",
+    # mask
+    "mask_required": "Give a label map or a folder of per-structure files with --mask.",
+    "mask_unreadable": "Check that the mask is a NIfTI or NRRD label map, or a folder of such files.",
+    "mask_empty": "The mask holds no vertebra of T12-L4: check which file was given.",
+    "mask_labels_unknown": "Name the label scheme with --labels, or use a file that carries names.",
+    "mask_grid_mismatch": "The mask does not lie on this CT: use the mask made from this series.",
+    "mask_off_bone": "The labelled region is not bone on this CT: check that mask and CT match.",
+    "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
+    "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
+    "levels_out_of_order": "The levels are not in cranio-caudal order: check the labels and affine.",
+    # model
+    "weights_unreadable": "Give a checkpoint written by vfx train, with its .json sidecar beside it.",
+    "weights_mismatch": "The checkpoint does not fit the network that its sidecar describes.",
+    # tables
+    "cohort_invalid": "Correct the listed cells and run again.",
+    "internal": "This is a defect of the software: please report it with the log.",
+}
+"""Refusal code → what the user can do about it."""
+
+WARNINGS: dict[str, str] = {
+    "level_cut": "a level is cut by the field of view",
+    "mask_resampled": "the mask was resampled onto the CT's grid",
+    "mask_partial": "a part of the mask lies outside the CT",
+    "body_derived": "vertebral bodies were derived from whole-vertebra labels",
+    "slices_repeated": "fewer slices than the network takes: some are repeated",
+    "slice_thickness": "slices are thicker than the study's protocol",
+    "resolution_coarse": "pixels are coarser than those of the study",
+    "crop_padded": "the crop leaves the field of view and was padded",
+    "simulated_weights": "the weights were trained on simulated patients",
+    "position_unusual": "the patient does not lie supine",
+    "other_series_ignored": "other series in the folder were left aside",
+}
+"""Warning code → its meaning."""
+
+
+class CaseRefused(Exception):  # noqa: N818 - a refusal is an outcome, not a program error
+    """A case does not fulfil a rule.
+
+    Args:
+        code: a key of :data:`REFUSALS`.
+        message: what was found, with the offending value and the rule. Must not hold a patient's
+            name or ID.
+        remedy: what to do; by default the sentence of :data:`REFUSALS`.
+
+    Raises:
+        KeyError: when ``code`` is not registered.
+
+    >>> raise CaseRefused("level_missing", "L2 has no voxel in the mask")
+    Traceback (most recent call last):
+    ...
+    monai_vfx.errors.CaseRefused: level_missing: L2 has no voxel in the mask. All of T12, ...
+    """
+
+    def __init__(self, code: str, message: str, remedy: str | None = None) -> None:
+        self.code = code
+        self.message = message.rstrip(".")
+        self.remedy = REFUSALS[code] if remedy is None else remedy
+        super().__init__(f"{code}: {self.message}. {self.remedy}")
+
+    def __reduce__(self) -> tuple[type[CaseRefused], tuple[str, str, str]]:
+        """Survive the way back from a worker process."""
+        return type(self), (self.code, self.message, self.remedy)
+
+
+@dataclass(frozen=True)
+class CaseWarning:
+    """Something about a case that a reader of its result must know.
+
+    Args:
+        code: a key of :data:`WARNINGS`.
+        message: what was found, with values and units.
+    """
+
+    code: str
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.code not in WARNINGS:
+            raise KeyError(self.code)
+
+
+class MissingDependencyError(ImportError):
+    """An optional package is needed; the message holds the exact install command."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{package} is needed {purpose}: pip install 'monai_vfx[{extra}]'")
+
+
+def find_refusal(error: BaseException | None) -> CaseRefused | None:
+    """Return the refusal that lies behind ``error``, or None.
+
+    MONAI's ``Compose`` wraps what a transform raises in a ``RuntimeError``; the refusal is then
+    its cause.
+
+    >>> try:
+    ...     try:
+    ...         raise CaseRefused("mask_empty", "no label")
+    ...     except CaseRefused as refusal:
+    ...         raise RuntimeError("applying transform") from refusal
+    ... except RuntimeError as error:
+    ...     find_refusal(error).code
+    'mask_empty'
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, CaseRefused):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

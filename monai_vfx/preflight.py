@@ -1,0 +1,230 @@
+"""The rules a case must pass before anything is computed on it, each with its code.
+
+Headers and label map decide first (:func:`load_case`); the voxels around T12-L4 follow when they
+are read (:func:`check_voxels`), on every way into the project.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from monai_vfx.anatomy import LEVEL_NAMES, LEVELS, VERTEBRAE
+from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.masks import Masks, check_on_bone, load_masks
+from monai_vfx.shapes import BoolVolume, HUVolume, Json, LabelVolume, Region
+from monai_vfx.volumes import Volume, open_volume
+
+PROTOCOL_THICKNESS_MM = 5.0
+"""Slice distance of the study (paper: 5 mm sections); more is warned of."""
+LARGEST_SPACING_MM = 10.0
+"""Slice distance above which a vertebral body would hold fewer than three slices."""
+COARSE_PIXEL_MM = 1.5
+"""Pixel size above which the 1 mm grid of the network only magnifies."""
+PADDING_MM = 5.0
+"""The region read is this much wider than the crops need."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A CT and its labels, accepted by header and label map.
+
+    Attributes:
+        volume: the CT; no voxel is read yet.
+        masks: labels on the CT's grid.
+        warnings: what a reader of the result must know.
+    """
+
+    volume: Volume
+    masks: Masks
+    warnings: tuple[CaseWarning, ...]
+
+    def bodies(self) -> BoolVolume:
+        """Return the bodies of T12-L4 (i, j, k)."""
+        return is_study_level(self.masks.labels)
+
+    def region(
+        self, crop_mm: tuple[float, float] = (96.0, 144.0), posterior_mm: float = 24.0
+    ) -> Region:
+        """Return the box that holds every crop around the bodies of T12-L4.
+
+        Args:
+            crop_mm: (antero-posterior, left-right) extent of the crop.
+            posterior_mm: how far the crop's centre lies behind the body's.
+
+        Returns:
+            A box within the volume; along the slices just those that hold a body.
+        """
+        from nibabel.orientations import io_orientation
+
+        ap, lr = crop_mm
+        # Growth in mm towards (left, right), (posterior, anterior), (inferior, superior).
+        growth = {0: (lr / 2, lr / 2), 1: (ap / 2 + posterior_mm, ap / 2 - posterior_mm), 2: (0, 0)}
+        box = []
+        bodies = self.bodies()
+        orientation = io_orientation(self.volume.affine)
+        for axis in range(3):
+            others = tuple(a for a in range(3) if a != axis)
+            inside = np.flatnonzero(bodies.any(axis=others))
+            world, sign = int(orientation[axis, 0]), orientation[axis, 1]
+            negative, positive = growth[world] if sign > 0 else growth[world][::-1]
+            pad = 0.0 if world == 2 else PADDING_MM
+            step = self.volume.spacing_mm[axis]
+            start = int(inside[0]) - int(np.ceil(max(negative + pad, 0) / step))
+            stop = int(inside[-1]) + 1 + int(np.ceil(max(positive + pad, 0) / step))
+            box.append(slice(max(start, 0), min(stop, self.volume.shape[axis])))
+        return box[0], box[1], box[2]
+
+
+def load_case(
+    image: str | PathLike[str],
+    mask: str | PathLike[str] | None,
+    *,
+    series_uid: str | None = None,
+    scheme: str | None = None,
+) -> Case:
+    """Open a CT and its mask and check both, without reading a voxel of the CT.
+
+    Args:
+        image: DICOM folder, zip or file, NIfTI or NRRD.
+        mask: label map or folder of per-structure files.
+        series_uid: which series, where the folder holds several.
+        scheme: label scheme of the mask; found from names or ids by default.
+
+    Raises:
+        CaseRefused: with the code of the rule that is broken.
+    """
+    return _with_mask(open_volume(image, series_uid), mask, scheme)
+
+
+def _with_mask(volume: Volume, mask: str | PathLike[str] | None, scheme: str | None) -> Case:
+    warnings = [*volume.warnings, *_check_spacing(volume)]
+    if mask is None:
+        raise CaseRefused("mask_required", "no mask was given for this CT")
+    masks = load_masks(Path(mask), volume.shape, volume.affine, scheme=scheme)
+    return Case(volume=volume, masks=masks, warnings=(*warnings, *masks.warnings))
+
+
+def check_case(case: Case) -> Region:
+    """Run the checks that need voxels; return the region that was read.
+
+    Raises:
+        CaseRefused: see :func:`check_voxels`.
+    """
+    region = case.region()
+    check_voxels(case.volume.read(region), case.masks.labels[region], case.volume.spacing_mm)
+    return region
+
+
+def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]) -> None:
+    """Check that voxels are HU and that the labelled bodies are bone.
+
+    Args:
+        hu: (i, j, k) of the region around T12-L4.
+        labels: (i, j, k) on the same grid.
+        spacing_mm: voxel distances along (i, j, k).
+
+    Raises:
+        CaseRefused: ``not_hounsfield`` or ``mask_off_bone``.
+    """
+    low, high = float(hu.min()), float(hu.max())
+    if low >= -20 or high <= 50:
+        # Fat, and so values below -50 HU, lies around every spine; bone above 100 HU in it.
+        raise CaseRefused(
+            "not_hounsfield",
+            f"values around the spine run from {low:.0f} to {high:.0f}; "
+            "fat below -20 and bone above 50 HU must be there",
+        )
+    bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
+    check_on_bone(hu, bodies, spacing_mm)
+
+
+def is_study_level(labels: LabelVolume) -> BoolVolume:
+    """Return where a label map holds a body of T12-L4.
+
+    >>> is_study_level(np.array([[[18, 19, 23, 24]]], dtype=np.uint8)).tolist()
+    [[[False, True, True, False]]]
+    """
+    first, last = VERTEBRAE[LEVELS[0]], VERTEBRAE[LEVELS[-1]]
+    return (labels >= first) & (labels <= last)
+
+
+def _check_spacing(volume: Volume) -> list[CaseWarning]:
+    warnings = []
+    step = volume.spacing_mm[volume.slice_axis]
+    pixel = max(s for axis, s in enumerate(volume.spacing_mm) if axis != volume.slice_axis)
+    if step > LARGEST_SPACING_MM:
+        raise CaseRefused(
+            "slices_too_thick", f"slices lie {step:.1f} mm apart, the rule is at most 10 mm"
+        )
+    thickness = max(step, volume.thickness_mm or 0.0)
+    if thickness > PROTOCOL_THICKNESS_MM + 0.5:
+        warnings.append(
+            CaseWarning("slice_thickness", f"slices of {thickness:.1f} mm; the study used 5 mm")
+        )
+    if pixel > COARSE_PIXEL_MM:
+        warnings.append(
+            CaseWarning("resolution_coarse", f"pixels of {pixel:.2f} mm; the network works at 1 mm")
+        )
+    return warnings
+
+
+def check_report(
+    image: str | PathLike[str],
+    mask: str | PathLike[str] | None,
+    *,
+    case: str,
+    series_uid: str | None = None,
+    scheme: str | None = None,
+) -> tuple[Json, CaseRefused | None]:
+    """Run every check on one case and say what was found (``data_schemas/check.schema.json``).
+
+    Returns:
+        The report, and the refusal if the case would not be accepted.
+    """
+    report: Json = {
+        "case": case,
+        "status": "accepted",
+        "format": None,
+        "shape": None,
+        "spacing_mm": None,
+        "slices": None,
+        "levels": [],
+        "cut_levels": [],
+        "label_scheme": None,
+        "body_source": None,
+        "warnings": [],
+        "refusal": None,
+    }
+    try:
+        volume = open_volume(image, series_uid)
+        report |= {
+            "format": volume.file_format,
+            "shape": list(volume.shape),
+            "spacing_mm": list(volume.spacing_mm),
+            "slices": volume.shape[volume.slice_axis],
+            "warnings": [asdict(warning) for warning in volume.warnings],
+        }
+        loaded = _with_mask(volume, mask, scheme)
+        report |= {
+            "levels": [level for level in LEVEL_NAMES.values() if level in loaded.masks.levels],
+            "cut_levels": list(loaded.masks.cut_levels),
+            "label_scheme": loaded.masks.scheme,
+            "body_source": loaded.masks.body_source,
+            "warnings": [asdict(warning) for warning in loaded.warnings],
+        }
+        check_case(loaded)
+    except CaseRefused as refusal:
+        report |= {
+            "status": "refused",
+            "refusal": {
+                "code": refusal.code,
+                "message": refusal.message,
+                "remedy": refusal.remedy,
+            },
+        }
+        return report, refusal
+    return report, None

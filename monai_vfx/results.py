@@ -1,0 +1,139 @@
+"""What a run leaves behind: the prediction of a case, a refusal, the record of the run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.schemas import violations
+from monai_vfx.shapes import Json
+
+
+@dataclass(frozen=True)
+class SliceRecord:
+    """One of the slices that the network saw.
+
+    Attributes:
+        index: slice number counted from the feet, from 0.
+        sop_instance_uid: of the DICOM slice; None for other formats.
+        level: vertebra at this height, such as ``L1``.
+        centre_mm: smoothed centroid of the vertebral body in this slice, LPS mm.
+    """
+
+    index: int
+    sop_instance_uid: str | None
+    level: str
+    centre_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model gave a score."""
+
+    bundle: str
+    version: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a case has no result."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The result of one case, or its refusal (``data_schemas/prediction.schema.json``).
+
+    Attributes:
+        case: the caller's name for the case; never taken from the patient's identity.
+        status: ``ok`` or ``refused``.
+        score: the network's probability of the fracture class, 0-1. Not a five-year risk.
+        risk_5y: absolute five-year risk, 0-1; None until a calibration is there.
+        simulated_weights: whether the weights come from simulated patients.
+        spacing_mm: of the CT, (i, j, k).
+        slices: cranial to caudal.
+    """
+
+    case: str
+    status: str
+    score: float | None = None
+    risk_5y: float | None = None
+    risk_5y_interval: tuple[float, float] | None = None
+    calibration: Json | None = None
+    simulated_weights: bool | None = None
+    model: ModelFacts | None = None
+    levels: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float, float] | None = None
+    slices: tuple[SliceRecord, ...] = ()
+    warnings: tuple[CaseWarning, ...] = field(default=())
+    refusal: Refusal | None = None
+
+    @classmethod
+    def refused(
+        cls, case: str, refusal: CaseRefused, warnings: Sequence[CaseWarning] = ()
+    ) -> Prediction:
+        """Return the record of a case that is not accepted.
+
+        >>> Prediction.refused("a", CaseRefused("mask_empty", "no label")).refusal.code
+        'mask_empty'
+        """
+        facts = Refusal(refusal.code, refusal.message, refusal.remedy)
+        return cls(case=case, status="refused", warnings=tuple(warnings), refusal=facts)
+
+    def to_json(self) -> Json:
+        """Return the document, checked against its schema.
+
+        Raises:
+            ValueError: when a field breaks the schema.
+        """
+        document: Json = json.loads(json.dumps(asdict(self)))
+        broken = violations(document, "prediction")
+        if broken:
+            raise ValueError("prediction breaks its schema: " + "; ".join(broken))
+        return document
+
+
+def write_json(path: Path, document: Json) -> None:
+    """Write a JSON document, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def run_record(command: str, settings: Json, inputs: dict[str, str]) -> Json:
+    """Return what is needed to repeat a run (``run.json``).
+
+    Args:
+        command: the command's name.
+        settings: the settings in force. Must not hold paths that name a patient.
+        inputs: role → SHA-256 of the content.
+    """
+    packages = (
+        "monai_vfx",
+        "monai",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "pydicom",
+        "nibabel",
+    )
+    return {
+        "command": command,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "settings": settings,
+        "inputs_sha256": inputs,
+    }

@@ -1,0 +1,166 @@
+"""From paths to the neighbourhood of T12-L4: labels first, then only the voxels around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, PathLike
+from monai.data import ImageReader, MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import MetaKeys, SpaceKeys
+
+from monai_vfx.preflight import Case, check_voxels, load_case
+from monai_vfx.shapes import Affine, Region
+
+
+@dataclass(frozen=True)
+class CTRegion:
+    """A box of a CT, not read yet; what :class:`RegionReader` takes in place of a file name."""
+
+    case: Case
+    region: Region
+
+    @property
+    def affine(self) -> Affine:
+        """Voxel index within the box → mm, RAS+."""
+        affine = self.case.volume.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [axis.start for axis in self.region]
+        return affine
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Metadata of the box and of the CT around it, of fixed keys so that cases collate.
+
+        ``region_start`` (3,), ``volume_shape`` (3,) and ``volume_affine`` (4, 4) say where the box
+        lies in the CT, ``first_slice_from_feet`` the number of its lowest slice; ``case_facts`` is
+        a JSON object with ``spacing_mm``, ``feet_first``, ``sop_instance_uids`` (all slices from
+        the feet, or null) and ``warnings``.
+        """
+        volume = self.case.volume
+        uids = volume.sop_instance_uids
+        if uids is not None and not volume.feet_first:
+            uids = uids[::-1]
+        facts = {
+            "spacing_mm": volume.spacing_mm,
+            "feet_first": volume.feet_first,
+            "sop_instance_uids": uids,
+            "warnings": [asdict(warning) for warning in self.case.warnings],
+        }
+        shape = [axis.stop - axis.start for axis in self.region]
+        return {
+            MetaKeys.AFFINE: torch.as_tensor(self.affine),
+            MetaKeys.ORIGINAL_AFFINE: torch.as_tensor(self.affine),
+            MetaKeys.SPATIAL_SHAPE: np.array(shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel",
+            "region_start": np.array([axis.start for axis in self.region]),
+            "volume_shape": np.array(volume.shape),
+            "volume_affine": volume.affine.copy(),
+            "first_slice_from_feet": self._first_slice_from_feet(),
+            "case_facts": json.dumps(facts),
+        }
+
+    def _first_slice_from_feet(self) -> int:
+        """Number of the box's lowest slice, counted from the feet."""
+        volume = self.case.volume
+        box = self.region[volume.slice_axis]
+        return min(volume.index_from_feet(box.start), volume.index_from_feet(box.stop - 1))
+
+    def __str__(self) -> str:
+        """Say what it is without the path, which may carry a patient's name."""
+        return f"region {[(a.start, a.stop) for a in self.region]} of a CT"
+
+
+class RegionReader(ImageReader):
+    """Reader for :class:`monai.transforms.LoadImage` that decodes only a :class:`CTRegion`.
+
+    ``read`` takes over the handle; decoding happens in ``get_data``, so that a refusal there
+    reaches the caller (MONAI's ``LoadImage`` swallows what ``read`` raises).
+    """
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Whether this reader takes the input: a :class:`CTRegion`, never a file name."""
+        return isinstance(filename, CTRegion)
+
+    def read(self, data: Any, **kwargs: Any) -> CTRegion:
+        """Return the handle in ``data`` (LoadImage passes a tuple of one).
+
+        Raises:
+            TypeError: for anything but one :class:`CTRegion`.
+        """
+        handle = data[0] if isinstance(data, tuple | list) and len(data) == 1 else data
+        if not isinstance(handle, CTRegion):
+            raise TypeError(
+                f"RegionReader takes a CTRegion, got {type(handle).__name__}: run LocateSpined "
+                "first and give LoadImaged expanduser=False"
+            )
+        return handle
+
+    def get_data(self, img: CTRegion) -> tuple[np.ndarray, dict[str, Any]]:
+        """Decode the region and check its voxels.
+
+        Returns:
+            (i, j, k) float32 in HU, and :attr:`CTRegion.meta`.
+
+        Raises:
+            CaseRefused: see :meth:`monai_vfx.volumes.Volume.read` and
+                :func:`monai_vfx.preflight.check_voxels`.
+        """
+        hu = img.case.volume.read(img.region)
+        check_voxels(hu, img.case.masks.labels[img.region], img.case.volume.spacing_mm)
+        return hu, img.meta
+
+
+class LocateSpined(MapTransform):
+    """Open the CT by its headers and the mask on its grid, and find the region around T12-L4.
+
+    Reads ``image_key`` (path of the CT) and ``mask_key`` (path of the mask); puts a
+    :class:`CTRegion` and a MetaTensor (1, i, j, k) of body labels (uint8 values of
+    :mod:`monai_vfx.anatomy`) of that region in their place.
+
+    Args:
+        keys: (image key, mask key).
+        crop_mm: (antero-posterior, left-right) extent of the crops to come.
+        posterior_mm: how far their centre lies behind the body's.
+        scheme_key: key of the label scheme, where an item carries one.
+
+    Raises:
+        CaseRefused: with the code of the rule that the case breaks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        crop_mm: Sequence[float] = (96.0, 144.0),
+        posterior_mm: float = 24.0,
+        scheme_key: str = "scheme",
+    ) -> None:
+        super().__init__(keys)
+        if len(self.keys) != 2:
+            raise ValueError(f"keys must be (image, mask), got {self.keys}")
+        ap, lr = crop_mm
+        self.crop_mm = (float(ap), float(lr))
+        self.posterior_mm = float(posterior_mm)
+        self.scheme_key = scheme_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with image and mask replaced."""
+        d = dict(data)
+        image_key, mask_key = self.keys
+        case = load_case(
+            d[image_key],
+            d.get(mask_key),
+            series_uid=d.get("series_uid"),
+            scheme=d.get(self.scheme_key),
+        )
+        region = case.region(self.crop_mm, self.posterior_mm)
+        handle = CTRegion(case, region)
+        labels = np.ascontiguousarray(case.masks.labels[region])[None]
+        d[image_key] = handle
+        d[mask_key] = MetaTensor(torch.from_numpy(labels), meta=handle.meta)
+        return d

@@ -1,0 +1,237 @@
+"""One checked CT: its geometry from the headers, its voxels a region at a time.
+
+>>> from monai_vfx.volumes import open_volume
+>>> open_volume("nowhere")
+Traceback (most recent call last):
+...
+monai_vfx.errors.CaseRefused: input_unreadable: nothing is found at this path. Check ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_vfx.dicom.reading import LPS_TO_RAS, SHORTEST_SERIES, read_series
+from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.shapes import Affine, HUVolume, Points, Region
+
+NRRD_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+"""Files read through SimpleITK."""
+NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
+"""Files read through nibabel."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A CT that can be read a region at a time.
+
+    Attributes:
+        file_format: ``dicom``, ``nifti`` or ``nrrd``.
+        shape: voxels along the file's axes (i, j, k).
+        affine: (i, j, k) → mm, RAS+.
+        sop_instance_uids: of the slices along k (DICOM), else None.
+        thickness_mm: nominal slice thickness of the header, None where it is not stated.
+        age_years, sex: of the header, None where absent. Never guessed.
+        warnings: what a reader of the result must know.
+    """
+
+    file_format: str
+    shape: tuple[int, int, int]
+    affine: Affine
+    _read: Callable[[Region], HUVolume] = field(repr=False)
+    sop_instance_uids: tuple[str, ...] | None = field(default=None, repr=False)
+    thickness_mm: float | None = None
+    age_years: float | None = None
+    sex: str | None = None
+    warnings: tuple[CaseWarning, ...] = ()
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along (i, j, k), mm."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def slice_axis(self) -> int:
+        """The array axis that runs nearest to feet-head."""
+        from nibabel.orientations import io_orientation
+
+        return int(np.flatnonzero(io_orientation(self.affine)[:, 0] == 2)[0])
+
+    @property
+    def feet_first(self) -> bool:
+        """Whether the index along :attr:`slice_axis` grows from the feet to the head."""
+        return bool(self.affine[2, self.slice_axis] > 0)
+
+    def index_from_feet(self, k: int) -> int:
+        """Return the number of a slice counted from the feet, from its index along the axis."""
+        return k if self.feet_first else self.shape[self.slice_axis] - 1 - k
+
+    def read(self, region: Region | None = None) -> HUVolume:
+        """Read voxels.
+
+        Args:
+            region: box of voxels; the whole volume by default.
+
+        Returns:
+            (i, j, k) float32 in HU, in the file's axis order.
+
+        Raises:
+            CaseRefused: ``file_truncated`` or ``not_hounsfield``.
+        """
+        box = region or (slice(0, self.shape[0]), slice(0, self.shape[1]), slice(0, self.shape[2]))
+        hu = self._read(box)
+        if not np.isfinite(hu).all():
+            raise CaseRefused("not_hounsfield", "voxels are infinite or not a number")
+        return hu
+
+
+def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Volume:
+    """Open a CT by its headers; no voxel is read.
+
+    Args:
+        path: a folder or zip with DICOM files, a DICOM file, NIfTI or NRRD.
+        series_uid: SeriesInstanceUID, where the folder holds several CT series.
+
+    Raises:
+        CaseRefused: with the code of the rule that the file breaks.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CaseRefused("input_unreadable", "nothing is found at this path")
+    name = path.name.lower()
+    if path.is_file() and name.endswith(NIFTI_SUFFIXES):
+        volume = _open_nifti(path)
+    elif path.is_file() and name.endswith(NRRD_SUFFIXES):
+        volume = _open_nrrd(path)
+    else:
+        volume = _open_dicom(path, series_uid)
+    _check_geometry(volume)
+    return volume
+
+
+def world_positions(affine: Affine, indices: Any) -> Points:
+    """Return world positions (n, 3) in mm of voxel indices (n, 3).
+
+    >>> import numpy as np
+    >>> world_positions(np.diag([2.0, 3.0, 4.0, 1.0]), [[1, 1, 1]])
+    array([[2., 3., 4.]])
+    """
+    return np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's files in the order of their own hashes.
+
+    File names take no part: they may carry a patient's name.
+    """
+    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    digests = []
+    for file in files:
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if path.is_file():
+        return digests[0]
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def _open_dicom(path: Path, series_uid: str | None) -> Volume:
+    series = read_series(path, series_uid)
+    return Volume(
+        file_format="dicom",
+        shape=series.shape,
+        affine=series.affine,
+        _read=series.read,
+        sop_instance_uids=series.sop_instance_uids,
+        thickness_mm=series.thickness_mm,
+        age_years=series.age_years,
+        sex=series.sex,
+        warnings=series.warnings,
+    )
+
+
+def _open_nifti(path: Path) -> Volume:
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        image: Any = nib.load(path)
+    except (EOFError, zlib.error) as error:
+        raise CaseRefused("file_truncated", f"the NIfTI header cannot be read ({error})") from error
+    except (ImageFileError, HeaderDataError, OSError, ValueError) as error:
+        raise CaseRefused("input_unreadable", "the file is no NIfTI image") from error
+    codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
+    if codes == (0, 0):
+        # nibabel would make an affine up from the voxel sizes; orientation would be a guess.
+        raise CaseRefused("geometry_missing", "sform and qform codes are both 0")
+    shape = tuple(int(n) for n in image.shape)
+    if image.dataobj.dtype.names is not None or len(shape) < 3 or any(n != 1 for n in shape[3:]):
+        raise CaseRefused("not_volume", f"the image has shape {shape}")
+    trailing = (0,) * (len(shape) - 3)
+
+    def read(region: Region) -> HUVolume:
+        try:
+            voxels = np.asarray(image.dataobj[(*region, *trailing)], dtype=np.float32)
+        except (EOFError, OSError, zlib.error, ValueError) as error:
+            raise CaseRefused("file_truncated", f"voxels cannot be read ({error})") from error
+        return voxels
+
+    i, j, k = shape[:3]
+    affine = np.asarray(image.affine, dtype=float)
+    return Volume(file_format="nifti", shape=(i, j, k), affine=affine, _read=read)
+
+
+def _open_nrrd(path: Path) -> Volume:
+    import SimpleITK as sitk  # noqa: N813 - the field's usual name
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise CaseRefused("input_unreadable", "the file's header cannot be read") from error
+    if path.suffix.lower() in (".nrrd", ".nhdr") and "NRRD_space" not in reader.GetMetaDataKeys():
+        raise CaseRefused("geometry_missing", "the NRRD header has no field 'space'")
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise CaseRefused("not_volume", f"the image has size {reader.GetSize()}")
+    affine = np.eye(4)
+    directions = np.array(reader.GetDirection()).reshape(3, 3)
+    affine[:3, :3] = directions * np.array(reader.GetSpacing())
+    affine[:3, 3] = reader.GetOrigin()
+
+    def read(region: Region) -> HUVolume:
+        reader.SetExtractIndex([axis.start for axis in region])
+        reader.SetExtractSize([axis.stop - axis.start for axis in region])
+        try:
+            voxels = sitk.GetArrayFromImage(reader.Execute())  # (k, j, i)
+        except RuntimeError as error:
+            raise CaseRefused("file_truncated", "voxels cannot be read") from error
+        return np.ascontiguousarray(voxels.T, dtype=np.float32)
+
+    i, j, k = (int(n) for n in reader.GetSize())
+    return Volume(file_format="nrrd", shape=(i, j, k), affine=LPS_TO_RAS @ affine, _read=read)
+
+
+def _check_geometry(volume: Volume) -> None:
+    axes = volume.affine[:3, :3]
+    spacing = np.array(volume.spacing_mm)
+    if not np.isfinite(volume.affine).all() or spacing.min() < 1e-3:
+        raise CaseRefused("geometry_invalid", f"voxel spacing is {spacing.tolist()} mm")
+    cosines = axes / spacing
+    skew = np.abs(cosines.T @ cosines - np.eye(3)).max()
+    if skew > 1e-2:
+        raise CaseRefused("geometry_invalid", f"the axes are sheared (cosine {skew:.3f})")
+    slices = volume.shape[volume.slice_axis]
+    if slices < SHORTEST_SERIES:
+        raise CaseRefused(
+            "too_few_slices", f"{slices} slices, at least {SHORTEST_SERIES} are needed"
+        )
