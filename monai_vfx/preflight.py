@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_vfx.anatomy import LEVEL_NAMES, LEVELS, VERTEBRAE
+from monai_vfx.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.masks import Masks, check_on_bone, load_masks
 from monai_vfx.shapes import BoolVolume, HUVolume, Json, LabelVolume, Region
@@ -210,8 +210,8 @@ def check_report(
         }
         loaded = _with_mask(volume, mask, scheme)
         report |= {
-            "levels": [level for level in LEVEL_NAMES.values() if level in loaded.masks.levels],
-            "cut_levels": list(loaded.masks.cut_levels),
+            "levels": list(loaded.masks.levels),
+            "cut_levels": list(loaded.masks.cut),
             "label_scheme": loaded.masks.scheme,
             "body_source": loaded.masks.body_source,
             "warnings": [asdict(warning) for warning in loaded.warnings],

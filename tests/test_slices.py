@@ -33,7 +33,8 @@ def test_27_slices_do_not_break_the_stride() -> None:
 
 
 def test_start_just_below_one_stays_inside() -> None:
-    assert equidistant_indices(14, 14, np.nextafter(1.0, 0.0)).tolist() == list(range(14))
+    # (0.99… + 13) rounds to 14, one past the last slice, unless it is guarded.
+    assert equidistant_indices(14, 14, np.nextafter(1.0, 0.0))[-1] == 13
 
 
 @pytest.mark.parametrize(("available", "count", "start"), [(0, 14, 0.5), (5, 0, 0.5), (5, 5, 1.0)])
@@ -48,6 +49,7 @@ def _stack(n: int) -> MetaTensor:
         "slice_index": 100 - np.arange(n),
         "slice_level": np.full(n, 20),
         "centre_mm": np.zeros((n, 3)),
+        "corner_mm": np.zeros((n, 3)),
     }
     return MetaTensor(values, meta=meta)
 

@@ -58,6 +58,7 @@ _HEADER_TAGS = [
     "RescaleIntercept",
     "RescaleType",
 ]
+_CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, Enhanced CT
 _REQUIRED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
 
 
@@ -67,6 +68,10 @@ class _Source:
 
     path: Path
     member: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.member or self.path.name
 
     def open(self) -> BinaryIO:
         if self.member is None:
@@ -199,10 +204,11 @@ def _header(source: _Source) -> Any | None:
             try:
                 header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
             except InvalidDicomError:
+                if source.name.lower().endswith(".dcm"):
+                    raise CaseRefused("file_truncated", "a .dcm file is no DICOM") from None
                 return None
-            if "Rows" not in header and "PixelSpacing" not in header:
-                # Reports, DICOMDIR and the like; a cut image still has its CT class.
-                if str(header.get("Modality", "")) == "CT":
+            if "Rows" not in header:  # a report, a DICOMDIR, or an image cut in its header
+                if str(header.file_meta.get("MediaStorageSOPClassUID", "")) in _CT_CLASSES:
                     raise CaseRefused("file_truncated", "a CT file ends within its header")
                 return None
             _check_complete(file, header)
@@ -213,7 +219,7 @@ def _header(source: _Source) -> Any | None:
 
 def _check_complete(file: BinaryIO, header: Any) -> None:
     """Compare the bytes that remain behind the header with the pixels it announces."""
-    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+    syntax = header.file_meta.get("TransferSyntaxUID")
     here = file.tell()
     remaining = file.seek(0, io.SEEK_END) - here
     if syntax is not None and (syntax.is_encapsulated or syntax.is_deflated):

@@ -70,9 +70,9 @@ def find_body_slices(
     centroids, spread = _centroids(labels[:, :, with_body], values[areas[:, with_body].argmax(0)])
     smooth = smooth_along(
         with_body * spacing_mm[2],
-        centroids * spacing_mm[:2],
+        centroids * np.array(spacing_mm[:2]),
         areas.sum(axis=0)[with_body],
-        np.maximum(LARGEST_SHIFT_MM - np.linalg.norm(spread * spacing_mm[:2], axis=1), 0.0),
+        np.maximum(LARGEST_SHIFT_MM - np.hypot(*(spread * spacing_mm[:2]).T), 0.0),
     )
     smooth /= spacing_mm[:2]
     centres = np.stack([np.interp(indices, with_body, smooth[:, axis]) for axis in (0, 1)], axis=1)
@@ -165,7 +165,7 @@ class VertebraCrop(InvertibleTransform):
         self.min_area = min_area
         self.include_discs = include_discs
 
-    def __call__(self, img: MetaTensor, labels: MetaTensor) -> MetaTensor:
+    def __call__(self, img: MetaTensor, labels: MetaTensor) -> MetaTensor:  # type: ignore[override]
         """Crop.
 
         Args:
@@ -173,14 +173,16 @@ class VertebraCrop(InvertibleTransform):
             labels: (1, H, W, N) body labels on the same grid.
 
         Returns:
-            (C, h, w, n). Its metadata gain ``slice_index``, ``slice_level`` and ``centre_mm``
-            (LPS, before the posterior offset), one row a slice.
+            (C, h, w, n). Its metadata gain, one row a slice: ``slice_index`` (from the feet),
+            ``slice_level`` (label value), ``centre_mm`` (LPS, of the body, before the posterior
+            offset) and ``corner_mm`` (LPS, of the crop's first pixel). ``affine`` stays that of
+            the uncropped grid, from which the pixels take direction and spacing.
         """
         if img.shape[1:] != labels.shape[1:]:
             raise ValueError(f"image {tuple(img.shape)} and labels {tuple(labels.shape)} differ")
         affine = np.asarray(img.affine, dtype=float)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        label_map = np.asarray(labels[0].as_tensor())
+        label_map = np.asarray(labels.as_tensor()[0])
         found = find_body_slices(
             label_map,
             (float(spacing[0]), float(spacing[1]), float(spacing[2])),
@@ -201,14 +203,15 @@ class VertebraCrop(InvertibleTransform):
         result = MetaTensor(
             out, meta=dict(img.meta), applied_operations=list(img.applied_operations)
         )
-        places = np.column_stack([found.centres, found.indices, np.ones(len(found.indices))])
-        result.meta["centre_mm"] = (places @ affine.T)[:, :3] * RAS_TO_LPS
+        for name, pixel in (("centre_mm", found.centres), ("corner_mm", starts)):
+            places = np.column_stack([pixel, found.indices, np.ones(len(found.indices))])
+            result.meta[name] = (places @ affine.T)[:, :3] * RAS_TO_LPS
         result.meta["slice_level"] = found.levels
         result.meta["slice_index"] = (
             int(img.meta["first_slice_from_feet"]) + img.shape[3] - 1 - found.indices
         )
         result.meta[MetaKeys.SPATIAL_SHAPE] = np.array(result.shape[1:])
-        self.push_transform(
+        self.push_transform(  # type: ignore[no-untyped-call]
             result,
             orig_size=tuple(img.shape[1:]),
             extra_info={"starts": starts.tolist(), "indices": found.indices.tolist()},

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Randomizable
 from monai.utils import TraceKeys
 
-PER_SLICE_META = ("slice_index", "slice_level", "centre_mm")
+PER_SLICE_META = ("slice_index", "slice_level", "centre_mm", "corner_mm")
 """Metadata with one row a slice; sampling slices samples these too."""
 
 
@@ -40,8 +40,9 @@ def equidistant_indices(available: int, count: int, start: float = 0.5) -> npt.N
         raise ValueError(f"available ({available}) and count ({count}) must be at least 1")
     if not 0 <= start < 1:
         raise ValueError(f"start ({start}) must lie in [0, 1)")
-    indices = np.floor((start + np.arange(count)) * (available / count)).astype(np.int64)
-    return np.minimum(indices, available - 1)  # guards against rounding up at the last interval
+    places = (start + np.arange(count, dtype=np.float64)) * (available / count)
+    # The minimum guards against rounding up in the last interval.
+    return np.minimum(np.floor(places), available - 1).astype(np.int64)
 
 
 class SampleSlices(Randomizable, InvertibleTransform):
@@ -74,7 +75,7 @@ class SampleSlices(Randomizable, InvertibleTransform):
         for name in PER_SLICE_META:
             out.meta[name] = np.asarray(img.meta[name])[indices]
         extra = {"indices": indices.tolist(), "available": img.shape[-1]}
-        self.push_transform(out, extra_info=extra)
+        self.push_transform(out, extra_info=extra)  # type: ignore[no-untyped-call]
         return out
 
     def inverse(self, data: MetaTensor) -> MetaTensor:

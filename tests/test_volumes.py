@@ -1,0 +1,283 @@
+"""Volumes: one geometry whatever the file, and a code for every fault."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk  # noqa: N813
+
+from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
+from monai_vfx.errors import CaseRefused
+from monai_vfx.volumes import content_hash, open_volume
+from phantoms import Phantom, grid, make_phantom, nifti
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small DICOM series of 12 slices with an asymmetric picture."""
+    folder = tmp_path_factory.mktemp("series")
+    shape, affine, _ = grid((2.0, 3.0, 5.0), (40.0, 48.0, 60.0))
+    rng = np.random.default_rng(3)
+    hu = rng.integers(-1000, 1500, size=shape).astype(np.int16)
+    write_ct_series(folder, hu, affine, SeriesFacts(uid_seed="a"))
+    return folder
+
+
+@pytest.fixture
+def copied(series: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(series, tmp_path / "series"))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files from the first slice to the last; their names follow no order."""
+    return sorted(folder.iterdir(), key=lambda f: float(pydicom.dcmread(f).ImagePositionPatient[2]))
+
+
+def _edit(folder: Path, change: Callable[[Any], None], count: int | None = None) -> None:
+    for file in _files(folder)[:count]:
+        header = pydicom.dcmread(file)
+        change(header)
+        header.save_as(file)
+
+
+def test_dicom_geometry_is_that_of_simpleitk(series: Path) -> None:
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(series)))
+    image = reader.Execute()
+    volume = open_volume(series)
+    assert volume.shape == image.GetSize()
+    for index in ((0, 0, 0), (19, 0, 3), (4, 15, 11)):
+        lps = np.array(image.TransformIndexToPhysicalPoint(index))
+        ras = (volume.affine @ [*index, 1])[:3]
+        np.testing.assert_allclose(ras, lps * [-1, -1, 1], atol=1e-4)
+    np.testing.assert_array_equal(volume.read(), sitk.GetArrayFromImage(image).T)
+
+
+def test_a_region_is_the_same_box_of_the_whole(series: Path) -> None:
+    volume = open_volume(series)
+    box = (slice(3, 9), slice(2, 15), slice(5, 8))
+    np.testing.assert_array_equal(volume.read(box), volume.read()[box])
+
+
+@pytest.mark.parametrize("turn", ["z", "x"])
+def test_oblique_series_keeps_world_positions(tmp_path: Path, turn: str) -> None:
+    c, s = np.cos(0.3), np.sin(0.3)
+    rotation = {
+        "z": np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]),
+        "x": np.array([[1, 0, 0], [0, c, -s], [0, s, c]]),
+    }[turn]
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * [1.5, 2.0, 4.0]
+    affine[:3, 3] = (10, -20, 30)
+    hu = np.arange(8 * 6 * 11, dtype=np.int16).reshape(8, 6, 11)
+    write_ct_series(tmp_path / "s", hu, affine, SeriesFacts(uid_seed="b"))
+    volume = open_volume(tmp_path / "s")
+    read = volume.read()
+    for value in (0, 17, 8 * 6 * 11 - 1):
+        written = (affine @ [*np.argwhere(hu == value)[0], 1])[:3]
+        found = (volume.affine @ [*np.argwhere(read == value)[0], 1])[:3]
+        np.testing.assert_allclose(found, written, atol=1e-3)
+
+
+def test_zip_and_folder_are_one(series: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "series.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for file in series.iterdir():
+            target.write(file, f"deep/{file.name}")
+        target.writestr("readme.txt", "no DICOM")
+    zipped, plain = open_volume(archive), open_volume(series)
+    np.testing.assert_array_equal(zipped.affine, plain.affine)
+    np.testing.assert_array_equal(zipped.read(), plain.read())
+
+
+def test_nifti_and_nrrd_share_the_geometry(tmp_path: Path) -> None:
+    affine = np.diag([-1.5, 2.0, 4.0, 1.0])
+    affine[:3, 3] = (5, 6, 7)
+    voxels = np.arange(4 * 5 * 12, dtype=np.int16).reshape(4, 5, 12)
+    nib.save(nifti(voxels, affine), tmp_path / "a.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")), str(tmp_path / "a.nrrd"))
+    one, other = open_volume(tmp_path / "a.nii.gz"), open_volume(tmp_path / "a.nrrd")
+    np.testing.assert_allclose(one.affine, other.affine, atol=1e-6)
+    box = (slice(1, 3), slice(0, 5), slice(4, 9))
+    np.testing.assert_array_equal(one.read(box), voxels[box])
+    np.testing.assert_array_equal(other.read(box), voxels[box])
+
+
+def test_slices_are_counted_from_the_feet_in_any_order(phantom: Phantom, tmp_path: Path) -> None:
+    upright = open_volume(phantom.save(tmp_path / "up")[0])
+    turned = Phantom(
+        np.transpose(phantom.hu, (2, 0, 1))[::-1],
+        phantom.labels,
+        phantom.affine @ _permuted(phantom.hu.shape[2]),
+        phantom.centre,
+    )
+    nib.save(nifti(turned.hu.astype(np.int16), turned.affine), tmp_path / "t.nii.gz")
+    other = open_volume(tmp_path / "t.nii.gz")
+    last = phantom.hu.shape[2] - 1
+    assert (upright.slice_axis, upright.index_from_feet(0)) == (2, 0)
+    assert (other.slice_axis, other.index_from_feet(0)) == (0, last)
+
+
+def _permuted(slices: int) -> np.ndarray:
+    """(k', i, j) → (i, j, k) with k' = slices - 1 - k."""
+    matrix = np.zeros((4, 4))
+    matrix[0, 1] = matrix[1, 2] = matrix[3, 3] = 1
+    matrix[2, 0], matrix[2, 3] = -1, slices - 1
+    return matrix
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "a slice is missing": ("slices_missing", lambda d: _files(d)[5].unlink()),
+    "a slice is there twice": (
+        "slices_duplicated",
+        lambda d: _edit(d, _same_place, count=2),
+    ),
+    "too few slices": (
+        "too_few_slices",
+        lambda d: [f.unlink() for f in _files(d)[1:]],  # type: ignore[func-returns-value]
+    ),
+    "an MR series": ("not_ct", lambda d: _edit(d, lambda h: setattr(h, "Modality", "MR"))),
+    "positions are absent": (
+        "geometry_missing",
+        lambda d: _edit(d, lambda h: h.pop("ImagePositionPatient"), count=1),
+    ),
+    "two patients": (
+        "identity_conflict",
+        lambda d: _edit(d, lambda h: setattr(h, "PatientID", "other"), count=3),
+    ),
+    "two pixel sizes": (
+        "series_mixed",
+        lambda d: _edit(d, lambda h: setattr(h, "PixelSpacing", [1, 1]), count=3),
+    ),
+    "no rescale": (
+        "not_hounsfield",
+        lambda d: _edit(d, lambda h: h.pop("RescaleSlope"), count=1),
+    ),
+    "a .dcm file that is none": (
+        "file_truncated",
+        lambda d: _files(d)[-1].write_bytes(b""),  # type: ignore[func-returns-value]
+    ),
+    "a cut file": (
+        "file_truncated",
+        lambda d: _cut(_files(d)[4], 0.7),
+    ),
+    "a file cut in its header": (
+        "file_truncated",
+        lambda d: _cut(_files(d)[4], 0.2),
+    ),
+    "two series": (
+        "several_series",
+        lambda d: _edit(d, lambda h: setattr(h, "SeriesInstanceUID", "1.2.3"), count=6),
+    ),
+    "a sheared stack": ("gantry_tilt", lambda d: _edit(d, _shear)),
+    "only text": (
+        "no_image",
+        lambda d: [  # type: ignore[func-returns-value]
+            f.rename(f.with_suffix(".txt")).write_text("x") for f in _files(d)
+        ],
+    ),
+}
+
+
+def _same_place(header: Any) -> None:
+    header.ImagePositionPatient = [0, 0, 0]
+
+
+def _shear(header: Any) -> None:
+    x, y, z = (float(v) for v in header.ImagePositionPatient)
+    header.ImagePositionPatient = [x, y + 0.2 * z, z]
+
+
+def _cut(file: Path, share: float) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_of_a_series_has_its_code(fault: str, copied: Path) -> None:
+    open_volume(copied)  # good before the one change
+    code, spoil = FAULTS[fault]
+    spoil(copied)
+    with pytest.raises(CaseRefused) as refused:
+        open_volume(copied)
+    assert refused.value.code == code
+    assert refused.value.remedy
+
+
+def test_the_named_series_is_taken(copied: Path) -> None:
+    _edit(copied, lambda h: setattr(h, "SeriesInstanceUID", "1.2.3"), count=11)
+    volume = open_volume(copied, series_uid="1.2.3")
+    assert volume.shape[2] == 11
+    assert [w.code for w in volume.warnings] == ["other_series_ignored"]
+
+
+def test_nifti_without_orientation_is_refused(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((4, 5, 12), dtype=np.int16), None)
+    nib.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(CaseRefused, match="geometry_missing"):
+        open_volume(tmp_path / "a.nii.gz")
+
+
+def test_four_dimensions_are_refused_unless_one_frame(tmp_path: Path) -> None:
+    frames = np.zeros((4, 5, 12, 2), dtype=np.int16)
+    nib.save(nifti(frames, np.eye(4)), tmp_path / "two.nii.gz")
+    nib.save(nifti(frames[..., :1], np.eye(4)), tmp_path / "one.nii.gz")
+    with pytest.raises(CaseRefused, match="not_volume"):
+        open_volume(tmp_path / "two.nii.gz")
+    assert open_volume(tmp_path / "one.nii.gz").read().shape == (4, 5, 12)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5])
+def test_truncated_nifti_is_refused(tmp_path: Path, share: float) -> None:
+    rng = np.random.default_rng(0)
+    nib.save(
+        nifti(rng.integers(-900, 900, (30, 30, 30)).astype(np.int16), np.eye(4)),
+        tmp_path / "a.nii.gz",
+    )
+    _cut(tmp_path / "a.nii.gz", share)
+    with pytest.raises(CaseRefused) as refused:
+        open_volume(tmp_path / "a.nii.gz").read()
+    assert refused.value.code in ("file_truncated", "input_unreadable")
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"no image"))
+    with pytest.raises(CaseRefused, match="input_unreadable"):
+        open_volume(tmp_path / "a.nii.gz")
+
+
+def test_content_hash_ignores_names(series: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for number, file in enumerate(sorted(series.iterdir())):
+        shutil.copy(file, renamed / f"{99 - number}")
+    assert content_hash(renamed) == content_hash(series)
+    _cut(next(renamed.iterdir()), 0.9)
+    assert content_hash(renamed) != content_hash(series)
+
+
+def test_the_real_series(tcga_series: Path) -> None:
+    volume = open_volume(tcga_series)
+    assert volume.shape == (512, 512, 160)
+    assert (volume.age_years, volume.sex) == (69.0, "F")
+    # Origin and orientation as its annotation states them (LPS).
+    origin = volume.affine[:3, 3] * [-1, -1, 1]
+    np.testing.assert_allclose(origin, (-276.3671, -263.6718, 1055.0), atol=1e-3)
+    assert volume.feet_first
+    assert volume.sop_instance_uids is not None
+    assert len(set(volume.sop_instance_uids)) == 160
+
+
+def test_phantom_fixture_is_what_it_says(phantom: Phantom) -> None:
+    turned = make_phantom(phantom.hu.shape, phantom.affine, phantom.centre)
+    np.testing.assert_array_equal(turned.labels, phantom.labels)
+    assert set(np.unique(phantom.labels)) == {0, 18, 19, 20, 21, 22, 23, 24}
