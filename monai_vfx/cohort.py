@@ -105,7 +105,7 @@ def split_folds(
     Raises:
         ValueError: when a class has fewer patients than there are folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold
 
     labels = np.array([item["label"] for item in items])
     groups = np.array([item["pair"] for item in items])
@@ -114,8 +114,7 @@ def split_folds(
         raise ValueError(
             f"folds ({folds}) must be at least 2 and at most the smaller class ({fewest} patients)"
         )
-    kind = StratifiedKFold if len(set(groups)) == len(groups) else StratifiedGroupKFold
-    splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     return [
         ([items[n] for n in train], [items[n] for n in held_out])
         for train, held_out in splitter.split(np.zeros(len(items)), labels, groups)

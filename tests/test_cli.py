@@ -1,0 +1,99 @@
+"""The command line: exit statuses, one JSON line, no traceback, quick answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from monai_vfx.cli import main
+from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
+from monai_vfx.schemas import violations
+from phantoms import Phantom
+
+HEAVY = ("torch", "monai", "pandas", "sklearn", "matplotlib", "scipy", "nibabel")
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_help_of_every_command(command: str) -> None:
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from monai_vfx.cli import main; "
+        "CliRunner().invoke(main, ['predict', '--help']); "
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_a_refusal_imports_neither_torch_nor_monai(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    code = (
+        "import sys; from click.testing import CliRunner; from monai_vfx.cli import main; "
+        f"r = CliRunner().invoke(main, ['check', {str(tmp_path)!r}]); "
+        "print(r.exit_code, [m for m in ('torch', 'monai') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "3 []"
+
+
+def test_a_wrong_path_is_wrong_use() -> None:
+    result = CliRunner().invoke(main, ["check", "nowhere"])
+    assert result.exit_code == 2
+    assert "nowhere" in result.output
+
+
+def test_check_of_a_good_dicom_series(phantom: Phantom, tmp_path: Path) -> None:
+    _, mask = phantom.save(tmp_path)
+    facts = SeriesFacts(uid_seed="x", patient_name="Doe^Jane", patient_id="SECRET7")
+    write_ct_series(tmp_path / "d", phantom.hu.astype(np.int16), phantom.affine, facts)
+    target = tmp_path / "check.json"
+    arguments = ["check", str(tmp_path / "d"), "--mask", str(mask), "--json", str(target)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(target.read_text())
+    assert json.loads(result.stdout) == report
+    assert violations(report, "check") == []
+    assert "Doe" not in result.output + target.read_text()
+    assert "SECRET7" not in result.output + target.read_text()
+
+
+def test_check_refuses_with_status_3_code_and_remedy(phantom: Phantom, tmp_path: Path) -> None:
+    image, _ = phantom.save(tmp_path)
+    result = CliRunner().invoke(main, ["check", str(image)])
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["refusal"]["code"] == "mask_required"
+    assert "--mask" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_predict_records_the_refusal(phantom: Phantom, tmp_path: Path) -> None:
+    image, _ = phantom.save(tmp_path)
+    weights = tmp_path / "w.pt"
+    weights.touch()
+    out = tmp_path / "out"
+    arguments = ["predict", str(image), "--weights", str(weights), "--out", str(out)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 3
+    document = json.loads((out / "prediction.json").read_text())
+    assert document["refusal"]["code"] == "mask_required"
+    assert violations(document, "prediction") == []
+    assert json.loads(result.stdout) == document
+
+
+def test_train_names_bad_cells_before_it_starts(tmp_path: Path) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text("case,image,mask,fracture\na,gone,gone,2\n")
+    result = CliRunner().invoke(main, ["train", str(table), "--out", str(tmp_path / "o")])
+    assert result.exit_code == 3
+    assert "row 2, fracture: '2'" in result.output
