@@ -41,11 +41,23 @@ def stock_chain() -> Any:
     )
 
     from monai_vfx.transforms import SampleSlicesd, VertebraCropd
+    from monai_vfx.transforms.centres import find_body_slices
+    from monai_vfx.transforms.crops import LPS
+    from monai_vfx.volumes import world_positions
 
     keys = ("image", "mask")
 
-    def slices_from_feet(item: dict[str, Any]) -> dict[str, Any]:
-        item["image"].meta["first_slice_from_feet"] = 0
+    def find_bodies(item: dict[str, Any]) -> dict[str, Any]:
+        affine = np.asarray(item["image"].affine)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        found = find_body_slices(np.asarray(item["mask"][0]), tuple(spacing))
+        places = np.column_stack([found.centres, found.indices])
+        item["image"].meta |= {
+            "first_slice_from_feet": 0,
+            "slice_index": item["image"].shape[3] - 1 - found.indices,
+            "slice_level": found.levels,
+            "centre_mm": world_positions(affine, places) * LPS,
+        }
         return item
 
     return Compose(
@@ -54,8 +66,8 @@ def stock_chain() -> Any:
             Orientationd(keys, axcodes="PLI", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             Spacingd(keys, pixdim=(1.0, 1.0, -1.0), mode=("bilinear", "nearest"), dtype=np.float64),
             ScaleIntensityRanged("image", -200, 1000, -1, 1, clip=True),
-            slices_from_feet,
-            VertebraCropd("image", mask_key="mask"),
+            find_bodies,
+            VertebraCropd("image"),
             SampleSlicesd("image"),
         ]
     )

@@ -104,3 +104,9 @@ def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
     """Raise a ValueError that names the argument, its value and the rule, unless it is allowed."""
     if value not in allowed:
         raise ValueError(f"{argument} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
+
+
+def at_least(argument: str, value: int, least: int) -> None:
+    """Raise a ValueError that names the argument, its value and the rule, if it is smaller."""
+    if value < least:
+        raise ValueError(f"{argument} ({value!r}) must be at least {least}")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, Literal, NoReturn, ParamSpec
 
 import click
 
@@ -275,7 +275,7 @@ def train(
 
 @main.command()
 @click.argument("out", type=FOLDER)
-@click.option("--patients", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--patients", type=click.IntRange(2), default=20, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--hospital",
@@ -309,10 +309,10 @@ def simulate(
     out: Path,
     patients: int,
     seed: int,
-    hospital: str,
-    file_format: str,
-    field_of_view: str,
-    signal: str,
+    hospital: Literal["development", "external"],
+    file_format: Literal["dicom", "nifti"],
+    field_of_view: Literal["full", "quick"],
+    signal: Literal["paper", "strong"],
     workers: int | None,
 ) -> None:
     """Write a hospital of simulated patients with known truth: CT, masks, cohort.csv."""
@@ -320,7 +320,13 @@ def simulate(
 
     from monai_vfx.simulation import simulate_hospital
 
+    if (out / "cohort.csv").exists():
+        raise click.UsageError(f"{out} holds a hospital already: choose another folder")
     with tqdm(total=patients, desc="patients", file=sys.stderr) as bar:
+
+        def advance(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
         table = simulate_hospital(
             out,
             patients,
@@ -330,7 +336,7 @@ def simulate(
             field_of_view=field_of_view,
             signal=signal,
             workers=workers,
-            progress=lambda: bar.update(),
+            progress=advance,
         )
     click.echo(json.dumps({"cohort": str(table)}))
 

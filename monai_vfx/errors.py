@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 REFUSALS: dict[str, str] = {
     # input
-    "input_unreadable": "Check that the path is a DICOM folder, a zip of one, a NIfTI or an NRRD file.",
-    "no_image": "Point to a folder that holds the DICOM files of one CT series, or to a NIfTI file.",
+    "input_unreadable": "Give a DICOM folder, a zip of one, a NIfTI or an NRRD file.",
+    "no_image": "Give a folder that holds the DICOM files of one CT series.",
     "file_truncated": "The file is incomplete: copy or download it again.",
     "not_ct": "Only CT is accepted: choose the CT series of the study.",
     "several_series": "Point to one series, or name it with --series UID.",
@@ -25,21 +25,21 @@ REFUSALS: dict[str, str] = {
     "gantry_tilt": "Tilted-gantry series are not supported: use an untilted reconstruction.",
     "multiframe": "Convert the Enhanced object to a classic CT series, NIfTI or NRRD.",
     "slices_too_thick": "Use a reconstruction with slices of at most 5 mm.",
-    "not_volume": "A single three-dimensional image is needed (no time points, no colour channels).",
-    "not_hounsfield": "Voxel values must be Hounsfield units: apply the rescale slope and intercept.",
+    "not_volume": "One three-dimensional image is needed: no time points, no colours.",
+    "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
     # mask
     "mask_required": "Give a label map or a folder of per-structure files with --mask.",
-    "mask_unreadable": "Check that the mask is a NIfTI or NRRD label map, or a folder of such files.",
+    "mask_unreadable": "The mask must be a NIfTI or NRRD label map, or a folder of such.",
     "mask_empty": "The mask holds no vertebra of T12-L4: check which file was given.",
-    "mask_labels_unknown": "Name the label scheme with --labels, or use a file that carries names.",
+    "mask_labels_unknown": "Name the scheme with --labels, or use a file that carries names.",
     "mask_grid_mismatch": "The mask does not lie on this CT: use the mask made from this series.",
     "mask_off_bone": "The labelled region is not bone on this CT: check that mask and CT match.",
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
     "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
-    "levels_out_of_order": "The levels are not in cranio-caudal order: check the labels and affine.",
+    "levels_out_of_order": "Check label values and affine: levels must run head to feet.",
     # model
-    "weights_unreadable": "Give a checkpoint written by vfx train, with its .json sidecar beside it.",
+    "weights_unreadable": "Give a checkpoint of vfx train with its .json sidecar beside it.",
     "weights_mismatch": "The checkpoint does not fit the network that its sidecar describes.",
     # tables
     "cohort_invalid": "Correct the listed cells and run again.",

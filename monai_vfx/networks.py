@@ -15,8 +15,8 @@ Sources:
 
 A consequence of the formula that users should know: with the score ``pc``, c_i = <u, l_i + g>, the
 term <u, g> is the same at every position and cancels in the softmax. The last stage then changes
-neither the attention nor the logits unless ``include_global`` or the score ``dot`` lets it in;
-:attr:`AttentionCNNRNN.influential_layers` says which stages count.
+neither the attention nor the logits unless ``include_global`` or the score ``dot`` lets it in, and
+is not trained then; :attr:`AttentionCNNRNN.influential_layers` says which stages count.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.resnet import ResNet
 
-from monai_vfx.backbones import STAGES, load_backbone, one_of
+from monai_vfx.backbones import STAGES, at_least, load_backbone, one_of
 from monai_vfx.errors import MissingDependencyError
 
 
@@ -153,10 +154,10 @@ class AttentionCNNRNN(nn.Module):
         one_of("attention", attention, ("pc", "dot", "none"))
         one_of("decoder", decoder, ("gru", "mean"))
         one_of("slice_pooling", slice_pooling, ("last", "attention"))
-        _at_least("num_classes", num_classes, 2)
-        _at_least("rnn_hidden", rnn_hidden, 2)
-        _at_least("clinical_features", clinical_features, 0)
-        _at_least("hazard_years", hazard_years, 0)
+        at_least("num_classes", num_classes, 2)
+        at_least("rnn_hidden", rnn_hidden, 2)
+        at_least("clinical_features", clinical_features, 0)
+        at_least("hazard_years", hazard_years, 0)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout ({dropout!r}) must lie in [0, 1)")
         if decoder == "mean" and (bidirectional or slice_pooling != "last"):
@@ -182,6 +183,10 @@ class AttentionCNNRNN(nn.Module):
         )
         last = (STAGES[-1],) if self.include_global or attention == "dot" else ()
         self.influential_layers = (*attended, *last)
+        self.last_counts = bool(last)
+        if not last:  # its gradient would be rounding noise, which Adam scales up to full steps
+            for part in (self.stages[STAGES[-1]], *(a.project for a in self.attention.values())):
+                part.requires_grad_(False)
         # decoder and heads
         features = sum(width[name] for name in attended) + (pooled if self.include_global else 0)
         self.slice_features = features
@@ -197,6 +202,13 @@ class AttentionCNNRNN(nn.Module):
         # On a CPU the encoder runs about twice as fast on channels-last memory.
         for part in (self.stem, self.stages):
             part.to(memory_format=torch.channels_last)
+
+    def load_encoder(self, encoder: ResNet) -> None:
+        """Copy the weights of a torchvision network of the same backbone into the encoder."""
+        stem = nn.Sequential(encoder.conv1, encoder.bn1, encoder.relu, encoder.maxpool)
+        self.stem.load_state_dict(stem.state_dict())
+        for name, stage in self.stages.items():
+            stage.load_state_dict(getattr(encoder, name).state_dict())
 
     def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Turn each slice into one vector.
@@ -219,7 +231,7 @@ class AttentionCNNRNN(nn.Module):
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         local: dict[str, Tensor] = {}
         for (name, stage), tap in zip(self.stages.items(), self.taps.values(), strict=True):
-            h = stage(h)  # (B·D, c, h, w)
+            h = stage(h if self.last_counts or name != "layer4" else h.detach())  # (B·D, c, h, w)
             # The detour over (B, c, h, w, D) costs a third of a training step: only when watched.
             if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not read the second
                 if is_watched(tap):
@@ -274,7 +286,7 @@ class AttentionCNNRNN(nn.Module):
 
     @torch.jit.export
     def attention_maps(self, x: Tensor) -> dict[str, Tensor]:
-        """Return by attended stage where the network looks: (B, h, w, D), sum 1 over h and w."""
+        """By attended stage, where the network looks: (B, h, w, D), sum 1 over h and w."""
         return self.encode(x)[1]
 
 
@@ -338,7 +350,7 @@ def watch(tap: nn.Module, x: Tensor) -> Tensor:
     """Send features (B, c, h, w, D) through a tap so that its hooks see contiguous tensors."""
     seen: Tensor = tap(x)
     if seen.requires_grad:  # the gradient too: MONAI's GradCAM flattens it with ``view``
-        seen.register_hook(lambda grad: grad.contiguous())  # type: ignore[no-untyped-call]
+        seen.register_hook(lambda grad: grad.contiguous())
     return seen
 
 
@@ -386,8 +398,3 @@ def _checked_stages(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         one_of("attention_layers", name, STAGES[:-1])
     return tuple(stage for stage in STAGES if stage in names)
-
-
-def _at_least(argument: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{argument} ({value!r}) must be at least {least}")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Affine = npt.NDArray[np.float64]
-"""(4, 4): voxel index (i, j, k, 1) → world position in mm, RAS+ (right, anterior, superior grow)."""
+"""(4, 4): voxel index (i, j, k, 1) → world position in mm, RAS+ (to right, front, head)."""
 
 Points = npt.NDArray[np.float64]
 """(n, 3): positions in mm, RAS+ unless the name says ``lps``."""
@@ -17,7 +17,7 @@ HUVolume = npt.NDArray[np.float32]
 """(i, j, k): Hounsfield units in the file's own axis order."""
 
 LabelVolume = npt.NDArray[np.uint8]
-"""(i, j, k): label values of :mod:`monai_vfx.anatomy` in the image's axis order; 0 is background."""
+"""(i, j, k): labels of :mod:`monai_vfx.anatomy` in the image's axis order; 0 is none."""
 
 BoolVolume = npt.NDArray[np.bool_]
 """(i, j, k): a region."""

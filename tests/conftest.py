@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from phantoms import Phantom, grid, make_phantom
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,133 +14,23 @@ from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import MetaKeys, TraceKeys
 
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.shapes import Affine, Points
 
-SMOOTHING_MM = 6.0
-"""Standard deviation along the spine of the kernel that smooths the centroids."""
-LARGEST_SHIFT_MM = 4.5
-"""Smoothing leaves a centre at most this far from the centroid of its own slice."""
-RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
-
-_Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class BodySlices:
-    """The slices that hold enough of a body.
-
-    Attributes:
-        indices: (n,) positions along the last axis, cranial to caudal.
-        levels: (n,) label value of the level that fills most of the slice.
-        centres: (n, 2) smoothed centroid (row, column) in pixels.
-    """
-
-    indices: npt.NDArray[np.int64]
-    levels: npt.NDArray[np.int64]
-    centres: _Floats
-
-
-def find_body_slices(
-    labels: npt.NDArray[Any],
-    spacing_mm: tuple[float, float, float],
-    min_area: float = 0.25,
-    include_discs: bool = False,
-) -> BodySlices:
-    """Choose the slices of T12-L4 and find the body's centre in each.
-
-    Args:
-        labels: (H, W, N) body labels, slices cranial to caudal.
-        spacing_mm: of the axes (H, W, N).
-        min_area: share of a level's largest cross-section that a slice must show.
-        include_discs: take every slice from the first to the last of these, discs too.
-
-    Raises:
-        ValueError: when no slice holds a body.
-    """
-    values = np.array([VERTEBRAE[level] for level in LEVELS])
-    areas = np.stack([(labels == value).sum(axis=(0, 1)) for value in values])  # (levels, N)
-    largest = areas.max(axis=1, keepdims=True)
-    enough = ((areas >= min_area * largest) & (areas > 0)).any(axis=0)
-    indices = np.flatnonzero(enough)
-    if indices.size == 0:
-        raise ValueError("labels hold no voxel of T12-L4")
-    if include_discs:
-        indices = np.arange(indices[0], indices[-1] + 1)
-    with_body = np.flatnonzero(areas.sum(axis=0) > 0)
-    centroids, spread = _centroids(labels[:, :, with_body], values[areas[:, with_body].argmax(0)])
-    smooth = smooth_along(
-        with_body * spacing_mm[2],
-        centroids * np.array(spacing_mm[:2]),
-        areas.sum(axis=0)[with_body],
-        np.maximum(LARGEST_SHIFT_MM - np.hypot(*(spread * spacing_mm[:2]).T), 0.0),
-    )
-    smooth /= spacing_mm[:2]
-    centres = np.stack([np.interp(indices, with_body, smooth[:, axis]) for axis in (0, 1)], axis=1)
-    nearest = [with_body[np.abs(with_body - n).argmin()] for n in indices]  # a disc has no label
-    return BodySlices(
-        indices=indices,
-        levels=values[areas[:, nearest].argmax(axis=0)],
-        centres=centres,
-    )
-
-
-def _centroids(labels: npt.NDArray[Any], main: npt.NDArray[Any]) -> tuple[_Floats, _Floats]:
-    """Return the middle of the bodies in every slice (H, W, n), and how far either end lies.
-
-    Tilted neighbours share a slice now and then: its middle is then halfway between the centroid
-    of the larger body (``main``) and that of all, (n, 2) pixels.
-    """
-    own = np.array([np.argwhere(labels[:, :, n] == v).mean(axis=0) for n, v in enumerate(main)])
-    spine = np.isin(labels, [VERTEBRAE[level] for level in LEVELS])
-    every = np.array([np.argwhere(spine[:, :, n]).mean(axis=0) for n in range(len(main))])
-    return (own + every) / 2, (own - every) / 2
-
-
-def smooth_along(
-    at_mm: _Floats, points_mm: _Floats, weights: npt.NDArray[Any], limit_mm: _Floats
-) -> _Floats:
-    """Smooth points along a line by a local straight fit with Gaussian weights.
-
-    A straight fit, unlike a mean, does not bend the ends.
-
-    Args:
-        at_mm: (n,) position along the spine.
-        points_mm: (n, 2) centroids.
-        weights: (n,) area behind each centroid.
-        limit_mm: (n,) how far a point may be moved.
-
-    Returns:
-        (n, 2) smoothed points.
-
-    >>> line = np.stack([np.arange(5.0), 2 * np.arange(5.0)], axis=1)
-    >>> np.allclose(smooth_along(np.arange(5.0), line, np.ones(5), np.ones(5)), line)
-    True
-    """
-    out = np.empty_like(points_mm)
-    for n, here in enumerate(at_mm):
-        offset = at_mm - here
-        kernel = weights * np.exp(-0.5 * (offset / SMOOTHING_MM) ** 2)
-        mean = np.average(offset, weights=kernel)
-        spread = np.average((offset - mean) ** 2, weights=kernel)
-        centre = np.average(points_mm, axis=0, weights=kernel)
-        if spread > 1e-9:
-            slope = ((kernel * (offset - mean)) @ (points_mm - centre)) / (kernel.sum() * spread)
-            centre = centre - slope * mean
-        shift = centre - points_mm[n]
-        length = float(np.linalg.norm(shift))
-        out[n] = points_mm[n] + shift * min(1.0, limit_mm[n] / max(length, 1e-9))
-    return out
+LPS = np.array([-1.0, -1.0, 1.0])
+"""RAS+ ↔ LPS."""
 
 
 class VertebraCrop(InvertibleTransform):
     """Crop every slice of T12-L4 around its body: (C, H, W, N) → (C, h, w, n).
+
+    Slices and centres are those that :class:`~monai_vfx.transforms.LocateSpined` found and put
+    into the metadata.
 
     Args:
         size: (rows, columns) of the crop in pixels: antero-posterior, left-right.
         posterior_mm: how far the crop's centre lies behind the body's.
         masked: set everything outside the bodies to ``fill`` (bone only).
         fill: value outside the field of view and, if ``masked``, outside the bodies.
-        min_area: see :func:`find_body_slices`.
-        include_discs: see :func:`find_body_slices`.
     """
 
     def __init__(
@@ -150,73 +39,69 @@ class VertebraCrop(InvertibleTransform):
         posterior_mm: float = 24.0,
         masked: bool = False,
         fill: float = -1.0,
-        min_area: float = 0.25,
-        include_discs: bool = False,
     ) -> None:
         rows, columns = size
         if rows < 1 or columns < 1:
             raise ValueError(f"size {tuple(size)} must be at least one pixel")
-        if not 0 <= min_area <= 1:
-            raise ValueError(f"min_area ({min_area}) must lie in [0, 1]")
         self.size = (int(rows), int(columns))
         self.posterior_mm = posterior_mm
         self.masked = masked
         self.fill = fill
-        self.min_area = min_area
-        self.include_discs = include_discs
 
-    def __call__(self, img: MetaTensor, labels: MetaTensor) -> MetaTensor:  # type: ignore[override]
+    def __call__(self, img: MetaTensor, labels: MetaTensor | None = None) -> MetaTensor:
         """Crop.
 
         Args:
             img: (C, H, W, N), rows to posterior, columns to the left, slices to caudal.
-            labels: (1, H, W, N) body labels on the same grid.
+            labels: (1, H, W, N) body labels on the same grid; needed if ``masked``.
 
         Returns:
-            (C, h, w, n). Its metadata gain, one row a slice: ``slice_index`` (from the feet),
+            (C, h, w, n). Of its metadata, one row a slice: ``slice_index`` (from the feet),
             ``slice_level`` (label value), ``centre_mm`` (LPS, of the body, before the posterior
             offset) and ``corner_mm`` (LPS, of the crop's first pixel). ``affine`` stays that of
             the uncropped grid, from which the pixels take direction and spacing.
         """
-        if img.shape[1:] != labels.shape[1:]:
-            raise ValueError(f"image {tuple(img.shape)} and labels {tuple(labels.shape)} differ")
         affine = np.asarray(img.affine, dtype=float)
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        label_map = np.asarray(labels.as_tensor()[0])
-        found = find_body_slices(
-            label_map,
-            (float(spacing[0]), float(spacing[1]), float(spacing[2])),
-            self.min_area,
-            self.include_discs,
-        )
-        voxels = img.as_tensor()
-        if self.masked:
-            bodies = np.isin(label_map, [VERTEBRAE[level] for level in LEVELS])
-            voxels = torch.where(torch.from_numpy(bodies), voxels, self.fill)
-        half = (np.array(self.size) - 1) / 2
-        middle = found.centres + np.array([self.posterior_mm / spacing[0], 0.0])
-        starts = np.floor(middle - half + 0.5).astype(int)
-        out = torch.full((img.shape[0], *self.size, len(found.indices)), self.fill)
-        for at, (n, start) in enumerate(zip(found.indices, starts, strict=True)):
+        below = int(img.meta["first_slice_from_feet"]) + img.shape[3] - 1
+        indices = below - np.asarray(img.meta["slice_index"])
+        centres = np.asarray(img.meta["centre_mm"]) * LPS
+        starts = self._starts(affine, centres)
+        voxels = self._blank_outside(img, labels)
+        out = torch.full((img.shape[0], *self.size, len(indices)), self.fill)
+        for at, (n, start) in enumerate(zip(indices, starts, strict=True)):
             inside, source = _overlap(start, self.size, img.shape[1:3])
             out[:, inside[0], inside[1], at] = voxels[:, source[0], source[1], n].float()
         result = MetaTensor(
             out, meta=dict(img.meta), applied_operations=list(img.applied_operations)
         )
-        for name, pixel in (("centre_mm", found.centres), ("corner_mm", starts)):
-            places = np.column_stack([pixel, found.indices, np.ones(len(found.indices))])
-            result.meta[name] = (places @ affine.T)[:, :3] * RAS_TO_LPS
-        result.meta["slice_level"] = found.levels
-        result.meta["slice_index"] = (
-            int(img.meta["first_slice_from_feet"]) + img.shape[3] - 1 - found.indices
-        )
+        corners = np.column_stack([starts, indices, np.ones(len(indices))])
+        result.meta["corner_mm"] = (corners @ affine.T)[:, :3] * LPS
         result.meta[MetaKeys.SPATIAL_SHAPE] = np.array(result.shape[1:])
         self.push_transform(  # type: ignore[no-untyped-call]
             result,
             orig_size=tuple(img.shape[1:]),
-            extra_info={"starts": starts.tolist(), "indices": found.indices.tolist()},
+            extra_info={"starts": starts.tolist(), "indices": indices.tolist()},
         )
         return result
+
+    def _starts(self, affine: Affine, centres: Points) -> npt.NDArray[np.int64]:
+        """Return the first (row, column) of each crop, (n, 2)."""
+        pixels = (centres - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+        spacing = np.linalg.norm(affine[:3, 0])
+        first = pixels[:, :2] + [self.posterior_mm / spacing, 0.0] - (np.array(self.size) - 1) / 2
+        # Nearest pixel; a thousandth keeps exact halves, common in made-up grids, from being
+        # decided by the last digit of the affine.
+        return np.floor(first + 0.501).astype(np.int64)
+
+    def _blank_outside(self, img: MetaTensor, labels: MetaTensor | None) -> torch.Tensor:
+        voxels: torch.Tensor = img.as_tensor()
+        if not self.masked:
+            return voxels
+        if labels is None or img.shape[1:] != labels.shape[1:]:
+            found = None if labels is None else tuple(labels.shape)
+            raise ValueError(f"masked crops need labels like {tuple(img.shape)}, got {found}")
+        bodies = torch.as_tensor([VERTEBRAE[level] for level in LEVELS])
+        return torch.where(torch.isin(labels.as_tensor().long(), bodies), voxels, self.fill)
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
         """Paste the crops back into a map of zeros: (C, h, w, n) → (C, H, W, N).
@@ -252,19 +137,17 @@ class VertebraCropd(MapTransform, InvertibleTransform):
         posterior_mm: float = 24.0,
         masked: bool = False,
         fill: float = -1.0,
-        min_area: float = 0.25,
-        include_discs: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
-        self.cropper = VertebraCrop(size, posterior_mm, masked, fill, min_area, include_discs)
+        self.cropper = VertebraCrop(size, posterior_mm, masked, fill)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Crop each key."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = self.cropper(d[key], d[self.mask_key])
+            d[key] = self.cropper(d[key], d.get(self.mask_key))
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

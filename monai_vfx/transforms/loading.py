@@ -13,17 +13,34 @@ from monai.config import KeysCollection, PathLike
 from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import MetaKeys, SpaceKeys
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 
 from monai_vfx.preflight import Case, check_voxels, load_case
 from monai_vfx.shapes import Affine, Region
+from monai_vfx.transforms.centres import BodySlices, find_body_slices
+from monai_vfx.transforms.crops import LPS
+from monai_vfx.volumes import Volume, world_positions
 
 
 @dataclass(frozen=True)
 class CTRegion:
-    """A box of a CT, not read yet; what :class:`RegionReader` takes in place of a file name."""
+    """A box of a CT, not read yet; what :class:`RegionReader` takes in place of a file name.
+
+    Attributes:
+        case: the CT and its labels.
+        region: the box.
+        bodies: slices of T12-L4 and the centre of the body in each.
+    """
 
     case: Case
     region: Region
+    bodies: BodySlices
 
     @property
     def affine(self) -> Affine:
@@ -37,9 +54,10 @@ class CTRegion:
         """Metadata of the box and of the CT around it, of fixed keys so that cases collate.
 
         ``region_start`` (3,), ``volume_shape`` (3,) and ``volume_affine`` (4, 4) say where the box
-        lies in the CT, ``first_slice_from_feet`` the number of its lowest slice; ``case_facts`` is
-        a JSON object with ``spacing_mm``, ``feet_first``, ``sop_instance_uids`` (all slices from
-        the feet, or null) and ``warnings``.
+        lies in the CT, ``first_slice_from_feet`` the number of its lowest slice; ``slice_index``
+        (n,), ``slice_level`` (n,) and ``centre_mm`` (n, 3) in LPS describe the slices of T12-L4,
+        cranial to caudal; ``case_facts`` is a JSON object with ``spacing_mm``, ``feet_first``,
+        ``sop_instance_uids`` (all slices from the feet, or null) and ``warnings``.
         """
         volume = self.case.volume
         uids = volume.sop_instance_uids
@@ -61,15 +79,12 @@ class CTRegion:
             "region_start": np.array([axis.start for axis in self.region]),
             "volume_shape": np.array(volume.shape),
             "volume_affine": volume.affine.copy(),
-            "first_slice_from_feet": self._first_slice_from_feet(),
+            "first_slice_from_feet": first_slice_from_feet(volume, self.region),
+            "slice_index": self.bodies.indices,
+            "slice_level": self.bodies.levels,
+            "centre_mm": self.bodies.centres * LPS,
             "case_facts": json.dumps(facts),
         }
-
-    def _first_slice_from_feet(self) -> int:
-        """Number of the box's lowest slice, counted from the feet."""
-        volume = self.case.volume
-        box = self.region[volume.slice_axis]
-        return min(volume.index_from_feet(box.start), volume.index_from_feet(box.stop - 1))
 
     def __str__(self) -> str:
         """Say what it is without the path, which may carry a patient's name."""
@@ -119,15 +134,16 @@ class RegionReader(ImageReader):
 class LocateSpined(MapTransform):
     """Open the CT by its headers and the mask on its grid, and find the region around T12-L4.
 
-    Reads ``image_key`` (path of the CT) and ``mask_key`` (path of the mask); puts a
-    :class:`CTRegion` and a MetaTensor (1, i, j, k) of body labels (uint8 values of
-    :mod:`monai_vfx.anatomy`) of that region in their place.
+    Reads the paths of CT and mask; puts a :class:`CTRegion` and a MetaTensor (1, i, j, k) of labels
+    (uint8 values of :mod:`monai_vfx.anatomy`) of that region in their place. An item may also
+    carry ``series_uid`` and ``scheme``, the label scheme of its mask.
 
     Args:
         keys: (image key, mask key).
         crop_mm: (antero-posterior, left-right) extent of the crops to come.
         posterior_mm: how far their centre lies behind the body's.
-        scheme_key: key of the label scheme, where an item carries one.
+        min_area: share of a level's largest cross-section that a slice must show.
+        include_discs: take every slice from the first to the last of these, discs too.
 
     Raises:
         CaseRefused: with the code of the rule that the case breaks.
@@ -138,7 +154,8 @@ class LocateSpined(MapTransform):
         keys: KeysCollection,
         crop_mm: Sequence[float] = (96.0, 144.0),
         posterior_mm: float = 24.0,
-        scheme_key: str = "scheme",
+        min_area: float = 0.25,
+        include_discs: bool = False,
     ) -> None:
         super().__init__(keys)
         if len(self.keys) != 2:
@@ -146,7 +163,10 @@ class LocateSpined(MapTransform):
         ap, lr = crop_mm
         self.crop_mm = (float(ap), float(lr))
         self.posterior_mm = float(posterior_mm)
-        self.scheme_key = scheme_key
+        if not 0 <= min_area <= 1:
+            raise ValueError(f"min_area ({min_area}) must lie in [0, 1]")
+        self.min_area = min_area
+        self.include_discs = include_discs
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with image and mask replaced."""
@@ -156,11 +176,43 @@ class LocateSpined(MapTransform):
             d[image_key],
             d.get(mask_key),
             series_uid=d.get("series_uid"),
-            scheme=d.get(self.scheme_key),
+            scheme=d.get("scheme"),
         )
         region = case.region(self.crop_mm, self.posterior_mm)
-        handle = CTRegion(case, region)
+        handle = CTRegion(
+            case, region, locate_bodies(case, region, self.min_area, self.include_discs)
+        )
         labels = np.ascontiguousarray(case.masks.labels[region])[None]
         d[image_key] = handle
         d[mask_key] = MetaTensor(torch.from_numpy(labels), meta=handle.meta)
         return d
+
+
+def locate_bodies(case: Case, region: Region, min_area: float, include_discs: bool) -> BodySlices:
+    """Find the slices of T12-L4 in a region; indices count from the feet, centres are RAS+ mm."""
+    affine = case.volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [axis.start for axis in region]
+    labels = case.masks.labels[region]
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt("PLI"))
+    turned = affine @ inv_ornt_aff(turn, labels.shape)
+    spacing = np.linalg.norm(turned[:3, :3], axis=0)
+    found = find_body_slices(
+        apply_orientation(labels, turn),
+        (float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        min_area,
+        include_discs,
+    )
+    places = np.column_stack([found.centres, found.indices])
+    lowest = first_slice_from_feet(case.volume, region)
+    slices = labels.shape[case.volume.slice_axis]
+    return BodySlices(
+        indices=lowest + slices - 1 - found.indices,
+        levels=found.levels,
+        centres=world_positions(turned, places),
+    )
+
+
+def first_slice_from_feet(volume: Volume, region: Region) -> int:
+    """Return the number of a region's lowest slice, counted from the feet."""
+    box = region[volume.slice_axis]
+    return min(volume.index_from_feet(box.start), volume.index_from_feet(box.stop - 1))

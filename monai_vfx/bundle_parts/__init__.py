@@ -1,0 +1,54 @@
+"""What the bundle's configs name and MONAI lacks: datasets, handlers and small functions.
+
+Everything here is a part that a config puts together; nothing here knows a whole workflow. A case
+that is refused never stops the others.
+"""
+
+from monai_vfx.bundle_parts.data import (
+    CaseDataset,
+    CohortCache,
+    check_output_dir,
+    cohort_cases,
+    collate_cases,
+    evaluate_accepted,
+    fracture_score,
+    score_and_label,
+    split_cohort,
+)
+from monai_vfx.bundle_parts.prediction import (
+    EvaluationWriter,
+    HeatMapWriter,
+    PredictionWriter,
+    prediction_of,
+)
+from monai_vfx.bundle_parts.training import (
+    HistoryWriter,
+    SidecarWriter,
+    TrainingCheckpoints,
+    newest_checkpoint,
+    start_from,
+)
+from monai_vfx.weights import TrainedModel, bundle_root
+
+__all__ = [
+    "CaseDataset",
+    "CohortCache",
+    "EvaluationWriter",
+    "HeatMapWriter",
+    "HistoryWriter",
+    "PredictionWriter",
+    "SidecarWriter",
+    "TrainedModel",
+    "TrainingCheckpoints",
+    "bundle_root",
+    "check_output_dir",
+    "cohort_cases",
+    "collate_cases",
+    "evaluate_accepted",
+    "fracture_score",
+    "newest_checkpoint",
+    "prediction_of",
+    "score_and_label",
+    "split_cohort",
+    "start_from",
+]

@@ -1,0 +1,210 @@
+"""Prediction: results, heat maps and the scores of a labelled cohort, written case by case."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+from ignite.engine import Events
+from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator, Workflow
+from torch import Tensor, nn
+
+from monai_vfx.anatomy import LEVEL_NAMES
+from monai_vfx.bundle_parts.data import append_refusals, fracture_score
+from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.evaluation import auroc
+from monai_vfx.explanation import attention_heat, gradcam, save_heat_map, to_ct_grid
+from monai_vfx.results import ModelFacts, Prediction, SliceRecord, write_json
+from monai_vfx.shapes import Json
+from monai_vfx.weights import TrainedModel
+
+
+def prediction_of(item: Mapping[Hashable, Any], score: float, sidecar: Json) -> Prediction:
+    """Put together the result of one accepted case.
+
+    Args:
+        item: what the preprocessing returned for the case.
+        score: probability of the fracture class.
+        sidecar: of the weights.
+    """
+    meta = cast(MetaTensor, item["image"]).meta
+    facts = json.loads(meta["case_facts"])
+    uids = facts["sop_instance_uids"]
+    slices = tuple(
+        SliceRecord(
+            index=int(index),
+            sop_instance_uid=None if uids is None else uids[int(index)],
+            level=LEVEL_NAMES[int(level)],
+            centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+        )
+        for index, level, centre in zip(
+            meta["slice_index"], meta["slice_level"], np.asarray(meta["centre_mm"]), strict=True
+        )
+    )
+    warnings = [CaseWarning(w["code"], w["message"]) for w in facts["warnings"]]
+    different = len({record.index for record in slices})
+    if different < len(slices):
+        warnings.append(
+            CaseWarning("slices_repeated", f"{different} slices fill {len(slices)} places")
+        )
+    if sidecar["simulated"]:
+        warnings.append(
+            CaseWarning("simulated_weights", "trained on simulated patients: not a clinical result")
+        )
+    return Prediction(
+        case=str(item["case"]),
+        status="ok",
+        score=score,
+        simulated_weights=bool(sidecar["simulated"]),
+        model=ModelFacts(sidecar["bundle"], sidecar["version"], sidecar["weights_sha256"]),
+        levels=tuple(dict.fromkeys(record.level for record in slices)),
+        spacing_mm=tuple(facts["spacing_mm"]),
+        slices=slices,
+        warnings=tuple(warnings),
+    )
+
+
+class PredictionWriter:
+    """Write ``<output_dir>/<case>/prediction.json`` for every case, refused ones too.
+
+    Args:
+        output_dir: folder of the results.
+        model: the weights in use.
+    """
+
+    def __init__(self, output_dir: str | Path, model: TrainedModel) -> None:
+        self.output_dir = Path(output_dir)
+        self.model = model
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Write the results of one step."""
+        batch = engine.state.batch
+        scores = fracture_score(engine.state.output["pred"]).tolist()
+        for item, score in zip(batch["accepted"], scores, strict=True):
+            self._write(prediction_of(item, score, cast(Json, self.model.sidecar)))
+        for item in batch["refused"]:
+            self._write(Prediction.refused(str(item["case"]), item["refusal"]))
+
+    def _write(self, prediction: Prediction) -> None:
+        write_json(self.output_dir / prediction.case / "prediction.json", prediction.to_json())
+
+
+class HeatMapWriter:
+    """Write where the network looks: ``gradcam.nii.gz`` on the CT's own grid and ``gradcam.png``.
+
+    Args:
+        output_dir: folder of the results.
+        model: the weights in use.
+        pictures: module with ``montage``, ``slice_titles`` and ``score_caption``; given by the
+            config because drawing lies above this module.
+        layer: encoder stage that GradCAM explains.
+        attention: write the network's own attention likewise, ``attention_<stage>.*``.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        model: TrainedModel,
+        pictures: ModuleType,
+        layer: str = "layer3",
+        attention: bool = False,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.model = model
+        self.pictures = pictures
+        self.layer = layer
+        self.attention = attention
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: SupervisedEvaluator) -> None:
+        """Explain the accepted cases of one step."""
+        batch = engine.state.batch
+        scores = fracture_score(engine.state.output["pred"]).tolist()
+        for number, (item, score) in enumerate(zip(batch["accepted"], scores, strict=True)):
+            image = batch["image"][number : number + 1].to(engine.state.device)
+            prediction = prediction_of(item, score, cast(Json, self.model.sidecar))
+            for name, heat in self._heats(engine.network, image).items():
+                self._write(name, heat.cpu(), item, asdict(prediction))
+
+    def _heats(self, network: nn.Module, image: Tensor) -> dict[str, Tensor]:
+        heats = {"gradcam": gradcam(network, image, self.layer)}
+        if self.attention:
+            for stage, heat in attention_heat(network, image).items():
+                heats[f"attention_{stage}"] = heat
+        return heats
+
+    def _write(self, name: str, heat: Tensor, item: Mapping[Hashable, Any], facts: Json) -> None:
+        folder = self.output_dir / facts["case"]
+        folder.mkdir(parents=True, exist_ok=True)
+        image = cast(MetaTensor, item["image"])
+        whole = to_ct_grid(heat, image, self.model.preprocessing)
+        note = f"{name}, simulated weights" if facts["simulated_weights"] else name
+        affine = np.asarray(image.meta["volume_affine"], dtype=np.float64)
+        save_heat_map(folder / f"{name}.nii.gz", whole, affine, note=note)
+        self.pictures.montage(
+            image.as_tensor()[0].numpy(),
+            heat[0].numpy(),
+            self.pictures.slice_titles(facts),
+            folder / f"{name}.png",
+            caption=self.pictures.score_caption(facts),
+        )
+
+
+class EvaluationWriter:
+    """Write ``predictions.csv``, ``metrics.json`` and ``refused.jsonl`` of a labelled cohort.
+
+    Args:
+        output_dir: folder of the results.
+        model: the weights in use.
+    """
+
+    def __init__(self, output_dir: str | Path, model: TrainedModel) -> None:
+        self.output_dir = Path(output_dir)
+        self.model = model
+        self._rows: list[tuple[str, int, float]] = []
+        self._refused: dict[str, CaseRefused] = {}
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _add(self, engine: Workflow) -> None:
+        batch = engine.state.batch
+        scores = fracture_score(engine.state.output["pred"]).tolist()
+        for item, score in zip(batch["accepted"], scores, strict=True):
+            self._rows.append((str(item["case"]), int(item["label"]), score))
+        self._refused |= {str(item["case"]): item["refusal"] for item in batch["refused"]}
+
+    def _write(self, engine: Workflow) -> None:
+        with (self.output_dir / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(("case", "label", "score"))
+            table.writerows((case, label, f"{score:.9f}") for case, label, score in self._rows)
+        (self.output_dir / "refused.jsonl").unlink(missing_ok=True)
+        append_refusals(self.output_dir / "refused.jsonl", self._refused)
+        labels = np.array([label for _, label, _ in self._rows])
+        result = auroc(labels, np.array([score for _, _, score in self._rows]))
+        metrics: Json = {
+            "n": result.n,
+            "events": result.events,
+            "refused": len(self._refused),
+            "auroc": result.value,
+            "auroc_ci": [result.ci_low, result.ci_high],
+            "simulated_weights": cast(Json, self.model.sidecar)["simulated"],
+        }
+        write_json(self.output_dir / "metrics.json", metrics)

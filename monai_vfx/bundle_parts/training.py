@@ -1,0 +1,215 @@
+"""Training: first weights, checkpoints to resume from, the sidecar, the learning curve."""
+
+from __future__ import annotations
+
+import csv
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from ignite.engine import Events
+from monai.engines import Workflow
+from monai.handlers import CheckpointLoader, CheckpointSaver
+
+from monai_vfx.backbones import load_backbone
+from monai_vfx.cohort import CohortItem
+from monai_vfx.networks import AttentionCNNRNN
+from monai_vfx.shapes import Json
+from monai_vfx.weights import sha256_of, write_sidecar
+
+
+def start_from(network: AttentionCNNRNN, backbone: str, pretrained: str | None) -> None:
+    """Give the encoder its first weights; None leaves the random ones.
+
+    Kept out of ``network_def`` so that this builds without a download.
+
+    Raises:
+        RuntimeError: the weights are neither cached nor reachable.
+    """
+    if pretrained is not None:
+        network.load_encoder(load_backbone(backbone, pretrained))
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """Return the newest whole ``last_checkpoint_epoch=N.pt`` of a folder, or None.
+
+    A file that was cut short, as when the machine lost power while writing it, is passed over.
+    """
+    found = [
+        (int(match.group(1)), path)
+        for path in Path(folder).glob("last_checkpoint_epoch=*.pt")
+        if (match := re.fullmatch(r"last_checkpoint_epoch=(\d+)\.pt", path.name))
+        and zipfile.is_zipfile(path)
+    ]
+    return max(found)[1] if found else None
+
+
+class TrainingCheckpoints:
+    """Save network, optimizer and trainer after each epoch; resume from the newest.
+
+    The newest two are kept, so that one is whole whenever the machine stops.
+
+    Args:
+        save_dir: folder of ``last_checkpoint_epoch=N.pt``.
+        save_dict: what to save besides the trainer.
+        resume: go on from what the folder holds; without it training starts anew.
+        best: saver of the best checkpoint, whose record is taken up again.
+        best_path: file of the best checkpoint.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path,
+        save_dict: Mapping[str, Any],
+        resume: bool = False,
+        best: CheckpointSaver | None = None,
+        best_path: str | Path | None = None,
+    ) -> None:
+        self.save_dir = Path(save_dir)
+        self.save_dict = dict(save_dict)
+        self.resume = resume
+        self.best = best
+        self.best_path = best_path
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the trainer; only the first of several processes saves."""
+        everything = {**self.save_dict, "trainer": engine}
+        newest = newest_checkpoint(self.save_dir) if self.resume else None
+        if newest is not None:
+            anywhere = cast(Any, "cpu")  # torch.load takes a name too; MONAI's hint is narrower
+            CheckpointLoader(str(newest), everything, map_location=anywhere).attach(engine)
+            if self.best is not None and self.best_path and Path(self.best_path).is_file():
+                CheckpointLoader(str(self.best_path), {"checkpointer": self.best}).attach(engine)
+        if engine.state.rank == 0:
+            CheckpointSaver(
+                save_dir=str(self.save_dir),
+                save_dict=everything,
+                file_prefix="last",
+                save_interval=1,
+                n_saved=2,
+            ).attach(engine)
+
+
+class SidecarWriter:
+    """Write the sidecar whenever the best checkpoint was saved anew.
+
+    Attach it to the validation engine, after the saver.
+
+    Args:
+        weights: file of the best checkpoint.
+        bundle: name and version of the bundle.
+        config: merged settings of network and preprocessing, plain values.
+        training: merged settings of the training, plain values.
+        cohort: the table.
+        train_items: patients trained on.
+        validation_items: patients validated on.
+        metric: name of the validation AUROC.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        bundle: Mapping[str, str],
+        config: Json,
+        training: Json,
+        cohort: str | Path,
+        train_items: Sequence[CohortItem],
+        validation_items: Sequence[CohortItem],
+        metric: str = "val_auroc",
+    ) -> None:
+        self.weights = Path(weights)
+        self.metric = metric
+        self.validation = _counts(validation_items)
+        self.document: Json = {
+            "bundle": bundle["name"],
+            "version": bundle["version"],
+            "image_class": config["image_class"],
+            "config": config,
+            "training": training,
+            "trained_on": {"cohort_sha256": sha256_of(cohort), **_counts(train_items)},
+            "simulated": any(item["simulated"] for item in (*train_items, *validation_items)),
+            "calibration": None,
+        }
+        self._written = self._stamp()
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the validation engine."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Write, if the checkpoint is new."""
+        if self._stamp() == self._written:
+            return
+        facts = {"epoch": engine.state.epoch, "auroc": float(engine.state.metrics[self.metric])}
+        write_sidecar(self.weights, {**self.document, "validation": {**facts, **self.validation}})
+        self._written = self._stamp()
+
+    def _stamp(self) -> tuple[int, int] | None:
+        if not self.weights.is_file():
+            return None
+        status = self.weights.stat()
+        return status.st_mtime_ns, status.st_size
+
+
+class HistoryWriter:
+    """Write the learning curve as a table: epoch, train_loss, val_auroc.
+
+    Attach it to the trainer, after the validation.
+
+    Args:
+        path: CSV to write.
+        validator: engine whose metrics hold the AUROC.
+        metric: its name there.
+        resume: keep the rows of earlier epochs.
+    """
+
+    COLUMNS = ("epoch", "train_loss", "val_auroc")
+
+    def __init__(
+        self, path: str | Path, validator: Workflow, metric: str = "val_auroc", resume: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self.metric = metric
+        self.resume = resume
+        self._loss = self._patients = 0.0
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, engine: Workflow) -> None:
+        self._loss = self._patients = 0.0
+
+    def _add(self, engine: Workflow) -> None:
+        patients = len(engine.state.output["label"])
+        self._loss += float(engine.state.output["loss"].detach()) * patients
+        self._patients += patients
+
+    def _write(self, engine: Workflow) -> None:
+        epoch = engine.state.epoch
+        earlier = self._earlier(epoch) if self.resume or epoch > 1 else []
+        validated = self.validator.state.epoch == epoch
+        row = {
+            "epoch": epoch,
+            "train_loss": f"{self._loss / self._patients:.6f}",
+            "val_auroc": f"{self.validator.state.metrics[self.metric]:.6f}" if validated else "",
+        }
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, self.COLUMNS)
+            table.writeheader()
+            table.writerows([*earlier, row])
+
+    def _earlier(self, epoch: int) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+
+
+def _counts(items: Sequence[CohortItem]) -> dict[str, int]:
+    return {"patients": len(items), "fractures": sum(item["label"] for item in items)}

@@ -1,0 +1,214 @@
+"""Painting of the spine on thin sections: discs, thecal sac, bodies with their shell, arches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from monai_vfx.shapes import LabelVolume
+from monai_vfx.simulation.canvas import (
+    Canvas,
+    Field,
+    Point,
+    Tube,
+    capsule_box,
+    capsule_distance,
+)
+from monai_vfx.simulation.patients import Patient
+from monai_vfx.simulation.scanner import SUB_SLICES, sub_slices
+from monai_vfx.simulation.spine import (
+    Rod,
+    Spine,
+    Vertebra,
+    arch_rods,
+    body_distance,
+    disc_between,
+    sacral_rods,
+)
+from monai_vfx.simulation.torso import FAT
+
+CORTEX_HU, DISC_HU, SAC_HU, LIGAMENT_HU = 950.0, 82.0, 22.0, 70.0
+LABELLED = ("T11", "T12", "L1", "L2", "L3", "L4", "L5")
+"""Levels whose bodies the mask names."""
+# Trabecular attenuation of a level relative to L1.
+_FACTOR = {"T9": 1.12, "T10": 1.10, "T11": 1.08, "T12": 1.04, "L1": 1.0, "L2": 0.97, "L3": 0.94}
+_FACTOR |= {"L4": 0.94, "L5": 0.98, "S1": 0.9, "S2": 0.7, "S3": 0.6}
+_FAR = np.float32(50.0)
+
+
+def paint_spine(
+    canvas: Canvas, spine: Spine, patient: Patient, trabecular_hu: float, rng: np.random.Generator
+) -> None:
+    """Paint the spine into a canvas of thick slices by way of thin sections.
+
+    Args:
+        canvas: with the soft tissue; its labels gain the bodies.
+        spine: geometry.
+        patient: thickness of the cortex, texture of the core.
+        trabecular_hu: attenuation of L1's core in HU.
+        rng: source of the texture.
+    """
+    around = canvas.window(*_extent(spine))
+    if around is None:
+        return
+    fine = Canvas(canvas.x[around[2]], canvas.y[around[1]], sub_slices(canvas.z[around[0]]))
+    # Endplates lie across the sections: an edge narrower than these would draw them as dots.
+    fine.edge = max(fine.edge, float(fine.z[1] - fine.z[0]))
+    fine.hu = np.repeat(canvas.hu[around], SUB_SLICES, axis=0)
+    _paint_soft_parts(fine, spine)
+    for body in spine.vertebrae:
+        core = trabecular_hu * _FACTOR[body.name]
+        _paint_vertebra(fine, body, arch_rods(body), patient, core, rng)
+    rods = sacral_rods(spine.sacrum)
+    share = len(rods) // len(spine.sacrum)
+    for number, segment in enumerate(spine.sacrum):
+        core = trabecular_hu * _FACTOR[segment.name]
+        own = rods[number * share : (number + 1) * share]
+        _paint_vertebra(fine, segment, own, patient, core, rng)
+    thick = fine.hu.reshape(-1, SUB_SLICES, *fine.hu.shape[1:])
+    canvas.hu[around] = thick.mean(axis=1)
+    middle: LabelVolume = fine.labels[SUB_SLICES // 2 :: SUB_SLICES]
+    # Bone is painted over the muscle beside it, so it takes the voxel from the muscle's label.
+    labels = canvas.labels[around]
+    labels[middle > 0] = middle[middle > 0]
+    labels[middle == _ARCH] = 0
+
+
+_ARCH = 255  # a working label: bone that the mask does not name
+
+
+def _paint_vertebra(
+    canvas: Canvas,
+    body: Vertebra,
+    rods: Sequence[Rod],
+    patient: Patient,
+    core_hu: float,
+    rng: np.random.Generator,
+) -> None:
+    """Paint one vertebra as one bone: the cortex runs round body and arch together."""
+    region = canvas.window(*_box(body, rods))
+    if region is None:
+        return
+    positions = canvas.positions(region)
+    side, end = body_distance(body, positions)
+    inside_body = np.maximum(side, end)
+    arch = _union(canvas, rods, (region[0].start, region[1].start, region[2].start), side.shape)
+    # Endplates with their dense layer, and the arch's cortex, are thicker than the side wall.
+    cortex = np.float32(patient.cortex_mm)
+    outer = np.minimum(inside_body, arch)
+    core_body = np.maximum(side + cortex, end + np.float32(1.5) * cortex)
+    inner = np.minimum(core_body, arch + np.float32(1.4) * cortex + np.float32(0.5))
+    texture = _texture(canvas, rng, side.shape, patient.texture)
+    core = np.where(arch < inside_body, core_hu * 1.1 + 60.0, core_hu * texture)
+    canvas.paint(region, canvas.cover(outer), CORTEX_HU)
+    canvas.paint(region, canvas.cover(inner), core.astype(np.float32))
+    _paint_vein(canvas, body)
+    names = canvas.labels[region]
+    names[outer < 0] = _ARCH
+    if body.name in LABELLED:
+        names[inside_body < 0] = body.label
+
+
+def _union(
+    canvas: Canvas, rods: Sequence[Rod], corner: tuple[int, int, int], shape: tuple[int, ...]
+) -> Field:
+    """Return the distance to the nearest rod, each evaluated only in its own neighbourhood."""
+    union: Field = np.full(shape, _FAR, dtype=np.float32)
+    for rod in rods:
+        region = canvas.window(*capsule_box(rod.start, rod.end, rod.radius + 3.0))
+        if region is None:
+            continue
+        distance = capsule_distance(canvas.positions(region), rod.start, rod.end, rod.radius)
+        own = tuple(
+            slice(max(part.start - start, 0), part.stop - start)
+            for part, start in zip(region, corner, strict=True)
+        )
+        np.minimum(union[own], distance, out=union[own])
+    return union
+
+
+def _texture(
+    canvas: Canvas, rng: np.random.Generator, shape: tuple[int, ...], strength: float
+) -> Field:
+    """Return the trabecular texture as a factor around 1, grains of about 3 mm."""
+    steps = (canvas.z[1] - canvas.z[0], canvas.y[1] - canvas.y[0], canvas.x[1] - canvas.x[0])
+    sigma = [1.3 / float(step) for step in steps]
+    grains: Field = ndimage.gaussian_filter(
+        rng.standard_normal(shape, dtype=np.float32), sigma, truncate=2.5
+    )
+    grains *= np.float32(1.6 * strength / max(float(grains.std()), 1e-6))
+    result: Field = np.clip(1 + grains, 0.3, 1.9)
+    return result
+
+
+def _paint_vein(canvas: Canvas, body: Vertebra) -> None:
+    """Paint the basivertebral vein's cleft in the back half of the body."""
+    if body.name.startswith("S"):
+        return
+    start = body.world(0, 0.1 * body.half_depth, 0)
+    end = body.world(0, 0.9 * body.half_depth, 0)
+    canvas.paint_capsule(start, end, 1.6, 80.0)
+
+
+def _paint_soft_parts(canvas: Canvas, spine: Spine) -> None:
+    """Paint what lies between the bones: epidural fat, thecal sac, discs, ligaments."""
+    column = spine.vertebrae + spine.sacrum
+    for radius, value in (((10.5, 8.5), FAT + 40), ((8.0, 6.8), SAC_HU)):
+        centres = [v.world(0, v.half_depth * 0.9 + 8.0 * v.span, 0) for v in column][::-1]
+        canvas.paint_tube(_sac(centres, radius), value)
+    for upper, lower in itertools.pairwise(column):
+        disc = disc_between(upper, lower)
+        region = canvas.window(*_box(disc, ()))
+        if region is not None:
+            side, end = body_distance(disc, canvas.positions(region))
+            distance = np.maximum(side, end)
+            ring = np.where(side > -5.0, np.float32(DISC_HU + 15), np.float32(DISC_HU))
+            canvas.paint(region, canvas.cover(distance), ring)
+            names = canvas.labels[region]
+            names[distance < 0] = _ARCH
+        back = upper.half_depth * 0.9 + 22.0 * upper.span  # interspinous ligament
+        canvas.paint_capsule(upper.world(0, back + 6, -20), upper.world(0, back + 15, -22), 4, 50.0)
+
+
+def _sac(centres: list[Point], radius: tuple[float, float]) -> Tube:
+    count = len(centres)
+    return Tube(
+        z=tuple(c[2] for c in centres),
+        x=tuple(c[0] for c in centres),
+        y=tuple(c[1] for c in centres),
+        half_x=(radius[0],) * count,
+        half_y=(radius[1],) * count,
+    )
+
+
+def _box(body: Vertebra, rods: Sequence[Rod]) -> tuple[Point, Point]:
+    """Return the corners of the box around a body and its rods, mm."""
+    reach = np.hypot(body.half_depth, body.height / 2) * (1 + body.flare) + 4
+    wide = body.half_width * (1 + 1.5 * body.flare) + 3
+    x, y, z = body.centre
+    corners = [(x - wide, y - reach, z - reach), (x + wide, y + reach, z + reach)]
+    for rod in rods:
+        corners += capsule_box(rod.start, rod.end, rod.radius + 3.0)
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    return (float(low[0]), float(low[1]), float(low[2])), (
+        float(high[0]),
+        float(high[1]),
+        float(high[2]),
+    )
+
+
+def _extent(spine: Spine) -> tuple[Point, Point]:
+    boxes = [_box(v, arch_rods(v)) for v in spine.vertebrae]
+    boxes += [_box(v, ()) for v in spine.sacrum]
+    for rod in sacral_rods(spine.sacrum):
+        boxes.append(capsule_box(rod.start, rod.end, rod.radius))
+    low = np.min([b[0] for b in boxes], axis=0)
+    high = np.max([b[1] for b in boxes], axis=0)
+    return (float(low[0]), float(low[1]), float(low[2])), (
+        float(high[0]),
+        float(high[1]),
+        float(high[2]),
+    )

@@ -1,0 +1,210 @@
+"""A simulated hospital on disk: images, masks, the cohort's table and the hidden truth."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
+from monai_vfx.shapes import Affine
+from monai_vfx.simulation.patients import (
+    COHORT_COLUMNS,
+    TRUTH_COLUMNS,
+    Patient,
+    attainable_auroc,
+    draw_patients,
+)
+from monai_vfx.simulation.phantom import make_phantom
+from monai_vfx.simulation.populations import POPULATIONS, RISK_MODELS, Hospital, Signal
+from monai_vfx.simulation.scanner import SCANNERS, FieldOfView
+
+FileFormat = Literal["dicom", "nifti"]
+Progress = Callable[[int, int], None]
+
+
+def simulate_hospital(
+    out: Path | str,
+    patients: int = 20,
+    seed: int = 0,
+    hospital: Hospital = "development",
+    file_format: FileFormat = "dicom",
+    field_of_view: FieldOfView = "full",
+    signal: Signal = "paper",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a hospital of simulated patients.
+
+    The files are ``cohort.csv`` (what a hospital would know, with paths relative to it),
+    ``truth.csv`` (hidden states and true risk), ``hospital.json`` (settings), and a CT and a
+    label map a patient. ``cohort.csv`` is written last: a folder without it is not complete, and
+    the same call may be made again. The files do not depend on ``workers``.
+
+    Args:
+        out: folder; made if missing.
+        patients: number of patients, at least 2.
+        seed: not negative.
+        hospital: ``development`` (cases and matched controls, one to one) or ``external``.
+        file_format: ``dicom`` writes a series a patient, ``nifti`` one uncompressed file.
+        field_of_view: ``full`` (abdomen) or ``quick`` (around T12-L4, for demonstrations).
+        signal: how strongly the image's truth drives the fracture, ``paper`` or ``strong``.
+        workers: processes; by default one a CPU core. 1 works in this process.
+        progress: called with (patients done, patients) after each.
+
+    Returns:
+        The path of ``cohort.csv``.
+
+    Raises:
+        ValueError: for a setting outside these.
+        FileExistsError: when ``out`` already holds a complete hospital.
+    """
+    _check_settings(file_format, field_of_view, workers)
+    people = draw_patients(patients, seed, hospital, signal)
+    out = Path(out)
+    table = out / "cohort.csv"
+    if table.exists():
+        raise FileExistsError(f"out: {table} exists; choose another folder or remove it")
+    for folder in ("images", "masks"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    jobs = [
+        _Job(person, row, seed, hospital, file_format, field_of_view, out)
+        for row, person in enumerate(people)
+    ]
+    for done, _ in enumerate(_finished(jobs, workers), start=1):
+        if progress is not None:
+            progress(done, len(jobs))
+    _write_json(out / "hospital.json", people, jobs[0], signal)
+    frame = pd.DataFrame([asdict(person) for person in people])
+    frame[["case", *TRUTH_COLUMNS]].to_csv(out / "truth.csv", index=False)
+    frame.insert(1, "image", [job.image_name for job in jobs])
+    frame.insert(2, "mask", [job.mask_name for job in jobs])
+    partial = out / "cohort.csv.part"
+    frame.insert(3, "simulated", 1)
+    columns = ["case", "image", "mask", "simulated", *COHORT_COLUMNS]
+    frame[columns].round(2).to_csv(partial, index=False)
+    partial.replace(table)
+    return table
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One patient to be written."""
+
+    patient: Patient
+    row: int
+    seed: int
+    hospital: Hospital
+    file_format: FileFormat
+    field_of_view: FieldOfView
+    out: Path
+
+    @property
+    def image_name(self) -> str:
+        ending = ".nii" if self.file_format == "nifti" else ""
+        return f"images/{self.patient.case}{ending}"
+
+    @property
+    def mask_name(self) -> str:
+        return f"masks/{self.patient.case}.nii.gz"
+
+    @property
+    def uid_seed(self) -> str:
+        return f"{self.hospital}/{self.seed}/{self.field_of_view}/{self.patient.case}"
+
+
+def _write_patient(job: _Job) -> None:
+    # The seed is the patient's own, so neither the order nor the number of processes matters.
+    seed = np.random.SeedSequence(job.seed, spawn_key=(1, job.row))
+    phantom = make_phantom(job.patient, seed, job.hospital, job.field_of_view)
+    image = job.out / job.image_name
+    if job.file_format == "nifti":
+        _save_nifti(image, phantom.hu, phantom.affine)
+    else:
+        if image.is_dir():  # left by an interrupted run
+            for path in image.glob("CT.*.dcm"):
+                path.unlink()
+        write_ct_series(image, phantom.hu, phantom.affine, _facts(job))
+    _save_nifti(job.out / job.mask_name, phantom.labels, phantom.affine)
+
+
+def _save_nifti(
+    path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], affine: Affine
+) -> None:
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+def _facts(job: _Job) -> SeriesFacts:
+    patient = job.patient
+    return SeriesFacts(
+        uid_seed=job.uid_seed,
+        patient_id=f"SIM-{job.seed}-{patient.case}",
+        patient_name=f"Simulated^{patient.case}",
+        sex=patient.sex,
+        age_years=int(patient.age),
+        height_cm=patient.height_cm,
+        weight_kg=patient.weight_kg,
+        manufacturer=SCANNERS[job.hospital].manufacturer,
+    )
+
+
+def _finished(jobs: list[_Job], workers: int | None) -> Iterator[None]:
+    """Run the jobs and yield after each; an error in one ends all."""
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    if count == 1:
+        for job in jobs:
+            _write_patient(job)
+            yield
+        return
+    # Spawned, not forked: the caller may hold threads of torch.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        futures = [pool.submit(_write_patient, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_json(path: Path, people: list[Patient], job: _Job, signal: Signal) -> None:
+    events = sum(person.fracture for person in people)
+    scores = attainable_auroc(people, signal) if 0 < events < len(people) else None
+    settings = {
+        "simulated": True,
+        "hospital": job.hospital,
+        "seed": job.seed,
+        "file_format": job.file_format,
+        "field_of_view": job.field_of_view,
+        "signal": signal,
+        "patients": len(people),
+        "fractures": events,
+        "prevalence": events / len(people),
+        "population_prevalence": POPULATIONS[job.hospital].prevalence,
+        "risk_model": asdict(RISK_MODELS[signal]),
+        "scanner": asdict(SCANNERS[job.hospital]),
+        "attainable_auroc": scores,
+    }
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_settings(file_format: str, field_of_view: str, workers: int | None) -> None:
+    if file_format not in ("dicom", "nifti"):
+        raise ValueError(f"file_format: {file_format!r}; choose 'dicom' or 'nifti'")
+    if field_of_view not in ("full", "quick"):
+        raise ValueError(f"field_of_view: {field_of_view!r}; choose 'full' or 'quick'")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers: {workers}; must be at least 1")

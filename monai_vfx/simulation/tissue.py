@@ -1,0 +1,184 @@
+"""Painting of the couch, the trunk's layers, the lungs' bases and the muscles with their fat."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from monai_vfx.anatomy import MUSCLES
+from monai_vfx.shapes import Region
+from monai_vfx.simulation.canvas import Canvas, Field, Tube
+from monai_vfx.simulation.patients import Patient
+from monai_vfx.simulation.spine import Spine
+from monai_vfx.simulation.torso import (
+    FAT,
+    Torso,
+    erector_spinae,
+    iliac_wing,
+    psoas,
+    quadratus,
+)
+
+SKIN, WALL, LUNG = 5.0, 54.0, -850.0
+
+
+def paint_table(canvas: Canvas, torso: Torso) -> None:
+    """Paint a curved couch of carbon fibre around foam, below a thin mattress."""
+    first = (slice(0, 1), slice(0, len(canvas.y)), slice(0, len(canvas.x)))
+    x, y, _ = canvas.positions(first)
+    half = np.float32(210.0)
+    # The top is hollow: it rises at the sides, where the trunk curves away from it.
+    depth = y - (np.float32(max(torso.skin_back) + 14.0) - x * x / np.float32(1100.0))
+    thickness = np.float32(45.0) * (1 - (x / half) ** 2)
+    inside = np.maximum(np.abs(x) - half, np.maximum(-depth, depth - thickness))
+    canvas.paint(first, canvas.cover(inside), -960.0)
+    canvas.paint(first, canvas.cover(np.abs(inside) - np.float32(1.1)), 120.0)
+    canvas.hu[1:] = canvas.hu[0:1]
+
+
+def paint_trunk(canvas: Canvas, torso: Torso, spine: Spine) -> Field:
+    """Paint skin, fat, wall, lungs and the cavity's fat.
+
+    Returns:
+        (z, y, x) share of each voxel that lies in the cavity, for organs to be clipped to.
+    """
+    _paint_skin(canvas, torso)
+    canvas.paint_tube(torso.muscle_ring(), WALL)
+    for share in (0.34, 0.67):  # fat between the layers of the oblique muscles
+        layer = canvas.tube(torso.muscle_ring(inset=torso.wall * share))
+        if layer is not None:
+            region, distance = layer
+            canvas.paint(region, 0.5 * canvas.cover(np.abs(distance) - np.float32(0.3)), FAT)
+    canvas.paint_tube(torso.wall_inside(), FAT)
+    cavity = np.zeros_like(canvas.hu)
+    found = canvas.tube(torso.cavity)
+    if found is not None:
+        region, distance = found
+        cavity[region] = canvas.cover(distance)
+        canvas.paint(region, cavity[region], FAT)
+        _paint_lungs(canvas, region, distance, spine)
+    return cavity
+
+
+def paint_muscles(
+    canvas: Canvas, torso: Torso, spine: Spine, patient: Patient, rng: np.random.Generator
+) -> None:
+    """Paint and label the paravertebral muscles, with fat by the patient's muscle state."""
+    male = patient.sex == "M"
+    for side in (-1, 1):
+        gluteus = iliac_wing(torso, spine, side, inset=-11.0 * torso.build)
+        behind = tuple(y + 8.0 for y in gluteus.y)
+        moved = Tube(**{**gluteus.__dict__, "y": behind})
+        canvas.paint_tube(moved, WALL)
+    for side in (-1, 1):
+        _paint_iliac(canvas, torso, spine, side, patient.trabecular_hu)
+        small = quadratus(torso, spine, side, patient.psoas_scale)
+        _paint_muscle(canvas, small, patient, 0.7, None, rng)
+        front = psoas(torso, spine, side, patient.psoas_scale, male)
+        _paint_muscle(canvas, front, patient, 0.35, MUSCLES["psoas"], rng)
+        back = erector_spinae(torso, spine, side, patient.erector_scale)
+        _paint_muscle(canvas, back, patient, 1.0, MUSCLES["erector_spinae"], rng)
+
+
+def marbling(
+    rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, float, float]
+) -> Field:
+    """Return a random field of mean 0 and SD 1 that runs in strands along z.
+
+    Args:
+        rng: source.
+        shape: (z, y, x).
+        spacing: voxel size along z, y, x in mm; the strands are plates about 2 mm thick, 6 mm
+            wide and 16 mm long.
+    """
+    white = rng.standard_normal(shape, dtype=np.float32)
+    layers = []
+    for widths in ((7.0, 0.8, 2.6), (7.0, 2.6, 0.8)):
+        sigma = [width / step for width, step in zip(widths, spacing, strict=True)]
+        smooth: Field = ndimage.gaussian_filter(white, sigma, truncate=2.5)
+        layers.append(smooth / max(float(smooth.std()), 1e-6))
+    field = np.maximum(*layers)
+    result: Field = (field - field.mean()) / max(float(field.std()), 1e-6)
+    return result
+
+
+def _paint_muscle(
+    canvas: Canvas,
+    shape: Tube,
+    patient: Patient,
+    fatness: float,
+    label: int | None,
+    rng: np.random.Generator,
+) -> None:
+    """Paint one muscle; its fat share is ``fatness`` times that of the erector spinae."""
+    found = canvas.tube(shape)
+    if found is None:
+        return
+    region, distance = found
+    share = canvas.cover(distance)
+    inside = share > 0.5
+    field = _fat_field(canvas, shape, region, distance, rng)
+    fraction = min(patient.fat_fraction * fatness, 0.6)
+    if not inside.any():
+        return
+    threshold = np.float32(np.quantile(field[inside], 1.0 - fraction))
+    fat = np.clip((field - threshold) / np.float32(1.2) + np.float32(0.5), 0.0, 1.0)
+    value = np.float32(patient.lean_hu) + fat * np.float32(-85.0 - patient.lean_hu)
+    canvas.paint(region, share, value, label)
+
+
+def _fat_field(
+    canvas: Canvas, shape: Tube, region: Region, distance: Field, rng: np.random.Generator
+) -> Field:
+    """Return where fat comes first: strands, more near the spine, clefts between the bellies."""
+    x, y, z = canvas.positions(region)
+    spacing = (
+        float(canvas.z[1] - canvas.z[0]),
+        float(canvas.y[1] - canvas.y[0]),
+        float(canvas.x[1] - canvas.x[0]),
+    )
+    field = marbling(rng, distance.shape, spacing)
+    half_x = np.maximum(np.interp(z, shape.z, shape.half_x), 1.0).astype(np.float32)
+    half_y = np.maximum(np.interp(z, shape.z, shape.half_y), 1.0).astype(np.float32)
+    u = np.abs(x - np.interp(z, shape.z, shape.x).astype(np.float32)) / half_x
+    medial = np.abs(x) < np.abs(np.interp(z, shape.z, shape.x)).astype(np.float32)
+    inward = np.where(medial, u, -u)
+    v = (y - np.interp(z, shape.z, shape.y).astype(np.float32)) / half_y
+    field += np.float32(0.35) * inward - np.float32(0.25) * v
+    for place, lean in ((0.28, 0.25), (-0.38, -0.15)):  # multifidus | longissimus | iliocostalis
+        cleft = (inward - np.float32(place) - np.float32(lean) * v) * half_x
+        field += np.float32(1.1) * np.exp(-((cleft / np.float32(1.6)) ** 2))
+    return field
+
+
+def _paint_skin(canvas: Canvas, torso: Torso) -> None:
+    """Paint skin and the fat below it; the back is flat from lying, with a furrow in the middle."""
+    for depth, value in ((0.0, SKIN), (2.0, FAT)):
+        found = canvas.tube(torso.outline(inset=depth))
+        if found is None:
+            return
+        region, distance = found
+        x, y, z = canvas.positions(region)
+        furrow = 4.0 * np.exp(-((x / 13.0) ** 2))
+        plane = np.interp(z, torso.z, torso.skin_back).astype(np.float32) - depth - furrow
+        behind = y - plane
+        # A maximum with a rounded edge: flesh does not end in a corner.
+        rounded = np.sqrt((distance - behind) ** 2 + np.float32(20.0) ** 2)
+        canvas.paint(region, canvas.cover((distance + behind + rounded) / 2 - 3), value)
+
+
+def _paint_lungs(canvas: Canvas, region: Region, distance: Field, spine: Spine) -> None:
+    """Paint the lungs in the recess behind the diaphragm, thicker towards the head."""
+    _, y, z = canvas.positions(region)
+    floor = spine["T12"].centre[2] + 8.0
+    thickness = np.clip((z - np.float32(floor)) * np.float32(0.75), 0.0, 60.0)
+    back = np.float32(spine["T11"].centre[1] - 62.0)
+    recess = np.maximum(distance + np.float32(3.0), -distance - 3 - thickness)
+    recess = np.maximum(recess, (back - y) * np.float32(0.6) + (20.0 - thickness))
+    recess = np.where(thickness > 0, recess, np.float32(99.0))
+    canvas.paint(region, canvas.cover(recess), LUNG)
+
+
+def _paint_iliac(canvas: Canvas, torso: Torso, spine: Spine, side: int, marrow_hu: float) -> None:
+    canvas.paint_tube(iliac_wing(torso, spine, side, inset=0.0), 620.0)
+    canvas.paint_tube(iliac_wing(torso, spine, side, inset=1.5), 0.7 * marrow_hu + 50.0)

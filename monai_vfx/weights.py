@@ -1,0 +1,180 @@
+"""Weights and the sidecar beside them: ``model.pt`` and ``model.json``.
+
+A checkpoint alone does not say which network it fits, how its images were prepared or whom it was
+trained on. The sidecar does (``data_schemas/weights.schema.json``). It is data, never code: its
+settings are plain values that replace those of the bundle's ``common.yaml``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from monai_vfx.errors import CaseRefused
+from monai_vfx.results import write_json
+from monai_vfx.schemas import violations
+from monai_vfx.shapes import Json
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
+    from monai.transforms import Compose
+    from torch import nn
+
+BUNDLE = "vertebral_fracture_risk"
+NETWORK_KEY = "network"
+"""Key of the network's state in a checkpoint."""
+
+
+def bundle_root() -> Path:
+    """Return the folder of the bundle that is installed with the package."""
+    from monai_vfx import bundles
+
+    return Path(bundles.__file__).parent / BUNDLE
+
+
+def sidecar_path(weights: str | Path) -> Path:
+    """Return where the sidecar of a weights file lies.
+
+    >>> sidecar_path("runs/model.pt").name
+    'model.json'
+    """
+    return Path(weights).with_suffix(".json")
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sidecar(weights: str | Path, document: Json) -> Path:
+    """Describe a weights file that was just written.
+
+    Args:
+        weights: the checkpoint.
+        document: everything of ``weights.schema.json`` but ``weights_sha256``, which is added.
+
+    Raises:
+        ValueError: when the document breaks the schema.
+    """
+    document = {**document, "weights_sha256": sha256_of(weights)}
+    broken = violations(document, "weights")
+    if broken:
+        raise ValueError("sidecar breaks its schema: " + "; ".join(broken))
+    write_json(sidecar_path(weights), document)
+    return sidecar_path(weights)
+
+
+def read_sidecar(weights: str | Path) -> Json:
+    """Read what is known about a weights file, and check that it is that file.
+
+    Raises:
+        CaseRefused: ``weights_unreadable`` without a valid sidecar, ``weights_mismatch`` when the
+            file is not the one that the sidecar describes.
+    """
+    path = sidecar_path(weights)
+    for needed in (Path(weights), path):
+        if not needed.is_file():
+            raise CaseRefused("weights_unreadable", f"{needed.name} does not exist")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CaseRefused("weights_unreadable", f"{path.name} is not JSON: {error}") from error
+    broken = violations(document, "weights")
+    if broken:
+        raise CaseRefused("weights_unreadable", f"{path.name}: {broken[0]}")
+    if document["weights_sha256"] != sha256_of(weights):
+        raise CaseRefused(
+            "weights_mismatch",
+            f"{Path(weights).name} has another SHA-256 than its sidecar names",
+            "Restore the pair of files as vfx train wrote them.",
+        )
+    return cast(Json, document)
+
+
+class TrainedModel:
+    """A network with the weights and the preprocessing that belong together.
+
+    The definitions come from the bundle's ``common.yaml``; the sidecar's settings replace the
+    defaults there, so the weights decide, whatever overlay they were trained with.
+
+    Args:
+        weights: checkpoint with its sidecar; None gives the bundle's defaults, untrained.
+        root: folder of the bundle.
+
+    Raises:
+        CaseRefused: see :func:`read_sidecar`.
+    """
+
+    def __init__(self, weights: str | Path | None, root: str | Path | None = None) -> None:
+        self.weights = None if weights is None else Path(weights)
+        self.root = bundle_root() if root is None else Path(root)
+        self.sidecar: Json | None = None if weights is None else read_sidecar(weights)
+
+    def require_weights(self) -> None:
+        """Refuse to go on without weights.
+
+        Raises:
+            CaseRefused: ``weights_unreadable``.
+        """
+        if self.weights is None:
+            raise CaseRefused("weights_unreadable", "no weights were given")
+
+    @cached_property
+    def network_def(self) -> nn.Module:
+        """The network, in evaluation mode, on the CPU.
+
+        Raises:
+            CaseRefused: ``weights_unreadable`` or ``weights_mismatch``.
+        """
+        network = cast("nn.Module", self._parser.get_parsed_content("network_def"))
+        if self.weights is not None:
+            try:
+                network.load_state_dict(load_state(self.weights))
+            except RuntimeError as error:
+                raise CaseRefused("weights_mismatch", str(error).splitlines()[0]) from error
+        return network.eval()
+
+    @cached_property
+    def preprocessing(self) -> Compose:
+        """The chain from paths to the network's input, without random parts."""
+        return cast("Compose", self._parser.get_parsed_content("preprocessing"))
+
+    @cached_property
+    def _parser(self) -> ConfigParser:
+        from monai.bundle import ConfigParser
+
+        parser = ConfigParser()
+        parser.read_config(str(self.root / "configs" / "common.yaml"))
+        settings: dict[str, Any] = {} if self.sidecar is None else dict(self.sidecar["config"])
+        unknown = sorted(set(settings) - set(parser.get("model_settings")))
+        if unknown:
+            raise CaseRefused(
+                "weights_mismatch",
+                f"the sidecar has settings that this version does not know: {', '.join(unknown)}",
+            )
+        parser.update(settings)
+        return parser
+
+
+def load_state(weights: str | Path) -> Json:
+    """Read a network's state dictionary from a checkpoint, without un-pickling objects.
+
+    Raises:
+        CaseRefused: ``weights_unreadable``.
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CaseRefused(
+            "weights_unreadable", f"{Path(weights).name} is no checkpoint of plain tensors"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CaseRefused("weights_unreadable", f"{Path(weights).name} holds no state dictionary")
+    return cast(Json, checkpoint.get(NETWORK_KEY, checkpoint))
