@@ -25,8 +25,9 @@ from monai_vfx.shapes import Json
 from monai_vfx.simulation import simulate_hospital
 from monai_vfx.workflow import evaluate, picture, predict, train
 
-TRAINING_PATIENTS = 320
-UNSEEN_PATIENTS = 240
+TRAINING_PATIENTS = 280
+UNSEEN_PATIENTS = 220
+EPOCHS = 5
 SIGNAL: Literal["strong"] = "strong"
 FOLDS = 5
 """One fold of the training hospital is held out to choose the best epoch."""

@@ -136,7 +136,7 @@ class TrainedModel:
             try:
                 network.load_state_dict(load_state(self.weights))
             except RuntimeError as error:
-                raise CaseRefused("weights_mismatch", str(error).splitlines()[0]) from error
+                raise CaseRefused("weights_mismatch", " ".join(str(error).split())[:300]) from error
         return network.eval()
 
     @cached_property

@@ -10,7 +10,9 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +28,8 @@ from monai_vfx.shapes import Json
 from monai_vfx.volumes import content_hash
 from monai_vfx.weights import TrainedModel, bundle_root, read_sidecar
 
-_LOG = logging.getLogger(__name__)
+IMAGE_CLASSES = {"bone_muscle": "bone + muscle", "bone": "bone only"}
+"""Image class of the configs → its name on figures."""
 
 
 def config_files(names: Iterable[str]) -> list[str]:
@@ -69,25 +72,49 @@ def preprocessing(**settings: Any) -> Compose:
     if unknown:
         raise KeyError(f"not a setting of the chain: {', '.join(unknown)}")
     parser.update(settings)
-    chain: Compose = parser.get_parsed_content("preprocessing")
+    with _quiet():
+        chain: Compose = parser.get_parsed_content("preprocessing")
     return chain
 
 
 def run_bundle(
     names: Iterable[str], workflow_type: Literal["train", "infer"], **settings: Any
-) -> ConfigWorkflow:
+) -> None:
     """Run the bundle with these configs, later ones over earlier ones, and these settings."""
-    workflow = ConfigWorkflow(
-        config_file=config_files(names),
-        meta_file=str(bundle_root() / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type=workflow_type,
-        **settings,
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return workflow
+    with _quiet():
+        workflow = ConfigWorkflow(
+            config_file=config_files(names),
+            meta_file=str(bundle_root() / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type=workflow_type,
+            **settings,
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep two remarks of MONAI from the user, who can do nothing about them.
+
+    ``LoadImage`` creates every reader it knows and one of them misses a GPU decoder; the workflow
+    says that no logging file was given.
+    """
+    loggers = [
+        logging.getLogger(name)
+        for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows")
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "NvImgCodecPydicomReader", UserWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def predict(
@@ -181,7 +208,7 @@ def train(
         **settings: values for any other setting of the configs.
 
     Returns:
-        ``weights``, ``epochs`` and ``val_auroc`` of the best checkpoint.
+        ``weights``, and ``epoch`` and ``val_auroc`` of the best checkpoint.
 
     Raises:
         CaseRefused: ``cohort_invalid``.
@@ -192,17 +219,12 @@ def train(
     chosen |= {"fold": fold, "folds": folds, "resume": True, **settings}
     if epochs is not None:
         chosen["max_epochs"] = epochs
-    workflow = run_bundle(["common", "train", *overlays], "train", **chosen)
-    trainer = workflow.parser.get_parsed_content("train::trainer")
-    evaluator = workflow.parser.get_parsed_content("validate::evaluator")
+    run_bundle(["common", "train", *overlays], "train", **chosen)
     facts = {**chosen, "overlays": list(overlays)}
     facts = {name: value for name, value in facts.items() if name not in ("cohort", "output_dir")}
     write_json(out / "run.json", run_record("train", facts, {"cohort": content_hash(Path(cohort))}))
-    return {
-        "weights": str(out / "model.pt"),
-        "epochs": int(trainer.state.max_epochs),
-        "val_auroc": float(evaluator.state.best_metric),
-    }
+    best = read_sidecar(out / "model.pt")["validation"]
+    return {"weights": str(out / "model.pt"), "epoch": best["epoch"], "val_auroc": best["auroc"]}
 
 
 def evaluate(cohort: str | Path, *, weights: str | Path, out: str | Path) -> Json:
@@ -249,7 +271,8 @@ def picture(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the network's input (H, W, slices) in [-1, 1] and its heat in [0, 1] for drawing."""
     model = TrainedModel(weights)
-    image = model.preprocessing(item)["image"].as_tensor()
+    with _quiet():
+        image = model.preprocessing(item)["image"].as_tensor()
     heat = gradcam(model.network_def, image[None], layer)
     return image[0].numpy(), heat[0].numpy()
 
@@ -259,7 +282,8 @@ def _draw_beside(
 ) -> None:
     """Draw two models' heat maps of one case, as the paper's Figure 3 does."""
     facts = json.loads((path.parent / "prediction.json").read_text(encoding="utf-8"))
-    names = [str(read_sidecar(w)["config"]["image_class"]) for w in (weights, beside)]
+    classes = [str(read_sidecar(w)["config"]["image_class"]) for w in (weights, beside)]
+    names = [IMAGE_CLASSES.get(image_class, image_class) for image_class in classes]
     first, second = (picture(item, w, layer) for w in (weights, beside))
     montage(
         *first,

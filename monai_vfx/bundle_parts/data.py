@@ -165,10 +165,17 @@ def fracture_score(logits: Tensor) -> Tensor:
 
 
 def append_refusals(path: str | Path, refused: Mapping[str, CaseRefused]) -> None:
-    """Add one JSON line for each refused case: case, code, message, remedy."""
-    if not refused:
+    """Add one JSON line for each refused case that the file does not name yet.
+
+    A line holds case, code, message and remedy.
+    """
+    path = Path(path)
+    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    named = {json.loads(line)["case"] for line in known}
+    new = {case: refusal for case, refusal in refused.items() if case not in named}
+    if not new:
         return
-    with Path(path).open("a", encoding="utf-8") as file:
-        for case, refusal in refused.items():
+    with path.open("a", encoding="utf-8") as file:
+        for case, refusal in new.items():
             line = {"case": case, "code": refusal.code, "message": refusal.message}
             file.write(json.dumps({**line, "remedy": refusal.remedy}) + "\n")

@@ -17,7 +17,7 @@ from monai_vfx.backbones import load_backbone
 from monai_vfx.cohort import CohortItem
 from monai_vfx.networks import AttentionCNNRNN
 from monai_vfx.shapes import Json
-from monai_vfx.weights import sha256_of, write_sidecar
+from monai_vfx.weights import read_sidecar, sha256_of, write_sidecar
 
 
 def start_from(network: AttentionCNNRNN, backbone: str, pretrained: str | None) -> None:
@@ -54,9 +54,12 @@ class TrainingCheckpoints:
     Args:
         save_dir: folder of ``last_checkpoint_epoch=N.pt``.
         save_dict: what to save besides the trainer.
-        resume: go on from what the folder holds; without it training starts anew.
-        best: saver of the best checkpoint, whose record is taken up again.
+        resume: go on from what the folder holds.
+        best: saver of the best checkpoint; a resumed run replaces it only by a better one.
         best_path: file of the best checkpoint.
+
+    Raises:
+        CaseRefused: a resumed run finds the best checkpoint without its sidecar.
     """
 
     def __init__(
@@ -74,14 +77,22 @@ class TrainingCheckpoints:
         self.best_path = best_path
 
     def attach(self, engine: Workflow) -> None:
-        """Register with the trainer; only the first of several processes saves."""
+        """Register with the trainer; only the first of several processes saves.
+
+        Raises:
+            ValueError: the folder holds an earlier training that is not to be resumed.
+        """
         everything = {**self.save_dict, "trainer": engine}
-        newest = newest_checkpoint(self.save_dir) if self.resume else None
+        newest = newest_checkpoint(self.save_dir)
+        if newest is not None and not self.resume:
+            raise ValueError(
+                f"{self.save_dir} holds an earlier training ({newest.name}): set resume to true to "
+                "go on with it, or give another output_dir"
+            )
         if newest is not None:
             anywhere = cast(Any, "cpu")  # torch.load takes a name too; MONAI's hint is narrower
             CheckpointLoader(str(newest), everything, map_location=anywhere).attach(engine)
-            if self.best is not None and self.best_path and Path(self.best_path).is_file():
-                CheckpointLoader(str(self.best_path), {"checkpointer": self.best}).attach(engine)
+            self._remember_best()
         if engine.state.rank == 0:
             CheckpointSaver(
                 save_dir=str(self.save_dir),
@@ -90,6 +101,13 @@ class TrainingCheckpoints:
                 save_interval=1,
                 n_saved=2,
             ).attach(engine)
+
+    def _remember_best(self) -> None:
+        """Tell the saver of the best checkpoint what the earlier run reached."""
+        if self.best is None or self.best_path is None or not Path(self.best_path).is_file():
+            return
+        reached = read_sidecar(self.best_path)["validation"]["auroc"]
+        self.best.load_state_dict({"_saved": [(reached, Path(self.best_path).name)]})
 
 
 class SidecarWriter:
