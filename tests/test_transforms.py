@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import CaseRefused, find_refusal
 from monai_vfx.transforms import CTRegion, LocateSpined, RegionReader, VertebraCrop
 from monai_vfx.transforms.centres import find_body_slices
+from monai_vfx.transforms.loading import overhang_mm
 from monai_vfx.volumes import open_volume
 from monai_vfx.workflow import preprocessing
 from phantoms import Phantom, grid, lordosis, make_phantom, nifti
@@ -210,6 +212,25 @@ def test_crop_beyond_the_field_of_view_is_padded(phantom: Phantom, tmp_path: Pat
     out = run(*narrow.save(tmp_path))
     assert out.shape == (1, 96, 144, 14)
     assert float(out[0, :, 0].max()) == -1.0
+    warnings = json.loads(out.meta["case_facts"])["warnings"]
+    assert [w["code"] for w in warnings] == ["crop_padded"]
+    # Behind a body 3 to 8 mm in front of the middle lie about 45 mm of the needed 72.
+    assert warnings[0]["message"].endswith(("28 mm", "29 mm", "30 mm"))
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "SAL"])
+def test_overhang_is_the_same_in_any_order_of_axes(
+    phantom: Phantom, tmp_path: Path, axes: str
+) -> None:
+    image = nifti(phantom.hu.astype(np.int16), phantom.affine)
+    step = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(axes)))
+    nib.save(image.as_reoriented(step), tmp_path / "ct.nii")
+    volume = open_volume(tmp_path / "ct.nii")
+    # 170 mm deep: 84.4 mm lie behind the middle, 94.5 mm (half of 189) left and right of it.
+    got = overhang_mm(volume, phantom.centre[None], (96.0, 144.0), posterior_mm=24.0)
+    assert got == pytest.approx(72 - 84.4, abs=1.2)
+    got = overhang_mm(volume, phantom.centre[None], (96.0, 200.0), posterior_mm=0.0)
+    assert got == pytest.approx(100 - 94.5, abs=1.0)
 
 
 def test_the_reader_takes_nothing_but_a_region() -> None:

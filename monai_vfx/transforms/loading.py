@@ -21,8 +21,9 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from monai_vfx.errors import CaseWarning
 from monai_vfx.preflight import Case, check_voxels, load_case
-from monai_vfx.shapes import Affine, Region
+from monai_vfx.shapes import Affine, Points, Region
 from monai_vfx.transforms.centres import BodySlices, find_body_slices
 from monai_vfx.transforms.crops import LPS
 from monai_vfx.volumes import Volume, world_positions
@@ -36,11 +37,13 @@ class CTRegion:
         case: the CT and its labels.
         region: the box.
         bodies: slices of T12-L4 and the centre of the body in each.
+        warnings: about the crops to come; the case has its own.
     """
 
     case: Case
     region: Region
     bodies: BodySlices
+    warnings: tuple[CaseWarning, ...] = ()
 
     @property
     def affine(self) -> Affine:
@@ -67,7 +70,7 @@ class CTRegion:
             "spacing_mm": volume.spacing_mm,
             "feet_first": volume.feet_first,
             "sop_instance_uids": uids,
-            "warnings": [asdict(warning) for warning in self.case.warnings],
+            "warnings": [asdict(warning) for warning in (*self.case.warnings, *self.warnings)],
         }
         shape = [axis.stop - axis.start for axis in self.region]
         return {
@@ -179,9 +182,14 @@ class LocateSpined(MapTransform):
             scheme=d.get("scheme"),
         )
         region = case.region(self.crop_mm, self.posterior_mm)
-        handle = CTRegion(
-            case, region, locate_bodies(case, region, self.min_area, self.include_discs)
+        bodies = locate_bodies(case, region, self.min_area, self.include_discs)
+        beyond = overhang_mm(case.volume, bodies.centres, self.crop_mm, self.posterior_mm)
+        warnings = (
+            (CaseWarning("crop_padded", f"crops leave the field of view by up to {beyond:.0f} mm"),)
+            if beyond > max(case.volume.spacing_mm)
+            else ()
         )
+        handle = CTRegion(case, region, bodies, warnings)
         labels = np.ascontiguousarray(case.masks.labels[region])[None]
         d[image_key] = handle
         d[mask_key] = MetaTensor(torch.from_numpy(labels), meta=handle.meta)
@@ -210,6 +218,31 @@ def locate_bodies(case: Case, region: Region, min_area: float, include_discs: bo
         levels=found.levels,
         centres=world_positions(turned, places),
     )
+
+
+def overhang_mm(
+    volume: Volume, centres: Points, crop_mm: tuple[float, float], posterior_mm: float
+) -> float:
+    """Return by how much the crops leave the field of view, in mm; negative where they do not.
+
+    Args:
+        volume: the CT.
+        centres: (n, 3) of the bodies, RAS+ mm.
+        crop_mm: (antero-posterior, left-right) extent of the crops.
+        posterior_mm: how far their centre lies behind the body's.
+    """
+    places = (centres - volume.affine[:3, 3]) @ np.linalg.inv(volume.affine[:3, :3]).T
+    ap, lr = crop_mm
+    # Extent of a crop from the body's centre towards (left, right) and (posterior, anterior).
+    extent = {0: (lr / 2, lr / 2), 1: (ap / 2 + posterior_mm, ap / 2 - posterior_mm)}
+    beyond = []
+    for axis, (world, sign) in enumerate(io_orientation(volume.affine)):
+        if int(world) in extent:
+            low, high = extent[int(world)][:: int(sign)]
+            step = volume.spacing_mm[axis]
+            beyond.append(low - places[:, axis].min() * step)
+            beyond.append(high - (volume.shape[axis] - 1 - places[:, axis].max()) * step)
+    return float(max(beyond))
 
 
 def first_slice_from_feet(volume: Volume, region: Region) -> int:

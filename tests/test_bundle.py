@@ -1,0 +1,510 @@
+"""The MONAI Bundle: its metadata, its configs, and each of its jobs on phantoms."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai.bundle import (
+    ConfigParser,
+    ConfigWorkflow,
+    ckpt_export,
+    verify_metadata,
+    verify_net_in_out,
+)
+from packaging.version import Version
+
+from monai_vfx import data_schemas
+from monai_vfx.results import write_json
+from monai_vfx.schemas import schema, violations
+from monai_vfx.weights import TrainedModel, bundle_root, read_sidecar
+from phantoms import grid, make_phantom, nifti
+
+ROOT = bundle_root()
+CONFIGS = ROOT / "configs"
+META = CONFIGS / "metadata.json"
+SCHEMA = Path(data_schemas.__file__).parent / "monai_bundle_metadata.schema.json"
+SMALL: dict[str, Any] = {"crop_size": [32, 48], "pixel_mm": 3.0, "rnn_hidden": 8, "workers": 0}
+
+
+def files(*names: str) -> list[str]:
+    return [str(CONFIGS / f"{name}.yaml") for name in names]
+
+
+def workflow(*names: str, kind: str = "train", **overrides: Any) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        files(*names), str(META), logging_file=False, workflow_type=kind, **overrides
+    )
+
+
+def run(*names: str, **overrides: Any) -> ConfigWorkflow:
+    job = workflow(*names, **overrides)
+    job.initialize()
+    job.run()
+    job.finalize()
+    return job
+
+
+@pytest.fixture(autouse=True)
+def _unseeded() -> Iterator[None]:
+    yield
+    from monai.utils import set_determinism
+
+    set_determinism(None)
+
+
+# --- metadata ---------------------------------------------------------------------------------
+
+
+def read_meta() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(META.read_text())
+    return content
+
+
+def test_metadata_fulfils_the_specification() -> None:
+    assert violations(read_meta(), "monai_bundle_metadata") == []
+    verify_metadata(meta_file=str(META), filepath=str(SCHEMA))
+
+
+def required_paths() -> list[tuple[str, ...]]:
+    tensor = schema("monai_bundle_metadata")["$defs"]["tensor"]["required"]
+    return [
+        *((key,) for key in schema("monai_bundle_metadata")["required"]),
+        ("network_data_format", "inputs"),
+        ("network_data_format", "outputs"),
+        *(("network_data_format", "inputs", "image", key) for key in tensor),
+        *(("network_data_format", "outputs", "pred", key) for key in tensor),
+    ]
+
+
+@pytest.mark.parametrize("path", required_paths(), ids="/".join)
+def test_metadata_without_a_required_key_is_rejected(path: tuple[str, ...], tmp_path: Path) -> None:
+    document = copy.deepcopy(read_meta())
+    parent = document
+    for key in path[:-1]:
+        parent = parent[key]
+    del parent[path[-1]]
+    write_json(tmp_path / "metadata.json", document)
+    with pytest.raises(ValueError, match="schema"):
+        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(SCHEMA))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("version",), "one"),
+        (("network_data_format", "inputs", "image", "spatial_shape"), [96, 144, 14, 1]),
+        (("network_data_format", "inputs", "image", "value_range"), [-1]),
+        (("network_data_format", "inputs", "image", "num_channels"), 0),
+        (("network_data_format", "outputs", "pred", "dtype"), "float"),
+        (("network_data_format", "outputs", "pred", "channel_def"), {"fracture": "1"}),
+    ],
+)
+def test_metadata_of_a_wrong_kind_is_rejected(path: tuple[str, ...], value: Any) -> None:
+    document = read_meta()
+    parent = document
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    assert len(violations(document, "monai_bundle_metadata")) >= 1
+
+
+def test_versions_are_the_package_s_and_are_met_here() -> None:
+    meta = read_meta()
+    assert meta["version"] in meta["changelog"]
+    needed = {
+        "monai": meta["monai_version"],
+        "torch": meta["pytorch_version"],
+        "numpy": meta["numpy_version"],
+        **meta["required_packages_version"],
+    }
+    for package, version in needed.items():
+        assert Version(metadata.version(package)) >= Version(version), package
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def test_the_bundle_has_the_zoo_s_files_and_nothing_heavy_or_absolute() -> None:
+    assert (ROOT / "LICENSE").read_text() == Path("LICENSE").read_text()
+    assert (ROOT / "docs" / "README.md").is_file()
+    assert (ROOT / "docs" / "data_license.txt").is_file()
+    for path in ROOT.rglob("*"):
+        assert not path.is_file() or path.stat().st_size < 25 * 2**20
+        if path.suffix in (".yaml", ".json", ".conf"):
+            assert not re.search(r"['\" ](/[a-z]|[A-Z]:\\)", path.read_text()), path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_keeps_the_one_order(path: Path) -> None:
+    order = ("constants", "hyper-parameters", "paths", "network", "data", "engine")
+    headings = re.findall(r"^# (\S+?)(?::| *$)", path.read_text(), flags=re.MULTILINE)
+    known = [order.index(name) for name in headings if name in order]
+    assert known
+    assert known == sorted(known)
+
+
+@pytest.mark.parametrize("overlay", ["bone_only", "cpu_small"])
+def test_overlays_change_settings_that_exist(overlay: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(files("common", "train"))
+    changed = yaml.safe_load((CONFIGS / f"{overlay}.yaml").read_text())
+    assert changed
+    assert set(changed) <= set(parser.get())
+
+
+def test_preprocessing_is_written_in_common_only() -> None:
+    for path in CONFIGS.glob("*.yaml"):
+        names = re.findall(r"LocateSpined|Spacingd|ScaleIntensityRanged|Crop\w*d", path.read_text())
+        assert bool(names) == (path.stem == "common"), path
+
+
+def test_bone_only_masks_and_centres() -> None:
+    parser = ConfigParser()
+    parser.read_config(files("common", "bone_only"))
+    crop = parser.get_parsed_content("deterministic_transforms")[-2].cropper
+    assert (crop.size, crop.posterior_mm, crop.masked) == ((96, 96), 0.0, True)
+    parser = ConfigParser()
+    parser.read_config(files("common"))
+    crop = parser.get_parsed_content("deterministic_transforms")[-2].cropper
+    assert (crop.size, crop.posterior_mm, crop.masked) == ((96, 144), 24.0, False)
+
+
+@pytest.mark.parametrize("names", [("common",), ("common", "train"), ("common", "inference")])
+def test_network_fits_the_metadata_without_a_download(names: tuple[str, ...]) -> None:
+    verify_net_in_out("network_def", meta_file=str(META), config_file=files(*names), device="cpu")
+
+
+# --- the jobs, on phantoms --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A cohort of phantoms, and what one epoch on it left."""
+
+    cohort: Path
+    out: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.out / "model.pt"
+
+    def case(self, number: int) -> dict[str, str]:
+        name = f"p{number}"
+        folder = self.cohort.parent
+        return {
+            "case": name,
+            "image": str(folder / f"{name}_ct.nii.gz"),
+            "mask": str(folder / f"{name}_mask.nii.gz"),
+        }
+
+
+def training(cohort: Path, out: Path, **overrides: Any) -> dict[str, Any]:
+    settings = {"cohort": str(cohort), "output_dir": str(out), "folds": 2, "max_epochs": 1}
+    return {**SMALL, **settings, "batch_size": 4, "micro_batch": 2, **overrides}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Eight phantoms, the fractured ones with bone of lower density, and one that is refused."""
+    folder = tmp_path_factory.mktemp("cohort")
+    phantom = make_phantom(*grid((2.5, 2.5, 5.0), (190.0, 170.0, 236.0)))
+    rows = ["case,image,mask,fracture,simulated"]
+    for number in range(9):
+        fractured = number % 2
+        labels = phantom.labels * (number < 8)  # the last case has an empty mask
+        hu = phantom.hu - 60 * fractured * (phantom.labels > 0) + number
+        nib.save(nifti(hu.astype(np.int16), phantom.affine), folder / f"p{number}_ct.nii.gz")
+        nib.save(nifti(labels, phantom.affine), folder / f"p{number}_mask.nii.gz")
+        rows.append(f"p{number},p{number}_ct.nii.gz,p{number}_mask.nii.gz,{fractured},1")
+    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path_factory.mktemp("training")
+    run("common", "train", "cpu_small", **training(folder / "cohort.csv", out))
+    return Trained(folder / "cohort.csv", out)
+
+
+def history(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics_history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_leaves_weights_sidecar_curve_and_refusals(trained: Trained) -> None:
+    names = {path.name for path in trained.out.iterdir()}
+    assert {
+        *("model.pt", "model.json", "last_checkpoint_epoch=1.pt", "metrics_history.csv"),
+        *("tensorboard", "refused.jsonl"),
+    } == names
+    (row,) = history(trained.out)
+    assert row["epoch"] == "1"
+    assert 0.1 < float(row["train_loss"]) < 3
+    sidecar = read_sidecar(trained.weights)
+    assert sidecar["simulated"] is True
+    assert sidecar["calibration"] is None
+    assert sidecar["image_class"] == "bone_muscle"
+    assert sidecar["config"]["backbone"] == "resnet18"
+    assert sidecar["config"]["crop_size"] == [32, 48]
+    assert sidecar["training"]["learning_rate"] == 0.001
+    assert sidecar["validation"]["auroc"] == pytest.approx(float(row["val_auroc"]), abs=1e-6)
+    patients = [sidecar[part]["patients"] for part in ("trained_on", "validation")]
+    assert sum(patients) == 8
+    (line,) = (trained.out / "refused.jsonl").read_text().splitlines()
+    assert json.loads(line)["case"] == "p8"
+    assert json.loads(line)["code"] == "mask_empty"
+
+
+def test_training_resumes_where_it_stopped(trained: Trained, tmp_path: Path) -> None:
+    settings = training(trained.cohort, tmp_path, max_epochs=1)
+    run("common", "train", "cpu_small", **settings)
+    first = torch.load(tmp_path / "last_checkpoint_epoch=1.pt", weights_only=True)
+    with pytest.raises(RuntimeError) as refused:
+        run("common", "train", "cpu_small", **settings)
+    assert "holds an earlier training" in str(refused.value.__cause__.__cause__)  # type: ignore[union-attr]
+    job = run("common", "train", "cpu_small", **{**settings, "max_epochs": 2, "resume": True})
+    trainer = job.trainer
+    assert (trainer.state.epoch, trainer.state.iteration) == (2, 2 * trainer.state.epoch_length)
+    assert [row["epoch"] for row in history(tmp_path)] == ["1", "2"]
+    second = torch.load(tmp_path / "last_checkpoint_epoch=2.pt", weights_only=True)
+    moved = [
+        k for k in first["network"] if not torch.equal(first["network"][k], second["network"][k])
+    ]
+    assert any(k.startswith("stages.layer3") for k in moved)
+    best = max(float(row["val_auroc"]) for row in history(tmp_path))
+    assert read_sidecar(tmp_path / "model.pt")["validation"]["auroc"] == pytest.approx(
+        best, abs=1e-6
+    )
+
+
+def test_training_repeats_itself_with_one_seed(trained: Trained, tmp_path: Path) -> None:
+    run("common", "train", "cpu_small", **training(trained.cohort, tmp_path))
+    first, second = (torch.load(o / "model.pt", weights_only=True) for o in (trained.out, tmp_path))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_gradients_accumulate_to_the_whole_batch(trained: Trained, tmp_path: Path) -> None:
+    job = workflow("common", "train", "cpu_small", **training(trained.cohort, tmp_path))
+    job.initialize()
+    assert job.trainer.accumulation_steps == 2  # 4 patients in micro-batches of 2
+    parser = ConfigParser()
+    parser.read_config(files("common", "train"))
+    settings = {key: parser.get(key) for key in ("batch_size", "learning_rate", "pretrained")}
+    assert settings == {"batch_size": 128, "learning_rate": 1e-5, "pretrained": "imagenet"}
+    assert isinstance(job.parser.get_parsed_content("optimizer"), torch.optim.Adam)
+
+
+def test_only_the_random_part_runs_again(trained: Trained, tmp_path: Path) -> None:
+    job = workflow("common", "train", "cpu_small", **training(trained.cohort, tmp_path))
+    job.initialize()
+    dataset = job.train_dataset
+    for path in trained.cohort.parent.glob("*.nii.gz"):
+        path.rename(path.with_suffix(".away"))
+    try:
+        draws = [dataset[0]["image"] for _ in range(8)]
+    finally:
+        for path in trained.cohort.parent.glob("*.away"):
+            path.rename(path.with_suffix(".gz"))
+    assert draws[0].shape == (1, 32, 48, 14)
+    assert any(not torch.equal(draws[0], other) for other in draws[1:])
+    held_out = job.val_dataset
+    assert torch.equal(held_out[0]["image"], held_out[0]["image"])
+
+
+def test_required_properties_are_there(trained: Trained, tmp_path: Path) -> None:
+    job = workflow("common", "train", "cpu_small", **training(trained.cohort, tmp_path))
+    job.initialize()
+    assert job.check_properties() == []
+    job = workflow(
+        *("common", "inference"),
+        kind="infer",
+        **{"output_dir": str(tmp_path), "weights": str(trained.weights), "cases": []},
+    )
+    job.initialize()
+    assert job.check_properties() == []
+    assert job.version == read_meta()["version"]
+
+
+def predict(trained: Trained, out: Path, *overlays: str, **overrides: Any) -> None:
+    run(
+        *("common", "inference", *overlays),
+        kind="infer",
+        output_dir=str(out),
+        weights=str(trained.weights),
+        **overrides,
+    )
+
+
+def test_prediction_takes_its_settings_from_the_sidecar(trained: Trained, tmp_path: Path) -> None:
+    predict(trained, tmp_path, **trained.case(0))
+    result = json.loads((tmp_path / "p0" / "prediction.json").read_text())
+    assert violations(result, "prediction") == []
+    assert result["status"] == "ok"
+    assert result["levels"] == ["T12", "L1", "L2", "L3", "L4"]
+    assert len(result["slices"]) == 14
+    heights = [entry["index"] for entry in result["slices"]]
+    assert heights == sorted(heights, reverse=True)  # cranial to caudal, counted from the feet
+    assert result["simulated_weights"] is True
+    assert "simulated_weights" in [warning["code"] for warning in result["warnings"]]
+    model = TrainedModel(trained.weights)
+    image = model.preprocessing({**trained.case(0)})["image"].as_tensor()[None]
+    with torch.no_grad():
+        score = model.network_def(image).softmax(1)[0, 1].item()
+    assert image.shape == (1, 1, 32, 48, 14)
+    assert result["score"] == pytest.approx(score, abs=1e-6)
+
+
+def test_one_refused_case_stops_no_other(trained: Trained, tmp_path: Path) -> None:
+    nowhere = {"case": "lost", "image": str(tmp_path / "nowhere.nii.gz"), "mask": None}
+    predict(trained, tmp_path, "gradcam", cases=[nowhere, trained.case(8), trained.case(1)])
+    documents = {
+        path.parent.name: json.loads(path.read_text())
+        for path in tmp_path.glob("*/prediction.json")
+    }
+    assert {case: document["status"] for case, document in documents.items()} == {
+        "lost": "refused",
+        "p8": "refused",
+        "p1": "ok",
+    }
+    assert documents["p8"]["refusal"]["code"] == "mask_empty"
+    assert documents["lost"]["refusal"]["remedy"]
+    assert not (tmp_path / "p8" / "gradcam.png").exists()
+
+
+def test_heat_map_lies_on_the_ct_s_own_grid(trained: Trained, tmp_path: Path) -> None:
+    predict(trained, tmp_path, "gradcam", show_attention=True, **trained.case(1))
+    names = {path.name for path in (tmp_path / "p1").iterdir()}
+    assert names == {
+        *("prediction.json", "gradcam.nii.gz", "gradcam.png"),
+        *(f"attention_{s}.{e}" for s in ("layer2", "layer3") for e in ("nii.gz", "png")),
+    }
+    ct = nib.load(trained.case(1)["image"])
+    for name in ("gradcam", "attention_layer3"):
+        heat = nib.load(tmp_path / "p1" / f"{name}.nii.gz")
+        assert heat.shape == ct.shape
+        np.testing.assert_allclose(heat.affine, ct.affine, atol=1e-5)
+        values = heat.get_fdata()
+        assert values.min() >= 0
+        assert 0.3 < values.max() <= 1.0 + 1e-6
+    assert "simulated" in str(heat.header["descrip"])
+
+
+def test_a_layer_without_influence_is_refused_by_name(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as refused:
+        predict(trained, tmp_path, "gradcam", layer="layer4", **trained.case(1))
+    assert "layer4" in str(refused.value.__cause__)
+
+
+def test_prediction_needs_weights(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as refused:
+        run("common", "inference", kind="infer", output_dir=str(tmp_path), cases=[])
+    assert "no weights were given" in str(refused.value.__cause__)
+
+
+def test_evaluation_scores_a_cohort(trained: Trained, tmp_path: Path) -> None:
+    predict(trained, tmp_path, "evaluate", cohort=str(trained.cohort))
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == [f"p{n}" for n in range(8)]
+    assert [row["label"] for row in rows] == ["0", "1"] * 4
+    score = {label: [float(r["score"]) for r in rows if r["label"] == label] for label in "01"}
+    pairs = [(a > b) + 0.5 * (a == b) for a in score["1"] for b in score["0"]]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["auroc"] == pytest.approx(np.mean(pairs))
+    assert (metrics["n"], metrics["events"], metrics["refused"]) == (8, 4, 1)
+    assert json.loads((tmp_path / "refused.jsonl").read_text())["case"] == "p8"
+
+
+def test_evaluation_of_a_fold_scores_what_training_held_out(
+    trained: Trained, tmp_path: Path
+) -> None:
+    predict(trained, tmp_path, "evaluate", cohort=str(trained.cohort), fold=0, folds=2)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    validation = read_sidecar(trained.weights)["validation"]
+    assert metrics["n"] == validation["patients"]
+    assert metrics["auroc"] == pytest.approx(validation["auroc"], abs=1e-6)
+
+
+def test_outputs_never_lie_in_the_bundle(trained: Trained) -> None:
+    with pytest.raises(RuntimeError) as refused:
+        predict(trained, ROOT / "results", **trained.case(0))
+    assert "must not lie in the bundle" in str(refused.value.__cause__)
+    assert not (ROOT / "results").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # the zoo's format all the same
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("key", ["network", ""])
+def test_ckpt_export_equals_the_network(trained: Trained, tmp_path: Path, key: str) -> None:
+    ckpt_export(
+        "network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(trained.weights),
+        meta_file=str(META),
+        config_file=files("common", "inference"),
+        key_in_ckpt=key,
+        weights=str(trained.weights),
+    )
+    exported = torch.jit.load(str(tmp_path / "model.ts")).eval()
+    x = torch.rand(2, 1, 32, 48, 14)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(x), TrainedModel(trained.weights).network_def(x))
+
+
+# --- as a user calls it -----------------------------------------------------------------------
+
+
+def command(*launcher: str) -> Callable[..., None]:
+    def call(*arguments: str) -> None:
+        subprocess.run([*launcher, *arguments], check=True, timeout=300)
+
+    return call
+
+
+@pytest.mark.slow
+def test_the_readme_s_commands_run(trained: Trained, tmp_path: Path) -> None:
+    bundle = command(sys.executable, "-m", "monai.bundle")
+    small = [f"--{key}={value}" for key, value in SMALL.items()]
+    lists = {k: str(files(*k.split("+"))) for k in ("common+train+cpu_small", "common+inference")}
+    bundle(
+        *("run", "training", "--config_file", lists["common+train+cpu_small"]),
+        *("--meta_file", str(META), "--cohort", str(trained.cohort), "--folds", "2"),
+        *("--max_epochs", "1", "--output_dir", str(tmp_path / "run"), *small),
+    )
+    case = [f"--{key}={value}" for key, value in trained.case(0).items()]
+    bundle(
+        *("run", "--config_file", lists["common+inference"], "--meta_file", str(META), *case),
+        *("--weights", str(tmp_path / "run" / "model.pt"), "--output_dir", str(tmp_path)),
+    )
+    assert json.loads((tmp_path / "p0" / "prediction.json").read_text())["status"] == "ok"
+    bundle("verify_metadata", "--meta_file", str(META), "--filepath", str(SCHEMA))
+    bundle(
+        *("verify_net_in_out", "network_def", "--meta_file", str(META)),
+        *("--config_file", files("common")[0]),
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(trained: Trained, tmp_path: Path) -> None:
+    settings = training(trained.cohort, tmp_path, micro_batch=1)
+    launch = command(sys.executable, "-m", "torch.distributed.run", "--standalone")
+    launch(
+        *("--nproc_per_node=2", "-m", "monai.bundle", "run", "training"),
+        *("--config_file", str(files("common", "train", "cpu_small", "multi_gpu"))),
+        *("--meta_file", str(META), *(f"--{key}={value}" for key, value in settings.items())),
+    )
+    sidecar = read_sidecar(tmp_path / "model.pt")
+    (row,) = history(tmp_path)
+    assert sidecar["validation"]["auroc"] == pytest.approx(float(row["val_auroc"]), abs=1e-6)
+    assert len((tmp_path / "refused.jsonl").read_text().splitlines()) == 1

@@ -1,0 +1,71 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from monai_vfx.cli import main
+from monai_vfx.errors import REFUSALS, WARNINGS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("#")[0].strip()
+    for language, block in re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+    if not language
+    for line in block.replace("\\\n", " ").splitlines()
+]
+VFX = [line for line in COMMANDS if line.startswith(".venv/bin/vfx")]
+BUNDLE = [line for line in COMMANDS if line.startswith("python -m monai.bundle")]
+
+
+@pytest.mark.parametrize("line", VFX)
+def test_vfx_lines_of_the_readme_name_commands_and_options_that_exist(line: str) -> None:
+    _, name, *words = shlex.split(line)
+    known = {option for parameter in main.commands[name].params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_readme_shows_every_step_with_a_bundle_line() -> None:
+    assert len(VFX) >= 5
+    assert {re.search(r"run (\w+)", line).group(1) for line in BUNDLE} == {  # type: ignore[union-attr]
+        "training",
+        "inference",
+        "explaining",
+    }
+
+
+@pytest.mark.parametrize("line", BUNDLE)
+def test_bundle_lines_name_configs_and_ids_that_exist(line: str) -> None:
+    folder = ROOT / "bundles" / "vertebral_fracture_risk"
+    files = re.findall(r"configs/\w+\.\w+", line)
+    texts = [(folder / file).read_text(encoding="utf-8") for file in files]
+    settings = re.findall(r"--(\w+)", line)
+    for name in [*settings, re.search(r"run (\w+)", line).group(1)]:  # type: ignore[union-attr]
+        if name not in ("config_file", "meta_file"):
+            assert any(re.search(rf"^{name}:", text, re.MULTILINE) for text in texts), name
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("bundles/*/docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), (page, target)
+
+
+def test_every_code_stands_in_the_table_of_inputs() -> None:
+    page = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, flags=re.MULTILINE))
+    assert listed == {**REFUSALS, **WARNINGS}
+
+
+def test_no_code_is_raised_that_is_not_registered() -> None:
+    used = set()
+    for file in (ROOT / "monai_vfx").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        used |= set(re.findall(r"CaseRefused\(\s*\"(\w+)\"", text))
+        used |= set(re.findall(r"CaseWarning\(\s*\"(\w+)\"", text))
+    assert used <= set(REFUSALS) | set(WARNINGS)
