@@ -27,7 +27,6 @@ from monai_vfx.workflow import evaluate, picture, predict, train
 
 TRAINING_PATIENTS = 280
 UNSEEN_PATIENTS = 220
-EPOCHS = 5
 SIGNAL: Literal["strong"] = "strong"
 FOLDS = 5
 """One fold of the training hospital is held out to choose the best epoch."""
