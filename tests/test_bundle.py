@@ -27,6 +27,7 @@ from monai.bundle import (
     verify_net_in_out,
 )
 from packaging.version import Version
+from torchvision import models
 
 from monai_vfx import data_schemas
 from monai_vfx.results import write_json
@@ -250,7 +251,7 @@ def test_training_leaves_weights_sidecar_curve_and_refusals(trained: Trained) ->
     names = {path.name for path in trained.out.iterdir()}
     assert {
         *("model.pt", "model.json", "last_checkpoint_epoch=1.pt", "metrics_history.csv"),
-        *("tensorboard", "refused.jsonl"),
+        *("tensorboard", "refused.jsonl", "settings.json"),
     } == names
     (row,) = history(trained.out)
     assert row["epoch"] == "1"
@@ -274,9 +275,13 @@ def test_training_resumes_where_it_stopped(trained: Trained, tmp_path: Path) -> 
     settings = training(trained.cohort, tmp_path, max_epochs=1)
     run("common", "train", "cpu_small", **settings)
     first = torch.load(tmp_path / "last_checkpoint_epoch=1.pt", weights_only=True)
-    with pytest.raises(RuntimeError) as refused:
-        run("common", "train", "cpu_small", **settings)
-    assert "holds an earlier training" in str(refused.value.__cause__.__cause__)  # type: ignore[union-attr]
+    for change, reason in (
+        ({}, "holds an earlier training"),
+        ({"resume": True, "fold": 1, "dropout": 0.1}, "with another dropout, fold:"),
+    ):
+        with pytest.raises(RuntimeError) as refused:
+            workflow("common", "train", "cpu_small", **{**settings, **change}).initialize()
+        assert reason in str(refused.value.__cause__)
     job = run("common", "train", "cpu_small", **{**settings, "max_epochs": 2, "resume": True})
     trainer = job.trainer
     assert (trainer.state.epoch, trainer.state.iteration) == (2, 2 * trainer.state.epoch_length)
@@ -290,6 +295,30 @@ def test_training_resumes_where_it_stopped(trained: Trained, tmp_path: Path) -> 
     assert read_sidecar(tmp_path / "model.pt")["validation"]["auroc"] == pytest.approx(
         best, abs=1e-6
     )
+
+
+def test_first_weights_are_loaded_unless_there_is_something_to_resume(
+    trained: Trained, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    encoder = models.resnet18(weights=None)
+    torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
+    settings = training(trained.cohort, tmp_path / "run", pretrained=str(tmp_path / "encoder.pth"))
+    job = workflow("common", "train", "cpu_small", **settings, resume=True, learning_rate=0.0)
+    job.initialize()
+    job.run()
+    state = load_state(tmp_path / "run" / "model.pt")
+    assert torch.equal(state["stem.0.weight"], encoder.conv1.weight)
+    sidecar = read_sidecar(tmp_path / "run" / "model.pt")
+    assert sidecar["training"]["pretrained"] == "encoder.pth"  # the name, not the path
+    (tmp_path / "encoder.pth").unlink()
+    job = workflow(
+        *("common", "train", "cpu_small"),
+        **{**settings, "resume": True, "learning_rate": 0.0, "max_epochs": 2},
+    )
+    job.initialize()
+    job.run()
+    assert job.trainer.state.epoch == 2
 
 
 def test_training_repeats_itself_with_one_seed(trained: Trained, tmp_path: Path) -> None:

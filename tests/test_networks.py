@@ -191,6 +191,15 @@ def test_gradient_reaches_every_influential_parameter() -> None:
     assert without == []
 
 
+def test_a_stage_without_influence_is_not_trained() -> None:
+    network = small(dropout=0.0).train()
+    torch.nn.functional.cross_entropy(network(images()), torch.tensor([0, 1])).backward()
+    untrained = {n.split(".")[1] for n, p in network.named_parameters() if p.grad is None}
+    assert untrained == {"layer4", "layer2", "layer3"}
+    names = {n for n, p in network.named_parameters() if p.grad is None and "layer4" not in n}
+    assert names == {f"attention.{stage}.project.weight" for stage in ("layer2", "layer3")}
+
+
 def test_taps_serve_plain_gradcam_and_leave_the_logits_alone() -> None:
     network, x = small(), images(batch=1)
     with torch.no_grad():

@@ -203,6 +203,10 @@ def test_slices_of_a_quarter_of_the_largest_area_are_kept() -> None:
     found = find_body_slices(labels, (1.0, 1.0, 5.0))
     assert found.indices.tolist() == [2, 3, 4, 6]  # 16 of 144 is too little, 36 is a quarter
     assert found.levels.tolist() == [19, 19, 19, 20]
+    labels[:, :, 7] = 0
+    labels[:5, :5, 7], labels[10:14, :5, 7] = 19, 20  # 25 and 20 of 144: together enough
+    assert find_body_slices(labels, (1.0, 1.0, 5.0)).indices.tolist() == [2, 3, 4, 6, 7]
+    labels[:, :, 7] = 0
     with_discs = find_body_slices(labels, (1.0, 1.0, 5.0), include_discs=True)
     assert with_discs.indices.tolist() == [2, 3, 4, 5, 6]
 

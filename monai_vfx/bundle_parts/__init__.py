@@ -25,6 +25,7 @@ from monai_vfx.bundle_parts.training import (
     HistoryWriter,
     SidecarWriter,
     TrainingCheckpoints,
+    check_resumable,
     newest_checkpoint,
     start_from,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "TrainingCheckpoints",
     "bundle_root",
     "check_output_dir",
+    "check_resumable",
     "cohort_cases",
     "collate_cases",
     "evaluate_accepted",

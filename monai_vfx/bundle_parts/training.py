@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,19 +17,59 @@ from monai.handlers import CheckpointLoader, CheckpointSaver
 from monai_vfx.backbones import load_backbone
 from monai_vfx.cohort import CohortItem
 from monai_vfx.networks import AttentionCNNRNN
+from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
 from monai_vfx.weights import read_sidecar, sha256_of, write_sidecar
 
 
-def start_from(network: AttentionCNNRNN, backbone: str, pretrained: str | None) -> None:
+def check_resumable(
+    output_dir: str | Path, resume: bool, config: Json, training: Json, cohort: str | Path
+) -> None:
+    """Refuse to mix two trainings in one folder; note the settings of this one.
+
+    Args:
+        output_dir: folder of the training.
+        resume: whether an earlier training may be gone on with.
+        config: merged settings of network and preprocessing, plain values.
+        training: merged settings of the training; ``max_epochs`` may be raised.
+        cohort: the table.
+
+    Raises:
+        ValueError: the folder holds a training that is not to be resumed, or one with other
+            settings or patients.
+    """
+    record = Path(output_dir) / "settings.json"
+    fixed = {name: value for name, value in training.items() if name != "max_epochs"}
+    settings: Json = {**config, **fixed, "cohort_sha256": sha256_of(cohort)}
+    newest = newest_checkpoint(output_dir)
+    if newest is not None and not resume:
+        raise ValueError(
+            f"{output_dir} holds an earlier training ({newest.name}): set resume to true to go on "
+            "with it, or give another output_dir"
+        )
+    if newest is not None and record.is_file():
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+        changed = sorted(name for name in settings if settings[name] != earlier.get(name))
+        if changed:
+            raise ValueError(
+                f"{output_dir} holds a training with another {', '.join(changed)}: give another "
+                "output_dir"
+            )
+    write_json(record, settings)
+
+
+def start_from(
+    network: AttentionCNNRNN, backbone: str, pretrained: str | None, output_dir: str | Path
+) -> None:
     """Give the encoder its first weights; None leaves the random ones.
 
-    Kept out of ``network_def`` so that this builds without a download.
+    Kept out of ``network_def`` so that this builds without a download; nothing is fetched when the
+    folder holds a checkpoint to resume from.
 
     Raises:
         RuntimeError: the weights are neither cached nor reachable.
     """
-    if pretrained is not None:
+    if pretrained is not None and newest_checkpoint(output_dir) is None:
         network.load_encoder(load_backbone(backbone, pretrained))
 
 
@@ -77,18 +118,9 @@ class TrainingCheckpoints:
         self.best_path = best_path
 
     def attach(self, engine: Workflow) -> None:
-        """Register with the trainer; only the first of several processes saves.
-
-        Raises:
-            ValueError: the folder holds an earlier training that is not to be resumed.
-        """
+        """Register with the trainer; only the first of several processes saves."""
         everything = {**self.save_dict, "trainer": engine}
-        newest = newest_checkpoint(self.save_dir)
-        if newest is not None and not self.resume:
-            raise ValueError(
-                f"{self.save_dir} holds an earlier training ({newest.name}): set resume to true to "
-                "go on with it, or give another output_dir"
-            )
+        newest = newest_checkpoint(self.save_dir) if self.resume else None
         if newest is not None:
             anywhere = cast(Any, "cpu")  # torch.load takes a name too; MONAI's hint is narrower
             CheckpointLoader(str(newest), everything, map_location=anywhere).attach(engine)

@@ -49,7 +49,7 @@ def find_body_slices(
     Args:
         labels: (H, W, N) body labels, slices cranial to caudal.
         spacing_mm: of the axes (H, W, N).
-        min_area: share of a level's largest cross-section that a slice must show.
+        min_area: share of its main level's largest cross-section that a slice must show of bodies.
         include_discs: take every slice from the first to the last of these, discs too.
 
     Raises:
@@ -57,9 +57,9 @@ def find_body_slices(
     """
     values = np.array([VERTEBRAE[level] for level in LEVELS])
     areas = np.stack([(labels == value).sum(axis=(0, 1)) for value in values])  # (levels, N)
-    largest = areas.max(axis=1, keepdims=True)
-    enough = ((areas >= min_area * largest) & (areas > 0)).any(axis=0)
-    indices = np.flatnonzero(enough)
+    # What a slice shows of all bodies counts: tilted neighbours may share it over a thin disc.
+    shown, largest = areas.sum(axis=0), areas.max(axis=1)[areas.argmax(axis=0)]
+    indices = np.flatnonzero((shown > 0) & (shown >= min_area * largest))
     if indices.size == 0:
         raise ValueError("labels hold no voxel of T12-L4")
     if include_discs:
