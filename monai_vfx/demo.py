@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -53,7 +54,7 @@ def run_demo(out: Path, seed: int = 0) -> Json:
     weights = Path(trained["weights"])
 
     _tell(start, "testing on the unseen patients")
-    evaluate(unseen, weights=weights, out=out / "evaluation")
+    evaluate(unseen, weights=weights, out=out / "evaluation", workers=os.cpu_count() or 1)
     curve, signal = _roc(out / "evaluation" / "predictions.csv"), _signal(out / "unseen")
     low, high = curve["auroc_ci"]
     result = (

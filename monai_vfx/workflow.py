@@ -227,8 +227,14 @@ def train(
     return {"weights": str(out / "model.pt"), "epoch": best["epoch"], "val_auroc": best["auroc"]}
 
 
-def evaluate(cohort: str | Path, *, weights: str | Path, out: str | Path) -> Json:
+def evaluate(cohort: str | Path, *, weights: str | Path, out: str | Path, workers: int = 0) -> Json:
     """Score a labelled cohort through the bundle: ``predictions.csv`` and ``metrics.json``.
+
+    Args:
+        cohort: table as :func:`monai_vfx.cohort.read_cohort` takes it.
+        weights: checkpoint with its sidecar.
+        out: folder for the results.
+        workers: processes that prepare images; 0 prepares them in this one.
 
     Returns:
         The metrics: AUROC with its DeLong interval, n and events.
@@ -239,6 +245,7 @@ def evaluate(cohort: str | Path, *, weights: str | Path, out: str | Path) -> Jso
         cohort=str(cohort),
         weights=str(weights),
         output_dir=str(out),
+        workers=workers,
     )
     metrics: Json = json.loads((Path(out) / "metrics.json").read_text(encoding="utf-8"))
     return metrics
