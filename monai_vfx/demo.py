@@ -156,8 +156,8 @@ def _signal(folder: Path) -> str:
     record = json.loads((folder / "hospital.json").read_text(encoding="utf-8"))
     best = record["attainable_auroc"]
     return (
-        f"{record['signal']} (best attainable AUROC here {best['risk']:.2f} with the true risk, "
-        f"{best['image']:.2f} from what the CT shows)"
+        f"{record['signal']} (attainable AUROC on these patients: {best['image']:.2f} from what "
+        "the CT shows)"
     )
 
 

@@ -11,8 +11,12 @@ from monai.transforms import Compose, Orientationd, ScaleIntensityRanged, Spacin
 from torch import nn
 
 from monai_vfx import explanation
+from monai_vfx.masks import Masks
 from monai_vfx.networks import AttentionCNNRNN
-from monai_vfx.transforms import SampleSlicesd, VertebraCropd
+from monai_vfx.preflight import Case
+from monai_vfx.transforms import CTRegion, SampleSlicesd, VertebraCropd
+from monai_vfx.transforms.loading import locate_bodies
+from monai_vfx.volumes import Volume
 
 SLICE_WEIGHTS = (1.0, -1.0, 0.0, 2.0)
 
@@ -256,9 +260,10 @@ def make_case(name):
         labels[column & (world[..., 2] < top) & (world[..., 2] > top - 26)] = value
     start = np.array([2, 3, 1])
     box = tuple(slice(a, n - 1) for a, n in zip(start, shape, strict=True))
-    inner = affine.copy()
-    inner[:3, 3] += affine[:3, :3] @ start
-    # LocateSpined's part of the chain is not needed here: the region is given.
+    masks = Masks(labels, "verse", "given", (), (), ())
+    case = Case(Volume("nifti", shape, affine, labels.__getitem__), masks, ())
+    # Reading files is not needed here: the region is given.
+    region = CTRegion(case, box, locate_bodies(case, box, min_area=0.25, include_discs=False))
     chain = Compose(
         [
             Orientationd(
@@ -268,22 +273,14 @@ def make_case(name):
             ),
             Spacingd(keys=("image", "mask"), pixdim=(1.0, 1.0, -1.0), mode=("bilinear", "nearest")),
             ScaleIntensityRanged("image", -200, 1000, -1.0, 1.0, clip=True),
-            VertebraCropd("image", mask_key="mask", size=(96, 144), posterior_mm=24.0),
+            VertebraCropd("image", size=(96, 144), posterior_mm=24.0),
             SampleSlicesd("image", count=14),
         ]
     )
 
     def run(volume):
-        meta = {
-            "region_start": start,
-            "volume_shape": np.array(shape),
-            "first_slice_from_feet": 0,
-            "space": "RAS",
-        }
         picture, mask = (
-            MetaTensor(
-                torch.from_numpy(np.ascontiguousarray(v[box]))[None], affine=inner, meta=dict(meta)
-            )
+            MetaTensor(torch.from_numpy(np.ascontiguousarray(v[box]))[None], meta=region.meta)
             for v in (volume, labels)
         )
         return chain({"image": picture, "mask": mask})["image"]

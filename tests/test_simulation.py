@@ -251,7 +251,7 @@ def test_hospital_is_complete_and_the_same_whatever_the_workers(tmp_path):
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     table = pd.read_csv(one)
-    assert list(table.columns[:4]) == ["case", "image", "mask", "age"]
+    assert list(table.columns[:4]) == ["case", "image", "mask", "simulated"]
     assert {"fracture", "follow_up_years", "renal_failure"} <= set(table.columns)
     assert not {"bone_z", "five_year_risk"} & set(table.columns)
     truth = pd.read_csv(tmp_path / "one" / "truth.csv")

@@ -134,7 +134,7 @@ def _learning(history: Sequence[Mapping[str, float | None]] | None) -> Json | No
     words = f"{len(history)} epochs."
     if measured:
         best, epoch = max(measured, key=lambda pair: pair[0])
-        words += f" Best validation AUROC {best:.3f} in epoch {epoch}."
+        words += f" Best validation AUROC {best:.3f} in epoch {epoch:.0f}."
     return {"picture": data_uri(figure_png(learning_curve(history))), "words": words}
 
 
