@@ -15,6 +15,8 @@ from torch import Tensor
 from torchvision import models
 from torchvision.models.resnet import ResNet
 
+from monai_vfx.errors import SettingError
+
 BACKBONES: tuple[str, ...] = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
@@ -35,8 +37,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> ResNet:
 
     Raises:
         ValueError: the name is unknown, or the weights do not fit the encoder.
-        RuntimeError: the weights are neither cached nor reachable.
-        FileNotFoundError: the file does not exist.
+        SettingError: the weights are neither cached nor reachable, or no such file exists.
     """
     one_of("backbone", name, BACKBONES)
     network: ResNet = models.get_model(name, weights=None)
@@ -50,10 +51,10 @@ def load_backbone(name: str, pretrained: str | None = None) -> ResNet:
     try:
         missing, unexpected = network.load_state_dict(encoder, strict=False)
     except RuntimeError as error:
-        raise ValueError(f"pretrained ({pretrained!r}) does not fit {name}: {error}") from error
+        raise SettingError(f"pretrained ({pretrained!r}) does not fit {name}: {error}") from error
     missing = [k for k in missing if not k.startswith("fc.")]
     if missing or unexpected:
-        raise ValueError(
+        raise SettingError(
             f"pretrained ({pretrained!r}) does not fit {name}: "
             f"{len(missing)} tensors are missing {missing[:3]}, "
             f"{len(unexpected)} are unknown {unexpected[:3]}"
@@ -70,7 +71,7 @@ def _download(weights: models.WeightsEnum) -> dict[str, Tensor]:
             progress=False, check_hash=True, weights_only=True
         )
     except OSError as error:  # URLError, timeouts and full disks alike
-        raise RuntimeError(
+        raise SettingError(
             f"the ImageNet weights {weights} could not be downloaded from {weights.url} ({error}). "
             "Without a network, copy that file here from another machine and give its path as "
             "pretrained='…/file.pth', or start from random weights with pretrained=None"
@@ -83,7 +84,7 @@ def _download(weights: models.WeightsEnum) -> dict[str, Tensor]:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dictionary from a local file without running any code in it."""
     if not path.is_file():
-        raise FileNotFoundError(
+        raise SettingError(
             f"pretrained ({str(path)!r}) must be None, 'imagenet', a name of torchvision's weights "
             "or an existing file"
         )
@@ -94,19 +95,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"pretrained ({str(path)!r}) is not a file of plain tensors") from error
+        raise SettingError(f"pretrained ({str(path)!r}) is not a file of plain tensors") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"pretrained ({str(path)!r}) must hold a plain state dictionary")
+        raise SettingError(f"pretrained ({str(path)!r}) must hold a plain state dictionary")
     return state
 
 
 def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
     """Raise a ValueError that names the argument, its value and the rule, unless it is allowed."""
     if value not in allowed:
-        raise ValueError(f"{argument} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
+        raise SettingError(f"{argument} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
 
 
 def at_least(argument: str, value: int, least: int) -> None:
     """Raise a ValueError that names the argument, its value and the rule, if it is smaller."""
     if value < least:
-        raise ValueError(f"{argument} ({value!r}) must be at least {least}")
+        raise SettingError(f"{argument} ({value!r}) must be at least {least}")

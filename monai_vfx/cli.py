@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, ParamSpec
 
 import click
 
-from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError, find_cause, find_refusal
 
 P = ParamSpec("P")
 
@@ -52,18 +52,20 @@ def _refuse(refusal: CaseRefused) -> NoReturn:
     sys.exit(REFUSED)
 
 
-def _refusals_exit_3(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn a refusal, also one wrapped by MONAI, into its message and exit status 3."""
+def _exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a refusal into exit status 3 and wrong use into 2, also where MONAI wrapped them."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except Exception as error:
-            refusal = find_refusal(error)
-            if refusal is None:
-                raise
-            _refuse(refusal)
+            refusal, setting = find_refusal(error), find_cause(error, SettingError)
+            if refusal is not None:
+                _refuse(refusal)
+            if setting is not None:
+                raise click.UsageError(str(setting)) from error
+            raise
 
     return wrapped
 
@@ -135,7 +137,7 @@ def check(
 @click.option("--weights", required=True, type=EXISTING, help="Checkpoint of vfx train.")
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
-@_refusals_exit_3
+@_exit_statuses
 def predict(
     image: Path,
     mask: Path | None,
@@ -160,7 +162,7 @@ def predict(
 )
 @click.option("--layer", default="layer3", show_default=True, help="Encoder stage for GradCAM.")
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
-@_refusals_exit_3
+@_exit_statuses
 def explain(
     image: Path,
     mask: Path | None,
@@ -200,8 +202,10 @@ def _run_case(
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
     from monai_vfx.preflight import load_case
     from monai_vfx.results import Prediction, write_json
+    from monai_vfx.weights import read_sidecar
 
     try:
+        read_sidecar(settings["weights"])
         load_case(image, mask, series_uid=series_uid, scheme=scheme)
         from monai_vfx.workflow import predict as run  # MONAI, only for what may pass
 
@@ -239,8 +243,12 @@ def _run_case(
     help="Settings laid over the paper's: bone_only, cpu_small, … or a YAML file. Repeatable.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Number of epochs.")
+@click.option(
+    "--pretrained",
+    help="First weights of the encoder: imagenet (a download), none, or a local file.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
-@_refusals_exit_3
+@_exit_statuses
 def train(
     cohort: Path,
     out: Path,
@@ -248,6 +256,7 @@ def train(
     folds: int,
     overlays: tuple[str, ...],
     epochs: int | None,
+    pretrained: str | None,
     seed: int,
 ) -> None:
     """Train on your own cohort: COHORT.csv with case, image, mask and fracture (0 or 1).
@@ -259,16 +268,19 @@ def train(
     read_cohort(cohort)  # faults are named before anything heavy is loaded
     from monai_vfx.workflow import train as run
 
+    settings: dict[str, Any] = {}
+    if pretrained is not None:
+        settings["pretrained"] = None if pretrained == "none" else pretrained
     for number in range(folds) if fold is None else (fold,):
-        target = out if fold is not None else out / f"fold_{number}"
         trained = run(
             cohort,
-            out=target,
+            out=out if fold is not None else out / f"fold_{number}",
             fold=number,
             folds=folds,
             overlays=overlays,
             epochs=epochs,
             seed=seed,
+            **settings,
         )
         click.echo(json.dumps({"fold": number, **trained}))
 
@@ -344,7 +356,7 @@ def simulate(
 @main.command()
 @click.option("--out", default=Path("demo_output"), show_default=True, type=FOLDER)
 @click.option("--seed", type=int, default=0, show_default=True)
-@_refusals_exit_3
+@_exit_statuses
 def demo(out: Path, seed: int) -> None:
     """Do the whole job on a simulated hospital, on a CPU: train, test, predict, explain, report."""
     from monai_vfx.demo import run_demo

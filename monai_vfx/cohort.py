@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from monai_vfx.errors import CaseRefused
+from monai_vfx.errors import CaseRefused, SettingError
 
 REQUIRED_COLUMNS = ("case", "image", "mask", "fracture")
 LISTED_FAULTS = 50
@@ -103,7 +103,7 @@ def split_folds(
         (training, validation) items of each fold.
 
     Raises:
-        ValueError: when a class has fewer patients than there are folds.
+        SettingError: when a class has fewer patients than there are folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -111,7 +111,7 @@ def split_folds(
     groups = np.array([item["pair"] for item in items])
     fewest = min(int((labels == value).sum()) for value in (0, 1))
     if folds < 2 or fewest < folds:
-        raise ValueError(
+        raise SettingError(
             f"folds ({folds}) must be at least 2 and at most the smaller class ({fewest} patients)"
         )
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)

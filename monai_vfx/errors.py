@@ -8,6 +8,9 @@ tables below are the only place where codes are defined.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 REFUSALS: dict[str, str] = {
     # input
@@ -109,6 +112,10 @@ class CaseWarning:
             raise KeyError(self.code)
 
 
+class SettingError(ValueError):
+    """A setting cannot be used; the message names it, its value and the rule. Wrong use: exit 2."""
+
+
 class MissingDependencyError(ImportError):
     """An optional package is needed; the message holds the exact install command."""
 
@@ -116,11 +123,11 @@ class MissingDependencyError(ImportError):
         super().__init__(f"{package} is needed {purpose}: pip install 'monai_vfx[{extra}]'")
 
 
-def find_refusal(error: BaseException | None) -> CaseRefused | None:
-    """Return the refusal that lies behind ``error``, or None.
+def find_cause(error: BaseException | None, kind: type[E]) -> E | None:
+    """Return the error of this kind that lies behind ``error``, or None.
 
-    MONAI's ``Compose`` wraps what a transform raises in a ``RuntimeError``; the refusal is then
-    its cause.
+    MONAI wraps what a transform or a part of a config raises in a ``RuntimeError``; what was
+    raised is then its cause.
 
     >>> try:
     ...     try:
@@ -128,13 +135,18 @@ def find_refusal(error: BaseException | None) -> CaseRefused | None:
     ...     except CaseRefused as refusal:
     ...         raise RuntimeError("applying transform") from refusal
     ... except RuntimeError as error:
-    ...     find_refusal(error).code
+    ...     find_cause(error, CaseRefused).code
     'mask_empty'
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, CaseRefused):
+        if isinstance(error, kind):
             return error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def find_refusal(error: BaseException | None) -> CaseRefused | None:
+    """Return the refusal that lies behind ``error``, or None; see :func:`find_cause`."""
+    return find_cause(error, CaseRefused)

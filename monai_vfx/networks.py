@@ -125,7 +125,7 @@ class AttentionCNNRNN(nn.Module):
 
     Raises:
         ValueError: an argument breaks its rule, or the weights do not fit.
-        RuntimeError: the ImageNet weights are neither cached nor reachable.
+        SettingError: the ImageNet weights are neither cached nor reachable.
 
     >>> network = AttentionCNNRNN("resnet18", rnn_hidden=8).eval()
     >>> network(torch.zeros(1, 1, 48, 72, 14)).shape

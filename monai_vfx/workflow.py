@@ -20,7 +20,8 @@ import numpy as np
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 
-from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.bundle_parts import split_cohort
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.explanation import gradcam
 from monai_vfx.report.montage import montage, score_caption, slice_titles
 from monai_vfx.results import ModelFacts, Prediction, Refusal, SliceRecord, run_record, write_json
@@ -36,7 +37,7 @@ def config_files(names: Iterable[str]) -> list[str]:
     """Return the paths of the bundle's configs of these names; a path to a YAML file stays.
 
     Raises:
-        ValueError: a name that is neither, with the names there are.
+        SettingError: a name that is neither, with the names there are.
 
     >>> [Path(p).name for p in config_files(["common", "bone_only"])]
     ['common.yaml', 'bone_only.yaml']
@@ -49,7 +50,7 @@ def config_files(names: Iterable[str]) -> list[str]:
             path = Path(name)
         if path.suffix not in (".yaml", ".yml", ".json") or not path.is_file():
             known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-            raise ValueError(f"overlay {name!r} is neither a file nor one of: {known}")
+            raise SettingError(f"overlay {name!r} is neither a file nor one of: {known}")
         paths.append(str(path))
     return paths
 
@@ -212,13 +213,14 @@ def train(
 
     Raises:
         CaseRefused: ``cohort_invalid``.
-        ValueError: a fold or overlay that does not exist.
+        SettingError: a fold or overlay that does not exist.
     """
     out = Path(out)
     chosen: Json = {"cohort": str(cohort), "output_dir": str(out), "seed": seed}
     chosen |= {"fold": fold, "folds": folds, "resume": True, **settings}
     if epochs is not None:
         chosen["max_epochs"] = epochs
+    split_cohort(cohort, fold, folds, seed)  # wrong folds are named before weights are fetched
     run_bundle(["common", "train", *overlays], "train", **chosen)
     facts = {**chosen, "overlays": list(overlays)}
     facts = {name: value for name, value in facts.items() if name not in ("cohort", "output_dir")}

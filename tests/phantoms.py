@@ -80,3 +80,23 @@ def grid(
     affine[:3, 3] = (-31.0, 57.0, -412.0)
     middle = (affine @ [*(np.array(shape) - 1) / 2, 1])[:3]
     return shape, affine, middle  # type: ignore[return-value]
+
+
+SIDECAR: dict[str, Any] = {
+    "bundle": "vertebral_fracture_risk",
+    "version": "0.1.0",
+    "image_class": "bone_muscle",
+    "config": {
+        "image_class": "bone_muscle",
+        "crop_size": [48, 72],
+        "pixel_mm": 2.0,
+        "backbone": "resnet18",
+        "rnn_hidden": 16,
+    },
+    "training": {},
+    "trained_on": {"cohort_sha256": "0" * 64, "patients": 1, "fractures": 0},
+    "validation": {"epoch": 1, "auroc": 0.5, "patients": 1, "fractures": 0},
+    "simulated": True,
+    "calibration": None,
+}
+"""What lies beside the weights of a small network."""

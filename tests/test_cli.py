@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from monai_vfx.cli import main
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.schemas import violations
-from phantoms import Phantom
+from monai_vfx.weights import write_sidecar
+from phantoms import SIDECAR, Phantom
 
 HEAVY = ("torch", "monai", "pandas", "sklearn", "matplotlib", "scipy", "nibabel")
 
@@ -81,6 +82,7 @@ def test_predict_records_the_refusal(phantom: Phantom, tmp_path: Path) -> None:
     image, _ = phantom.save(tmp_path)
     weights = tmp_path / "w.pt"
     weights.touch()
+    write_sidecar(weights, SIDECAR)
     out = tmp_path / "out"
     arguments = ["predict", str(image), "--weights", str(weights), "--out", str(out)]
     result = CliRunner().invoke(main, arguments)
@@ -97,3 +99,38 @@ def test_train_names_bad_cells_before_it_starts(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["train", str(table), "--out", str(tmp_path / "o")])
     assert result.exit_code == 3
     assert "row 2, fracture: '2'" in result.output
+
+
+def test_wrong_settings_of_training_are_wrong_use(phantom: Phantom, tmp_path: Path) -> None:
+    phantom.save(tmp_path)
+    table = tmp_path / "cohort.csv"
+    rows = [f"p{n},ct.nii.gz,mask.nii.gz,{n % 2}" for n in range(6)]
+    table.write_text("case,image,mask,fracture\n" + "\n".join(rows) + "\n")
+    arguments = ["train", str(table), "--out", str(tmp_path / "o"), "--folds", "3"]
+    for words, message in (
+        (["--fold", "3"], "fold (3) must lie in 0"),
+        (["--fold", "0", "--overlay", "cpu_smal"], "cpu_small"),
+        (["--fold", "0", "--folds", "5"], "smaller class (3 patients)"),
+    ):
+        result = CliRunner().invoke(main, [*arguments, *words])
+        assert result.exit_code == 2, result.output
+        assert message in result.output.replace("\n", " ")
+
+
+def test_simulate_writes_a_cohort_once(tmp_path: Path) -> None:
+    out = tmp_path / "hospital"
+    arguments = ["simulate", str(out), "--patients", "2", "--field-of-view", "quick"]
+    arguments += ["--format", "nifti", "--workers", "1"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["cohort"] == str(out / "cohort.csv")
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_weights_are_checked_before_anything_heavy(phantom: Phantom, tmp_path: Path) -> None:
+    image, mask = phantom.save(tmp_path)
+    (tmp_path / "w.pt").write_bytes(b"x")
+    arguments = ["predict", str(image), "--mask", str(mask), "--out", str(tmp_path / "o")]
+    result = CliRunner().invoke(main, [*arguments, "--weights", str(tmp_path / "w.pt")])
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["refusal"]["code"] == "weights_unreadable"

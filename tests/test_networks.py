@@ -306,7 +306,7 @@ def test_an_unreachable_download_names_the_way_out(
     # port 9 of this machine answers nobody: unreachable on any machine, with or without a network
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with pytest.raises(RuntimeError, match=r"(?s)resnet18-\w+\.pth.*pretrained='…/file\.pth'"):
+    with pytest.raises(ValueError, match=r"(?s)resnet18-\w+\.pth.*pretrained='…/file\.pth'"):
         backbones.load_backbone("resnet18", "imagenet")
 
 
@@ -338,7 +338,7 @@ def test_arguments_are_refused_with_their_rule(settings: dict[str, object], mess
 
 
 def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth.*an existing file"):
+    with pytest.raises(ValueError, match=r"nowhere\.pth.*an existing file"):
         small(pretrained=str(tmp_path / "nowhere.pth"))
 
 

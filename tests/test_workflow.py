@@ -20,15 +20,7 @@ from monai_vfx.schemas import violations
 from monai_vfx.volumes import world_positions
 from monai_vfx.weights import write_sidecar
 from monai_vfx.workflow import config_files, predict, preprocessing, read_prediction
-from phantoms import Phantom
-
-SETTINGS: dict[str, Any] = {
-    "image_class": "bone_muscle",
-    "crop_size": [48, 72],
-    "pixel_mm": 2.0,
-    "backbone": "resnet18",
-    "rnn_hidden": 16,
-}
+from phantoms import SIDECAR, Phantom
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +32,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = AttentionCNNRNN(backbone="resnet18", rnn_hidden=16)
     torch.save({"network": network.state_dict()}, path)
-    counts = {"patients": 1, "fractures": 0}
-    write_sidecar(
-        path,
-        {
-            "bundle": "vertebral_fracture_risk",
-            "version": "0.1.0",
-            "image_class": "bone_muscle",
-            "config": SETTINGS,
-            "training": {},
-            "trained_on": {"cohort_sha256": "0" * 64, **counts},
-            "validation": {"epoch": 1, "auroc": 0.5, **counts},
-            "simulated": True,
-            "calibration": None,
-        },
-    )
+    write_sidecar(path, SIDECAR)
     return path
 
 

@@ -14,7 +14,7 @@ from monai.engines import SupervisedEvaluator
 from torch import Tensor
 
 from monai_vfx.cohort import CohortItem, read_cohort, split_folds
-from monai_vfx.errors import CaseRefused, find_refusal
+from monai_vfx.errors import CaseRefused, SettingError, find_refusal
 from monai_vfx.shapes import Json
 
 _LOG = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ def check_output_dir(output_dir: str | Path, bundle_root: str | Path) -> None:
     """Create the output folder; refuse one inside the bundle, which is installed with the code.
 
     Raises:
-        ValueError: the folder lies in the bundle.
+        SettingError: the folder lies in the bundle.
     """
     folder, bundle = Path(output_dir).resolve(), Path(bundle_root).resolve()
     if folder == bundle or bundle in folder.parents:
-        raise ValueError(
+        raise SettingError(
             f"output_dir ({folder}) must not lie in the bundle: give --output_dir another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,10 +47,10 @@ def split_cohort(
 
     Raises:
         CaseRefused: ``cohort_invalid``.
-        ValueError: the fold does not exist, or the cohort is too small for the folds.
+        SettingError: the fold does not exist, or the cohort is too small for the folds.
     """
     if not 0 <= fold < folds:
-        raise ValueError(f"fold ({fold}) must lie in 0 … {folds - 1}: folds is {folds}")
+        raise SettingError(f"fold ({fold}) must lie in 0 … {folds - 1}: folds is {folds}")
     train, held_out = split_folds(read_cohort(cohort), folds, seed)[fold]
     return {"train": train, "validate": held_out}
 
@@ -74,7 +74,7 @@ class CohortCache(CacheDataset):
         **settings: of :class:`monai.data.CacheDataset`.
 
     Raises:
-        ValueError: what is left does not hold both classes.
+        SettingError: what is left does not hold both classes.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class CohortCache(CacheDataset):
             append_refusals(refusals, refused)
         labels = {item["label"] for item in self.data}
         if labels != {0, 1}:
-            raise ValueError(
+            raise SettingError(
                 f"{len(self.data)} of {len(data)} patients were accepted; patients with and "
                 f"without fracture are needed, found labels {sorted(labels)}"
             )

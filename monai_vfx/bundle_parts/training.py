@@ -16,6 +16,7 @@ from monai.handlers import CheckpointLoader, CheckpointSaver
 
 from monai_vfx.backbones import load_backbone
 from monai_vfx.cohort import CohortItem
+from monai_vfx.errors import SettingError
 from monai_vfx.networks import AttentionCNNRNN
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
@@ -35,7 +36,7 @@ def check_resumable(
         cohort: the table.
 
     Raises:
-        ValueError: the folder holds a training that is not to be resumed, or one with other
+        SettingError: the folder holds a training that is not to be resumed, or one with other
             settings or patients.
     """
     record = Path(output_dir) / "settings.json"
@@ -43,7 +44,7 @@ def check_resumable(
     settings: Json = {**config, **fixed, "cohort_sha256": sha256_of(cohort)}
     newest = newest_checkpoint(output_dir)
     if newest is not None and not resume:
-        raise ValueError(
+        raise SettingError(
             f"{output_dir} holds an earlier training ({newest.name}): set resume to true to go on "
             "with it, or give another output_dir"
         )
@@ -51,7 +52,7 @@ def check_resumable(
         earlier = json.loads(record.read_text(encoding="utf-8"))
         changed = sorted(name for name in settings if settings[name] != earlier.get(name))
         if changed:
-            raise ValueError(
+            raise SettingError(
                 f"{output_dir} holds a training with another {', '.join(changed)}: give another "
                 "output_dir"
             )
@@ -67,7 +68,7 @@ def start_from(
     folder holds a checkpoint to resume from.
 
     Raises:
-        RuntimeError: the weights are neither cached nor reachable.
+        SettingError: the weights are neither cached nor reachable.
     """
     if pretrained is not None and newest_checkpoint(output_dir) is None:
         network.load_encoder(load_backbone(backbone, pretrained))
