@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from monai_vfx.anatomy import structure_of_name
 from monai_vfx.bodies import box_affine, nonzero_box
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine, Region
@@ -74,6 +75,18 @@ class LabelFile:
         return replace(self, values=values[box], start=(start[0], start[1], start[2]))
 
 
+def called(path: Path) -> str:
+    """Return how messages call a file: by the structure it holds, never by its name.
+
+    A file's name may carry a patient's.
+
+    >>> called(Path("Doe_Jane.nii.gz")), called(Path("vertebrae_L1.nii.gz"))
+    ('the mask', 'the mask of L1')
+    """
+    structure = structure_of_name(path.name)
+    return "the mask" if structure is None else f"the mask of {structure}"
+
+
 def is_label_file(path: Path) -> bool:
     """Say whether the ending is one that :func:`read_label_file` takes.
 
@@ -96,14 +109,16 @@ def read_label_file(path: Path, *, binary: bool = False) -> LabelFile:
             ``geometry_missing`` or ``geometry_invalid``.
     """
     if not path.is_file() or not is_label_file(path):
-        raise CaseRefused("mask_unreadable", f"{path.name} is not a file ending in {SUFFIXES}")
+        raise CaseRefused("mask_unreadable", f"{called(path)} is not a file ending in {SUFFIXES}")
     if path.name.lower().endswith((".nii", ".nii.gz")):
         found = _read_nifti(path, binary)
     else:
         found = _read_itk(path, binary)
     spacing = np.linalg.norm(found.affine[:3, :3], axis=0)
     if not np.isfinite(found.affine).all() or abs(np.linalg.det(found.affine[:3, :3])) < 1e-9:
-        raise CaseRefused("geometry_invalid", f"{path.name}: voxel edges are {spacing.tolist()} mm")
+        raise CaseRefused(
+            "geometry_invalid", f"{called(path)}: voxel edges are {spacing.tolist()} mm"
+        )
     return found
 
 
@@ -148,22 +163,23 @@ def _read_nifti(path: Path, binary: bool) -> LabelFile:
     try:
         image: Any = nib.load(path)
     except (EOFError, zlib.error) as error:
-        raise CaseRefused("file_truncated", f"{path.name}: the header is cut") from error
+        raise CaseRefused("file_truncated", f"{called(path)}: the header is cut") from error
     except (ImageFileError, HeaderDataError, OSError, ValueError) as error:
-        raise CaseRefused("mask_unreadable", f"{path.name} is no NIfTI image") from error
+        raise CaseRefused("mask_unreadable", f"{called(path)} is no NIfTI image") from error
     header = image.header
     shape = _three_axes(path, image.shape)
     if header.get_data_dtype().kind not in "uif":
-        raise CaseRefused("not_volume", f"{path.name} holds {header.get_data_dtype()} voxels")
+        raise CaseRefused("not_volume", f"{called(path)} holds {header.get_data_dtype()} voxels")
     if (int(header["sform_code"]), int(header["qform_code"])) == (0, 0):
         raise CaseRefused(
-            "geometry_missing", f"{path.name}: sform and qform codes are both 0, no position is set"
+            "geometry_missing",
+            f"{called(path)}: sform and qform codes are both 0, no position is set",
         )
     slabs = _slabs(path, image.dataobj, shape)
     try:
         values, start = _gather(path, slabs, binary)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CaseRefused("file_truncated", f"{path.name}: {error}") from error
+        raise CaseRefused("file_truncated", f"{called(path)}: {error}") from error
     affine = np.asarray(image.affine, dtype=np.float64)
     names = _nifti_names(header.extensions)
     return LabelFile(values, start, shape, affine, names, cropped=values.shape == shape)
@@ -173,7 +189,7 @@ def _three_axes(path: Path, sizes: Iterable[int]) -> tuple[int, int, int]:
     """Accept three axes, or more of which the further ones have one frame."""
     shape = [int(size) for size in sizes]
     if len(shape) < 3 or min(shape) < 1 or any(size != 1 for size in shape[3:]):
-        raise CaseRefused("not_volume", f"{path.name} has shape {tuple(shape)}")
+        raise CaseRefused("not_volume", f"{called(path)} has shape {tuple(shape)}")
     return shape[0], shape[1], shape[2]
 
 
@@ -233,7 +249,9 @@ def _whole(path: Path, values: npt.NDArray[Any], binary: bool) -> npt.NDArray[np
         rounded = np.rint(values)
         odd = ~(np.abs(values - rounded) <= _WHOLE_TOLERANCE)
         if odd.any():
-            raise CaseRefused("mask_fractional", f"{path.name} holds the value {values[odd][0]:g}")
+            raise CaseRefused(
+                "mask_fractional", f"{called(path)} holds the value {values[odd][0]:g}"
+            )
         values = rounded
     largest = int(values.max())
     dtype = next(t for t in (np.uint8, np.uint16, np.uint64) if largest <= np.iinfo(t).max)
@@ -261,24 +279,26 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise CaseRefused("mask_unreadable", f"{path.name}: the header is not readable") from error
+        raise CaseRefused(
+            "mask_unreadable", f"{called(path)}: the header is not readable"
+        ) from error
     keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     if path.suffix.lower() in (".nrrd", ".nhdr") and "NRRD_space" not in keys:
-        raise CaseRefused("geometry_missing", f"{path.name}: the header has no field 'space'")
+        raise CaseRefused("geometry_missing", f"{called(path)}: the header has no field 'space'")
     if reader.GetNumberOfComponents() != 1:
         raise CaseRefused(
             "not_volume",
-            f"{path.name} holds {reader.GetNumberOfComponents()} layers of segments; "
+            f"{called(path)} holds {reader.GetNumberOfComponents()} layers of segments; "
             "save it with segments that do not overlap",
         )
     shape = _three_axes(path, reader.GetSize())
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise CaseRefused("file_truncated", f"{path.name}: voxels cannot be read") from error
+        raise CaseRefused("file_truncated", f"{called(path)}: voxels cannot be read") from error
     values = sitk.GetArrayViewFromImage(image).reshape(shape[::-1]).T
     if values.dtype.kind not in "uif":
-        raise CaseRefused("not_volume", f"{path.name} holds {values.dtype} voxels")
+        raise CaseRefused("not_volume", f"{called(path)} holds {values.dtype} voxels")
     gathered, start = _gather(path, [(0, values)], binary)
     size = reader.GetDimension()
     affine = np.eye(4)

@@ -32,7 +32,7 @@ from monai_vfx.bodies import (
     voxel_spacing,
 )
 from monai_vfx.errors import CaseRefused, CaseWarning
-from monai_vfx.label_files import LabelFile, is_label_file, read_label_file
+from monai_vfx.label_files import LabelFile, called, is_label_file, read_label_file
 from monai_vfx.label_schemes import find_structures
 from monai_vfx.on_bone import check_on_bone
 from monai_vfx.shapes import Affine, LabelVolume, Points, Region
@@ -152,7 +152,7 @@ def _read_map(path: Path, scheme: str | None) -> tuple[str, list[LabelFile]]:
     """Read one label map; its labels become the project's."""
     found = read_label_file(path)
     if found.values.size == 0:
-        raise CaseRefused("mask_empty", f"{path.name} holds no label")
+        raise CaseRefused("mask_empty", f"{called(path)} holds no label")
     used, structures = find_structures(found, scheme)
     values = np.zeros(found.values.shape, dtype=np.uint8)
     boxes = ndimage.find_objects(found.values, max_label=max(structures))
@@ -161,7 +161,7 @@ def _read_map(path: Path, scheme: str | None) -> tuple[str, list[LabelFile]]:
         if structure in _WANTED and box is not None:
             values[box][found.values[box] == value] = _WANTED[structure]
     if not np.isin(values, _STUDY).any():
-        raise CaseRefused("mask_empty", f"{path.name} holds no voxel of T12-L4 ({used})")
+        raise CaseRefused("mask_empty", f"{called(path)} holds no voxel of T12-L4 ({used})")
     return used, [found.with_values(values)]
 
 
@@ -175,7 +175,7 @@ def _read_folder(folder: Path) -> tuple[str, list[LabelFile]]:
     if not set(named.values()) & set(_STUDY):
         raise CaseRefused(
             "mask_labels_unknown",
-            f"no file of the folder {folder.name} is named after one of T12-L4",
+            "no file of the folder is named after one of T12-L4",
             "Give a folder with files such as vertebrae_L1.nii.gz, or one label map.",
         )
     files = [
@@ -184,7 +184,7 @@ def _read_folder(folder: Path) -> tuple[str, list[LabelFile]]:
         if (found := read_label_file(path, binary=True)).values.size
     ]
     if not any(int(found.values.max()) in _STUDY for found in files):
-        raise CaseRefused("mask_empty", f"the vertebrae of the folder {folder.name} are empty")
+        raise CaseRefused("mask_empty", "the vertebrae of the folder are empty")
     return "files", files
 
 

@@ -9,17 +9,15 @@ Geometry: DICOM PS3.3, C.7.6.2.1.1 (equation C.7.6.2.1-1), in LPS, turned to RAS
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from monai_vfx.dicom.files import Source, read_headers
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.shapes import Affine, HUVolume, Region
 
@@ -33,51 +31,7 @@ TILT_TOLERANCE_DEG = 0.5
 SHORTEST_SERIES = 10
 """Fewest slices that can hold T12-L4 (10 mm apart at the most)."""
 
-_HEADER_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "Modality",
-    "ImageType",
-    "PatientID",
-    "PatientAge",
-    "PatientSex",
-    "PatientPosition",
-    "FrameOfReferenceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SliceThickness",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-]
-_CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, Enhanced CT
 _REQUIRED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where the bytes of one file lie: a path, or a member of a zip."""
-
-    path: Path
-    member: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.member or self.path.name
-
-    def open(self) -> BinaryIO:
-        if self.member is None:
-            return self.path.open("rb")
-        with zipfile.ZipFile(self.path) as archive:
-            return io.BytesIO(archive.read(self.member))
 
 
 @dataclass(frozen=True)
@@ -96,7 +50,7 @@ class Series:
         warnings: what a reader of the result must know.
     """
 
-    sources: tuple[_Source, ...]
+    sources: tuple[Source, ...]
     sop_instance_uids: tuple[str, ...]
     shape: tuple[int, int, int]
     affine: Affine
@@ -145,99 +99,17 @@ def read_series(path: Path, series_uid: str | None = None) -> Series:
     Raises:
         CaseRefused: with the code of the rule that is broken.
     """
-    headers, ignored = _headers(path)
-    by_series: dict[str, list[tuple[_Source, Any]]] = defaultdict(list)
+    headers, ignored = read_headers(path)
+    by_series: dict[str, list[tuple[Source, Any]]] = defaultdict(list)
     for source, header in headers:
         by_series[str(header.get("SeriesInstanceUID", ""))].append((source, header))
     chosen, warnings = _choose(by_series, series_uid, ignored)
     return _check_series(chosen, warnings)
 
 
-def _sources(path: Path) -> Iterator[_Source]:
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file() and not file.name.startswith("."):
-                yield _Source(file)
-    elif path.suffix.lower() == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = sorted(m.filename for m in archive.infolist() if not m.is_dir())
-        except (zipfile.BadZipFile, OSError) as error:
-            raise CaseRefused("file_truncated", f"the zip cannot be read ({error})") from error
-        for member in members:
-            yield _Source(path, member)
-    else:
-        yield _Source(path)
-
-
-def _headers(path: Path) -> tuple[list[tuple[_Source, Any]], int]:
-    """Return the headers of all DICOM images below ``path`` and the count of other files."""
-    headers, damaged, ignored = [], [], 0
-    for source in _sources(path):
-        try:
-            header = _header(source)
-        except CaseRefused as refusal:
-            damaged.append(refusal)
-            continue
-        if header is None:
-            ignored += 1
-        else:
-            headers.append((source, header))
-    if damaged:
-        raise CaseRefused(
-            "file_truncated",
-            f"{len(damaged)} of {len(damaged) + len(headers)} DICOM files are damaged; "
-            f"the first: {damaged[0].message}",
-        )
-    if not headers:
-        raise CaseRefused("no_image", f"no DICOM image among {ignored} files")
-    return headers, ignored
-
-
-def _header(source: _Source) -> Any | None:
-    """Return the header of an image; None for what is no DICOM image."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        with source.open() as file:
-            try:
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-            except InvalidDicomError:
-                if source.name.lower().endswith(".dcm"):
-                    raise CaseRefused("file_truncated", "a .dcm file is no DICOM") from None
-                return None
-            if "Rows" not in header:  # a report, a DICOMDIR, or an image cut in its header
-                if str(header.file_meta.get("MediaStorageSOPClassUID", "")) in _CT_CLASSES:
-                    raise CaseRefused("file_truncated", "a CT file ends within its header")
-                return None
-            _check_complete(file, header)
-            return header
-    except (EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CaseRefused("file_truncated", f"a DICOM file cannot be read ({error})") from error
-
-
-def _check_complete(file: BinaryIO, header: Any) -> None:
-    """Compare the bytes that remain behind the header with the pixels it announces."""
-    syntax = header.file_meta.get("TransferSyntaxUID")
-    here = file.tell()
-    remaining = file.seek(0, io.SEEK_END) - here
-    if syntax is not None and (syntax.is_encapsulated or syntax.is_deflated):
-        expected = 1
-    else:
-        pixels = int(header.get("Rows", 0)) * int(header.get("Columns", 0))
-        frames = int(header.get("NumberOfFrames", 1) or 1) * int(header.get("SamplesPerPixel", 1))
-        expected = pixels * frames * int(header.get("BitsAllocated", 16)) // 8
-    if remaining < expected:
-        raise CaseRefused(
-            "file_truncated",
-            f"pixel data end after {max(remaining, 0)} of {expected} bytes",
-        )
-
-
 def _choose(
-    by_series: dict[str, list[tuple[_Source, Any]]], series_uid: str | None, ignored: int
-) -> tuple[list[tuple[_Source, Any]], list[CaseWarning]]:
+    by_series: dict[str, list[tuple[Source, Any]]], series_uid: str | None, ignored: int
+) -> tuple[list[tuple[Source, Any]], list[CaseWarning]]:
     """Pick the one CT series that was asked for, or the only one there is."""
     if series_uid is not None:
         if series_uid not in by_series:
@@ -267,14 +139,14 @@ def _left_aside(count: int) -> list[CaseWarning]:
     return [CaseWarning("other_series_ignored", f"{count} other series were left aside")]
 
 
-def _is_ct_volume(files: list[tuple[_Source, Any]]) -> bool:
+def _is_ct_volume(files: list[tuple[Source, Any]]) -> bool:
     """Whether a series is CT and no scout view or secondary capture."""
     first = files[0][1]
     kinds = [str(kind).upper() for kind in first.get("ImageType", None) or ()]
     return str(first.get("Modality", "")) == "CT" and "LOCALIZER" not in kinds
 
 
-def _check_series(files: list[tuple[_Source, Any]], warnings: list[CaseWarning]) -> Series:
+def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) -> Series:
     headers = [header for _, header in files]
     _check_uniform(headers)
     row, column, normal = _directions(headers)
@@ -398,7 +270,7 @@ def _age_years(text: str) -> float | None:
     return int(found.group(1)) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[found.group(2)]
 
 
-def _decode(source: _Source, k: int) -> Any:
+def _decode(source: Source, k: int) -> Any:
     """Return the stored pixel values (rows, columns) of one slice."""
     from pydicom.pixels import pixel_array
 
