@@ -48,9 +48,11 @@ class Source:
 
     @property
     def name(self) -> str:
+        """The file's own name."""
         return self.member or self.path.name
 
     def open(self) -> BinaryIO:
+        """Open for reading; a member of a zip is unpacked in memory."""
         if self.member is None:
             return self.path.open("rb")
         with zipfile.ZipFile(self.path) as archive:
