@@ -20,7 +20,7 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
 ]
 VFX = [line for line in COMMANDS if line.startswith(".venv/bin/vfx")]
-BUNDLE = [line for line in COMMANDS if line.startswith("python -m monai.bundle")]
+BUNDLE = [line for line in COMMANDS if line.startswith("python -m monai.bundle run")]
 
 
 @pytest.mark.parametrize("line", VFX)
