@@ -28,7 +28,7 @@ STAGES: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
 """The encoder's stages, fine to coarse; a cell of them spans 4, 8, 16 and 32 pixels."""
 
 
-def load_backbone(name: str, pretrained: str | None = None) -> ResNet:
+def load_backbone(name: str, pretrained: str | Path | None = None) -> ResNet:
     """Build a torchvision residual network, with weights where asked for.
 
     Args:
@@ -43,6 +43,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> ResNet:
     network: ResNet = models.get_model(name, weights=None)
     if pretrained is None:
         return network
+    pretrained = str(pretrained)
     known = models.get_model_weights(name)
     key = "IMAGENET1K_V1" if pretrained == "imagenet" else pretrained
     state = _download(known[key]) if key in known.__members__ else _read_weights(Path(pretrained))

@@ -9,6 +9,7 @@ Exit status: 0 done; 2 wrong use; 3 a case was refused; 1 anything else.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -21,6 +22,7 @@ from monai_vfx.errors import CaseRefused, CaseWarning, SettingError, find_cause,
 
 P = ParamSpec("P")
 
+WEIGHTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 REFUSED = 3
@@ -61,6 +63,8 @@ def _exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except Exception as error:
             refusal, setting = find_refusal(error), find_cause(error, SettingError)
+            if refusal is not None and refusal.code == "internal":
+                raise click.ClickException(str(refusal)) from error
             if refusal is not None:
                 _refuse(refusal)
             if setting is not None:
@@ -68,6 +72,26 @@ def _exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
             raise
 
     return wrapped
+
+
+def _case_name(_: click.Context, __: click.Parameter, value: str) -> str:
+    from monai_vfx.results import check_case_name
+
+    try:
+        return check_case_name(value)
+    except SettingError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _writable(folder: Path) -> Path:
+    """Make a folder for results; refuse one that cannot be written before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise click.UsageError(f"{folder} cannot be written to")
+    return folder
 
 
 def _case_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +116,7 @@ def _case_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "case_name",
                 default="case",
                 show_default=True,
+                callback=_case_name,
                 help="Name of the case in the results; the patient's identity is never used.",
             ),
         )
@@ -105,6 +130,7 @@ def _case_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
 )
+@_exit_statuses
 def check(
     image: Path,
     mask: Path | None,
@@ -115,7 +141,8 @@ def check(
 ) -> None:
     """Pre-flight: would this CT be accepted, and if not, why.
 
-    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD.
+    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD. Needs no weights; warnings that depend on
+    a model's crop appear at prediction.
     """
     from monai_vfx.preflight import check_report
     from monai_vfx.results import write_json
@@ -124,6 +151,7 @@ def check(
         image, mask, case=case_name, series_uid=series_uid, scheme=scheme
     )
     if json_file is not None:
+        _writable(json_file.parent)
         write_json(json_file, report)
     click.echo(json.dumps(report))
     _warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
@@ -134,7 +162,7 @@ def check(
 
 @main.command()
 @_case_options
-@click.option("--weights", required=True, type=EXISTING, help="Checkpoint of vfx train.")
+@click.option("--weights", required=True, type=WEIGHTS, help="Checkpoint of vfx train.")
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
 @_exit_statuses
@@ -154,13 +182,19 @@ def predict(
 
 @main.command()
 @_case_options
-@click.option("--weights", required=True, type=EXISTING, help="Checkpoint of vfx train.")
+@click.option("--weights", required=True, type=WEIGHTS, help="Checkpoint of vfx train.")
 @click.option(
     "--beside",
-    type=EXISTING,
+    type=WEIGHTS,
     help="A second checkpoint (bone only, say) drawn beside the first, as in the paper's Figure 3.",
 )
-@click.option("--layer", default="layer3", show_default=True, help="Encoder stage for GradCAM.")
+@click.option(
+    "--layer",
+    type=click.Choice(["layer1", "layer2", "layer3", "layer4"]),
+    default="layer3",
+    show_default=True,
+    help="Encoder stage for GradCAM.",
+)
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @_exit_statuses
 def explain(
@@ -204,8 +238,10 @@ def _run_case(
     from monai_vfx.results import Prediction, write_json
     from monai_vfx.weights import read_sidecar
 
+    _writable(out)
     try:
-        read_sidecar(settings["weights"])
+        for weights in filter(None, (settings["weights"], settings.get("beside"))):
+            read_sidecar(weights)
         load_case(image, mask, series_uid=series_uid, scheme=scheme)
         from monai_vfx.workflow import predict as run  # MONAI, only for what may pass
 
@@ -223,7 +259,7 @@ def _run_case(
         if refusal is None:
             raise
         document = Prediction.refused(case_name, refusal).to_json()
-        write_json(out / "prediction.json", document)
+        write_json(_place_for_refusal(out), document)
         click.echo(json.dumps(document))
         raise
     click.echo(json.dumps(prediction.to_json()))
@@ -231,33 +267,42 @@ def _run_case(
     _say(f"results: {out}")
 
 
+def _place_for_refusal(out: Path) -> Path:
+    """Return where a refusal is recorded: never over an earlier result."""
+    earlier = out / "prediction.json"
+    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
+        _say(f"{earlier} holds an earlier result and stays; the refusal is in refused.json")
+        return out / "refused.json"
+    return earlier
+
+
 @main.command()
 @click.argument("cohort", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=FOLDER, help="Folder for checkpoints and curves.")
 @click.option("--fold", type=click.IntRange(0), help="Train this fold only (from 0).")
-@click.option("--folds", type=click.IntRange(2), default=10, show_default=True)
+@click.option("--folds", type=click.IntRange(2), help="Number of folds.  [default: 10]")
 @click.option(
     "--overlay",
     "overlays",
     multiple=True,
-    help="Settings laid over the paper's: bone_only, cpu_small, … or a YAML file. Repeatable.",
+    help="Settings laid over the paper's: bone_only, cpu_small or a YAML file. Repeatable.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Number of epochs.")
 @click.option(
     "--pretrained",
     help="First weights of the encoder: imagenet (a download), none, or a local file.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, help="Of folds, weights and draws.  [default: 0]")
 @_exit_statuses
 def train(
     cohort: Path,
     out: Path,
     fold: int | None,
-    folds: int,
+    folds: int | None,
     overlays: tuple[str, ...],
     epochs: int | None,
     pretrained: str | None,
-    seed: int,
+    seed: int | None,
 ) -> None:
     """Train on your own cohort: COHORT.csv with case, image, mask and fracture (0 or 1).
 
@@ -266,8 +311,11 @@ def train(
     from monai_vfx.cohort import read_cohort
 
     read_cohort(cohort)  # faults are named before anything heavy is loaded
+    _writable(out)
+    from monai_vfx.workflow import default_folds
     from monai_vfx.workflow import train as run
 
+    folds = folds or default_folds(overlays)
     settings: dict[str, Any] = {}
     if pretrained is not None:
         settings["pretrained"] = None if pretrained == "none" else pretrained
@@ -332,7 +380,7 @@ def simulate(
 
     from monai_vfx.simulation import simulate_hospital
 
-    if (out / "cohort.csv").exists():
+    if (_writable(out) / "cohort.csv").exists():
         raise click.UsageError(f"{out} holds a hospital already: choose another folder")
     with tqdm(total=patients, desc="patients", file=sys.stderr) as bar:
 
@@ -361,4 +409,4 @@ def demo(out: Path, seed: int) -> None:
     """Do the whole job on a simulated hospital, on a CPU: train, test, predict, explain, report."""
     from monai_vfx.demo import run_demo
 
-    run_demo(out, seed=seed)
+    run_demo(_writable(out), seed=seed)

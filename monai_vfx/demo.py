@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from monai_vfx.cohort import read_cohort
+from monai_vfx.errors import SettingError
 from monai_vfx.evaluation import auroc, roc_curve
 from monai_vfx.report.figures import RocData
 from monai_vfx.report.page import write_page
@@ -54,7 +55,12 @@ def run_demo(out: Path, seed: int = 0) -> Json:
     weights = Path(trained["weights"])
 
     _tell(start, "testing on the unseen patients")
-    evaluate(unseen, weights=weights, out=out / "evaluation", workers=os.cpu_count() or 1)
+    evaluate(
+        unseen,
+        weights=weights,
+        out=out / "evaluation",
+        workers=min(len(os.sched_getaffinity(0)), 8),
+    )
     curve, signal = _roc(out / "evaluation" / "predictions.csv"), _signal(out / "unseen")
     low, high = curve["auroc_ci"]
     result = (
@@ -117,6 +123,9 @@ def _hospital(
     """Return the cohort table of a hospital, simulated unless it is there already."""
     table = folder / "cohort.csv"
     if table.exists():
+        record = json.loads((folder / "hospital.json").read_text(encoding="utf-8"))
+        if (record["seed"], record["patients"]) != (seed, patients):
+            raise SettingError(f"{folder} holds a demo of another seed: choose another --out")
         return table
     with tqdm(total=patients, desc=folder.name, file=sys.stderr, mininterval=5) as bar:
 

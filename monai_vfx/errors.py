@@ -127,7 +127,8 @@ def find_cause(error: BaseException | None, kind: type[E]) -> E | None:
     """Return the error of this kind that lies behind ``error``, or None.
 
     MONAI wraps what a transform or a part of a config raises in a ``RuntimeError``; what was
-    raised is then its cause.
+    raised is then its cause. Only causes count: an error that happened while another was handled
+    is an error of its own.
 
     >>> try:
     ...     try:
@@ -143,7 +144,7 @@ def find_cause(error: BaseException | None, kind: type[E]) -> E | None:
         if isinstance(error, kind):
             return error
         seen.add(id(error))
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 

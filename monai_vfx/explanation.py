@@ -25,6 +25,7 @@ from monai.transforms import Compose, allow_missing_keys_mode
 from monai.visualize import GradCAM, ModelWithHooks
 from torch import Tensor, nn
 
+from monai_vfx.errors import SettingError
 from monai_vfx.shapes import Affine
 
 
@@ -53,12 +54,11 @@ class SliceGradCAM(GradCAM):
         target_layers: name of a module that sees (B, c, h, w, D), such as ``taps.layer3``.
 
     Raises:
-        ValueError: the network has no such module, or says in ``influential_layers`` that this
-            stage does not change its logits.
+        SettingError: see :func:`check_layer`.
     """
 
     def __init__(self, nn_module: nn.Module, target_layers: str = "taps.layer3") -> None:
-        _check_layer(nn_module, target_layers)
+        _check_target(nn_module, target_layers)
         super().__init__(
             cast(nn.Module, _Probe(nn_module, target_layers)),  # MONAI takes either
             target_layers,
@@ -151,12 +151,27 @@ def gradcam(
         then all are 0.
 
     Raises:
-        ValueError: wrong shape, unknown or uninfluential layer, or a heat that is not finite.
+        SettingError: see :func:`check_layer`.
+        ValueError: wrong shape, or a heat that is not finite.
     """
     plain = _one_patient(image)
     arguments = {} if clinical is None else {"clinical": clinical}
     explain = SliceGradCAM(network, f"taps.{layer}")
     return cast(Tensor, explain(plain, class_idx=class_index, **arguments)[0])
+
+
+def check_layer(network: nn.Module, layer: str) -> None:
+    """Let pass only a stage that GradCAM can explain.
+
+    Args:
+        network: as in :func:`gradcam`.
+        layer: encoder stage, such as ``layer3``.
+
+    Raises:
+        SettingError: the network has no such stage, or says in ``influential_layers`` that the
+            stage does not change its logits; the message names those that can be explained.
+    """
+    _check_target(network, f"taps.{layer}")
 
 
 def attention_heat(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
@@ -292,18 +307,18 @@ def save_heat_map(
     return Path(path)
 
 
-def _check_layer(network: nn.Module, layer: str) -> None:
+def _check_target(network: nn.Module, target: str) -> None:
+    """Check the name of a module; stages are named without their prefix in messages."""
     names = [name for name, _ in network.named_modules()]
-    if layer not in names:
-        taps = [name for name in names if name.startswith("taps.")]
-        raise ValueError(f"layer {layer!r} is not in the network; its taps are {taps}")
-    influential = getattr(network, "influential_layers", None)
-    stage = layer.removeprefix("taps.")
-    if influential is not None and layer != stage and stage not in influential:
-        # Its gradient is rounding noise, which scaling to [0, 1] would turn into a picture.
-        raise ValueError(
-            f"layer {stage!r} does not change this network's score; choose one of "
-            f"{list(influential)}"
+    taps = [name.removeprefix("taps.") for name in names if name.startswith("taps.")]
+    choices = list(getattr(network, "influential_layers", taps))
+    layer = target.removeprefix("taps.")
+    if target not in names:
+        raise SettingError(f"layer {layer!r} is not in the network; choose one of {choices}")
+    if layer in taps and layer not in choices:
+        # Nothing is computed there, or its gradient is rounding noise.
+        raise SettingError(
+            f"layer {layer!r} does not change this network's score; choose one of {choices}"
         )
 
 

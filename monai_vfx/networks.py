@@ -16,7 +16,7 @@ Sources:
 A consequence of the formula that users should know: with the score ``pc``, c_i = <u, l_i + g>, the
 term <u, g> is the same at every position and cancels in the softmax. The last stage then changes
 neither the attention nor the logits unless ``include_global`` or the score ``dot`` lets it in, and
-is not trained then; :attr:`AttentionCNNRNN.influential_layers` says which stages count.
+is neither computed nor trained; :attr:`AttentionCNNRNN.influential_layers` says which stages count.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ class AttentionCNNRNN(nn.Module):
         taps: identity modules by stage; one that carries a hook sees the stage's features as
             contiguous (B, c, h, w, D), so that
             ``monai.visualize.GradCAM(network, target_layers="taps.layer3")`` works.
-        influential_layers: the taps whose features change the logits, so that a gradient exists.
+        influential_layers: the stages whose features change the logits, so that a gradient exists:
+            all up to the deepest attended one, or up to ``layer4`` where the last stage counts.
+            Deeper ones are neither computed nor trained; their taps see nothing.
         slice_features: F, width of one slice's vector before the decoder.
 
     Raises:
@@ -177,16 +179,18 @@ class AttentionCNNRNN(nn.Module):
         self.stages = nn.ModuleDict({name: getattr(encoder, name) for name in STAGES})
         self.taps = nn.ModuleDict({name: nn.Identity() for name in STAGES})
         width = {name: _out_channels(self.stages[name]) for name in STAGES}
-        pooled = width[STAGES[-1]]
+        self.pooled_channels = pooled = width[STAGES[-1]]
         self.attention = nn.ModuleDict(
             {name: SpatialAttention(width[name], pooled, attention) for name in attended}
         )
-        last = (STAGES[-1],) if self.include_global or attention == "dot" else ()
-        self.influential_layers = (*attended, *last)
-        self.last_counts = bool(last)
-        if not last:  # its gradient would be rounding noise, which Adam scales up to full steps
-            for part in (self.stages[STAGES[-1]], *(a.project for a in self.attention.values())):
-                part.requires_grad_(False)
+        self.last_counts = self.include_global or attention == "dot"
+        deepest = STAGES[-1] if self.last_counts else attended[-1]
+        self.influential_layers = STAGES[: STAGES.index(deepest) + 1]
+        for name, stage in self.stages.items():
+            stage.requires_grad_(name in self.influential_layers)
+        if not self.last_counts:  # Adam would scale their gradients, rounding noise, to full steps
+            for attend in self.attention.values():
+                attend.project.requires_grad_(False)
         # decoder and heads
         features = sum(width[name] for name in attended) + (pooled if self.include_global else 0)
         self.slice_features = features
@@ -231,13 +235,18 @@ class AttentionCNNRNN(nn.Module):
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         local: dict[str, Tensor] = {}
         for (name, stage), tap in zip(self.stages.items(), self.taps.values(), strict=True):
-            h = stage(h if self.last_counts or name != "layer4" else h.detach())  # (B·D, c, h, w)
-            # The detour over (B, c, h, w, D) costs a third of a training step: only when watched.
-            if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not read the second
-                if is_watched(tap):
-                    h = fold_slices(watch(tap, unfold_slices(h, depth)))
-            local[name] = h
-        pooled = F.adaptive_avg_pool2d(h, 1).flatten(1)  # (B·D, c)
+            if name in self.influential_layers:
+                h = stage(h)  # (B·D, c, h, w)
+                # The detour over (B, c, h, w, D) costs a third of a training step: only if watched.
+                if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not read on
+                    if is_watched(tap):
+                        h = fold_slices(watch(tap, unfold_slices(h, depth)))
+                local[name] = h
+        # Where the last stage does not count, any global vector gives the same attention.
+        if self.last_counts:
+            pooled = F.adaptive_avg_pool2d(h, 1).flatten(1)  # (B·D, c)
+        else:
+            pooled = h.new_zeros(h.shape[0], self.pooled_channels)
         vectors: list[Tensor] = []
         maps: dict[str, Tensor] = {}
         for name, attend in self.attention.items():

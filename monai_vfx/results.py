@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.schemas import violations
 from monai_vfx.shapes import Json
 
@@ -78,17 +78,18 @@ class Prediction:
     warnings: tuple[CaseWarning, ...] = field(default=())
     refusal: Refusal | None = None
 
+    def __post_init__(self) -> None:
+        check_case_name(self.case)
+
     @classmethod
-    def refused(
-        cls, case: str, refusal: CaseRefused, warnings: Sequence[CaseWarning] = ()
-    ) -> Prediction:
+    def refused(cls, case: str, refusal: CaseRefused) -> Prediction:
         """Return the record of a case that is not accepted.
 
         >>> Prediction.refused("a", CaseRefused("mask_empty", "no label")).refusal.code
         'mask_empty'
         """
         facts = Refusal(refusal.code, refusal.message, refusal.remedy)
-        return cls(case=case, status="refused", warnings=tuple(warnings), refusal=facts)
+        return cls(case=case, status="refused", refusal=facts)
 
     def to_json(self) -> Json:
         """Return the document, checked against its schema.
@@ -103,6 +104,27 @@ class Prediction:
         return document
 
 
+def check_case_name(name: str) -> str:
+    """Return a case's name if it can stand in results and serve as a folder's name.
+
+    Raises:
+        SettingError: it is empty, begins with a dot, or holds a slash or a control character.
+
+    >>> check_case_name("P 017")
+    'P 017'
+    >>> check_case_name("../x")
+    Traceback (most recent call last):
+    ...
+    monai_vfx.errors.SettingError: case '../x' must not begin ...
+    """
+    if not name or name.startswith(".") or not name.isprintable() or {"/", "\\"} & {*name}:
+        raise SettingError(
+            f"case {name!r} must not begin with a dot, be empty or hold slashes or control "
+            "characters: it becomes a folder's name"
+        )
+    return name
+
+
 def write_json(path: Path, document: Json) -> None:
     """Write a JSON document, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,13 +133,13 @@ def write_json(path: Path, document: Json) -> None:
     partial.replace(path)
 
 
-def run_record(command: str, settings: Json, inputs: dict[str, str]) -> Json:
+def run_record(command: str, settings: Json, inputs: Mapping[str, str | None]) -> Json:
     """Return what is needed to repeat a run (``run.json``).
 
     Args:
         command: the command's name.
         settings: the settings in force. Must not hold paths that name a patient.
-        inputs: role → SHA-256 of the content.
+        inputs: role → SHA-256 of the content, None where there was none.
     """
     packages = (
         "monai_vfx",
@@ -135,5 +157,5 @@ def run_record(command: str, settings: Json, inputs: dict[str, str]) -> Json:
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
         "settings": settings,
-        "inputs_sha256": inputs,
+        "inputs_sha256": dict(inputs),
     }

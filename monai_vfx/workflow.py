@@ -24,13 +24,27 @@ from monai_vfx.bundle_parts import split_cohort
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.explanation import gradcam
 from monai_vfx.report.montage import montage, score_caption, slice_titles
-from monai_vfx.results import ModelFacts, Prediction, Refusal, SliceRecord, run_record, write_json
+from monai_vfx.results import (
+    ModelFacts,
+    Prediction,
+    Refusal,
+    SliceRecord,
+    check_case_name,
+    run_record,
+    write_json,
+)
 from monai_vfx.shapes import Json
 from monai_vfx.volumes import content_hash
 from monai_vfx.weights import TrainedModel, bundle_root, read_sidecar
 
 IMAGE_CLASSES = {"bone_muscle": "bone + muscle", "bone": "bone only"}
 """Image class of the configs → its name on figures."""
+UNCHANGED = "unchanged"
+"""Leaves a setting as the configs have it, where None is a value."""
+OVERLAYS = ("bone_only", "cpu_small")
+"""The bundle's overlays for training in one process."""
+RESULTS = ("prediction.json", "refused.json", "run.json", "gradcam*.*", "attention_*.*")
+"""What a prediction leaves in its folder."""
 
 
 def config_files(names: Iterable[str]) -> list[str]:
@@ -81,7 +95,12 @@ def preprocessing(**settings: Any) -> Compose:
 def run_bundle(
     names: Iterable[str], workflow_type: Literal["train", "infer"], **settings: Any
 ) -> None:
-    """Run the bundle with these configs, later ones over earlier ones, and these settings."""
+    """Run the bundle with these configs, later ones over earlier ones, and these settings.
+
+    A text among the settings is read as MONAI's configuration language ($ runs Python, @ and %
+    refer, # becomes ::). What comes from the user goes in as a Path or within a tuple, which the
+    parser leaves alone.
+    """
     with _quiet():
         workflow = ConfigWorkflow(
             config_file=config_files(names),
@@ -151,6 +170,7 @@ def predict(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    check_case_name(case)
     item = {"case": case, "image": str(image), "mask": None if mask is None else str(mask)}
     item |= {"series_uid": series_uid} if series_uid else {}
     item |= {"scheme": scheme} if scheme else {}
@@ -160,28 +180,37 @@ def predict(
         run_bundle(
             names,
             "infer",
-            weights=str(weights),
-            cases=[item],
-            output_dir=scratch,
+            weights=Path(weights),
+            cases=(item,),
+            output_dir=Path(scratch),
             **settings,
         )
-        for file in (Path(scratch) / case).iterdir():
-            shutil.move(str(file), out / file.name)
-    prediction = read_prediction(out / "prediction.json")
-    if prediction.refusal is not None:
-        refusal = prediction.refusal
-        raise CaseRefused(refusal.code, refusal.message, refusal.remedy)
-    if beside is not None:
-        _draw_beside(item, weights, beside, layer, out / "gradcam_beside.png")
+        made = Path(scratch) / case
+        prediction = read_prediction(made / "prediction.json")
+        if prediction.refusal is not None:
+            refusal = prediction.refusal
+            raise CaseRefused(refusal.code, refusal.message, refusal.remedy)
+        if beside is not None:
+            _draw_beside(item, weights, beside, layer, made)
+        for pattern in RESULTS:  # of an earlier case; a heat map must not outlive its score
+            for file in out.glob(pattern):
+                file.unlink()
+        for file in made.iterdir():
+            shutil.move(file, out / file.name)
     inputs = {
         "image": content_hash(Path(image)),
-        "weights": str(read_sidecar(weights)["weights_sha256"]),
+        "mask": None if mask is None else content_hash(Path(mask)),
+        "weights": read_sidecar(weights)["weights_sha256"],
+        "beside": None if beside is None else read_sidecar(beside)["weights_sha256"],
     }
-    if mask is not None:
-        inputs["mask"] = content_hash(Path(mask))
-    command = "explain" if explain else "predict"
-    facts = {"case": case, "labels": scheme, "layer": layer if explain else None}
-    write_json(out / "run.json", run_record(command, facts, inputs))
+    facts = {
+        "case": case,
+        "labels": scheme,
+        "series_uid": series_uid,
+        "explain": explain,
+        "layer": layer if explain else None,
+    }
+    write_json(out / "run.json", run_record("predict", facts, inputs))
     return prediction
 
 
@@ -190,11 +219,11 @@ def train(
     *,
     out: str | Path,
     fold: int = 0,
-    folds: int = 10,
+    folds: int | None = None,
     overlays: Sequence[str] = (),
     epochs: int | None = None,
-    seed: int = 0,
-    **settings: Any,
+    seed: int | None = None,
+    pretrained: str | None = UNCHANGED,
 ) -> Json:
     """Train on one fold; a run that was stopped goes on from its newest checkpoint.
 
@@ -202,31 +231,75 @@ def train(
         cohort: table as :func:`monai_vfx.cohort.read_cohort` takes it.
         out: folder for ``model.pt``, its sidecar, the learning curve and checkpoints.
         fold: which fold is held out for validation, from 0.
-        folds: number of folds.
-        overlays: names of the bundle's overlays, or YAML files.
-        epochs: number of epochs; the overlays' or the study's by default.
-        seed: of folds, weights and draws.
-        **settings: values for any other setting of the configs.
+        folds: number of folds; the overlays' or 10 by default.
+        overlays: of :data:`OVERLAYS`, or YAML files.
+        epochs: number of epochs; the overlays' or 50 by default.
+        seed: of folds, weights and draws; 0 by default.
+        pretrained: first weights of the encoder: ``imagenet``, a local file, or None for random
+            ones; the overlays' or ``imagenet`` by default.
 
     Returns:
         ``weights``, and ``epoch`` and ``val_auroc`` of the best checkpoint.
 
     Raises:
         CaseRefused: ``cohort_invalid``.
-        SettingError: a fold or overlay that does not exist.
+        SettingError: a fold, overlay or setting that cannot be used.
     """
     out = Path(out)
-    chosen: Json = {"cohort": str(cohort), "output_dir": str(out), "seed": seed}
-    chosen |= {"fold": fold, "folds": folds, "resume": True, **settings}
-    if epochs is not None:
-        chosen["max_epochs"] = epochs
-    split_cohort(cohort, fold, folds, seed)  # wrong folds are named before weights are fetched
-    run_bundle(["common", "train", *overlays], "train", **chosen)
-    facts = {**chosen, "overlays": list(overlays)}
-    facts = {name: value for name, value in facts.items() if name not in ("cohort", "output_dir")}
-    write_json(out / "run.json", run_record("train", facts, {"cohort": content_hash(Path(cohort))}))
+    names = ["common", "train", *_check_overlays(overlays)]
+    chosen: Json = {"fold": fold, "folds": folds, "max_epochs": epochs, "seed": seed}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if pretrained != UNCHANGED:
+        chosen["pretrained"] = _plain_or_path(pretrained)
+    merged = ConfigParser.load_config_files(config_files(names)) | chosen
+    # Wrong folds are named before weights are fetched.
+    split_cohort(cohort, fold, merged["folds"], merged["seed"])
+    run_bundle(names, "train", cohort=Path(cohort), output_dir=out, resume=True, **chosen)
+    facts = {**chosen, "overlays": [_named(overlay) for overlay in overlays]}
+    if isinstance(chosen.get("pretrained"), Path):
+        facts["pretrained"] = _named(chosen["pretrained"])
+    inputs = {"cohort": content_hash(Path(cohort))}
+    write_json(out / "run.json", run_record("train", facts, inputs))
     best = read_sidecar(out / "model.pt")["validation"]
     return {"weights": str(out / "model.pt"), "epoch": best["epoch"], "val_auroc": best["auroc"]}
+
+
+def default_folds(overlays: Sequence[str]) -> int:
+    """Return the number of folds that the configs name."""
+    names = ["common", "train", *_check_overlays(overlays)]
+    return int(ConfigParser.load_config_files(config_files(names))["folds"])
+
+
+def _check_overlays(overlays: Sequence[str]) -> Sequence[str]:
+    """Refuse what is no overlay of training in one process.
+
+    Raises:
+        SettingError: with what to do.
+    """
+    for name in overlays:
+        if name == "multi_gpu":
+            raise SettingError(
+                "overlay 'multi_gpu' needs a process a GPU: torchrun --nproc_per_node=N -m "
+                "monai.bundle run training …, see the bundle's README"
+            )
+        if name not in OVERLAYS and not Path(name).is_file():
+            raise SettingError(f"overlay {name!r} is neither a file nor one of {OVERLAYS}")
+    return overlays
+
+
+def _plain_or_path(text: str | None) -> str | Path | None:
+    """Return a file's path as an object that the config parser does not read as its language."""
+    if text is None or text.isidentifier():
+        return text
+    if not Path(text).is_file():
+        raise SettingError(f"pretrained {text!r} is neither imagenet nor an existing file")
+    return Path(text)
+
+
+def _named(file: str | Path) -> str:
+    """Return how a record names a file: its own name and the SHA-256 of its content."""
+    path = Path(file)
+    return f"{path.name} sha256:{content_hash(path)}" if path.is_file() else str(file)
 
 
 def evaluate(cohort: str | Path, *, weights: str | Path, out: str | Path, workers: int = 0) -> Json:
@@ -244,11 +317,16 @@ def evaluate(cohort: str | Path, *, weights: str | Path, out: str | Path, worker
     run_bundle(
         ["common", "inference", "evaluate"],
         "infer",
-        cohort=str(cohort),
-        weights=str(weights),
-        output_dir=str(out),
+        cohort=Path(cohort),
+        weights=Path(weights),
+        output_dir=Path(out),
         workers=workers,
     )
+    inputs = {
+        "cohort": content_hash(Path(cohort)),
+        "weights": read_sidecar(weights)["weights_sha256"],
+    }
+    write_json(Path(out) / "run.json", run_record("evaluate", {}, inputs))
     metrics: Json = json.loads((Path(out) / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
@@ -287,17 +365,17 @@ def picture(
 
 
 def _draw_beside(
-    item: Json, weights: str | Path, beside: str | Path, layer: str, path: Path
+    item: Json, weights: str | Path, beside: str | Path, layer: str, folder: Path
 ) -> None:
     """Draw two models' heat maps of one case, as the paper's Figure 3 does."""
-    facts = json.loads((path.parent / "prediction.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
     classes = [str(read_sidecar(w)["config"]["image_class"]) for w in (weights, beside)]
     names = [IMAGE_CLASSES.get(image_class, image_class) for image_class in classes]
     first, second = (picture(item, w, layer) for w in (weights, beside))
     montage(
         *first,
         slice_titles(facts),
-        path,
+        folder / "gradcam_beside.png",
         second=second,
         names=(names[0], names[1]),
         caption=score_caption(facts),

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from monai_vfx.cli import main
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
+from monai_vfx.errors import CaseRefused, find_refusal
 from monai_vfx.schemas import violations
 from monai_vfx.weights import write_sidecar
 from phantoms import SIDECAR, Phantom
@@ -134,3 +135,29 @@ def test_weights_are_checked_before_anything_heavy(phantom: Phantom, tmp_path: P
     result = CliRunner().invoke(main, [*arguments, "--weights", str(tmp_path / "w.pt")])
     assert result.exit_code == 3
     assert json.loads(result.stdout)["refusal"]["code"] == "weights_unreadable"
+
+
+def test_an_output_folder_that_cannot_be_made_is_wrong_use(
+    phantom: Phantom, tmp_path: Path
+) -> None:
+    image, mask = phantom.save(tmp_path)
+    (tmp_path / "file").touch()
+    weights = tmp_path / "w.pt"
+    weights.touch()
+    arguments = ["predict", str(image), "--mask", str(mask), "--weights", str(weights)]
+    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "file" / "out")])
+    assert result.exit_code == 2
+    assert "cannot be made" in result.output
+
+
+def _fail_while_refusing() -> None:
+    try:
+        raise CaseRefused("mask_empty", "x")
+    except CaseRefused:
+        raise OSError("disk")  # noqa: B904 - not a cause: the point of this test
+
+
+def test_an_error_beside_a_refusal_is_no_refusal() -> None:
+    with pytest.raises(OSError, match="disk") as error:
+        _fail_while_refusing()
+    assert find_refusal(error.value) is None

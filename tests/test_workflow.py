@@ -14,12 +14,12 @@ import torch
 from click.testing import CliRunner
 
 from monai_vfx.cli import main
-from monai_vfx.errors import CaseRefused
+from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.preflight import load_case
 from monai_vfx.schemas import violations
 from monai_vfx.volumes import world_positions
 from monai_vfx.weights import write_sidecar
-from monai_vfx.workflow import config_files, predict, preprocessing, read_prediction
+from monai_vfx.workflow import config_files, predict, preprocessing, read_prediction, train
 from phantoms import SIDECAR, Phantom
 
 
@@ -60,6 +60,51 @@ def test_a_case_leaves_its_files_in_the_folder(
     heat = nib.load(out / "gradcam.nii.gz")
     assert heat.shape == phantom.hu.shape
     np.testing.assert_allclose(heat.affine, phantom.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["CT#1", "$x", "@image", "%a", "5"])
+def test_names_are_data_not_configuration(
+    phantom: Phantom, weights: Path, tmp_path: Path, name: str
+) -> None:
+    image, mask = phantom.save(tmp_path / name)
+    prediction = predict(image, mask, weights=weights, out=tmp_path / f"{name}#out", case=name)
+    assert prediction.case == name
+    assert (tmp_path / f"{name}#out" / "prediction.json").is_file()
+
+
+@pytest.mark.parametrize("case", ["", "..", "/tmp/x", "a/b", "a\\b", "a\nb", ".hidden"])
+def test_a_case_name_cannot_lead_out_of_the_folder(
+    phantom: Phantom, weights: Path, tmp_path: Path, case: str
+) -> None:
+    image, mask = phantom.save(tmp_path)
+    with pytest.raises(SettingError, match="case"):
+        predict(image, mask, weights=weights, out=tmp_path / "out", case=case)
+    arguments = ["check", str(image), "--mask", str(mask), "--case", case]
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_results_of_two_cases_never_mix(phantom: Phantom, weights: Path, tmp_path: Path) -> None:
+    image, mask = phantom.save(tmp_path / "good")
+    flat = Phantom(phantom.hu * 0, phantom.labels, phantom.affine, phantom.centre)
+    bad_image, bad_mask = flat.save(tmp_path / "bad")
+    out = tmp_path / "out"
+    predict(image, mask, weights=weights, out=out, case="a", explain=True)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    arguments = ["predict", str(bad_image), "--mask", str(bad_mask), "--weights", str(weights)]
+    result = CliRunner().invoke(main, [*arguments, "--out", str(out), "--case", "b"])
+    assert result.exit_code == 3
+    after = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert json.loads(after.pop("refused.json"))["case"] == "b"
+    assert after == before  # a refusal removes nothing
+    predict(image, mask, weights=weights, out=out, case="c")
+    assert {file.name for file in out.iterdir()} == {"prediction.json", "run.json"}
+
+
+def test_an_overlay_that_needs_many_processes_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="torchrun"):
+        train(tmp_path / "none.csv", out=tmp_path, overlays=["multi_gpu"])
+    with pytest.raises(SettingError, match="neither a file nor one of"):
+        train(tmp_path / "none.csv", out=tmp_path, overlays=["inference"])
 
 
 def test_a_refusal_in_the_chain_reaches_the_caller(
