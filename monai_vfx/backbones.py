@@ -112,3 +112,12 @@ def at_least(argument: str, value: int, least: int) -> None:
     """Raise a ValueError that names the argument, its value and the rule, if it is smaller."""
     if value < least:
         raise SettingError(f"{argument} ({value!r}) must be at least {least}")
+
+
+def checked_stages(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the attended stages, all but the last may be named, in the encoder's order."""
+    if isinstance(names, str) or not names:
+        raise ValueError(f"attention_layers ({names!r}) must be a list of stages of {STAGES}")
+    for name in names:
+        one_of("attention_layers", name, STAGES[:-1])
+    return tuple(stage for stage in STAGES if stage in names)

@@ -27,27 +27,29 @@ from monai_vfx.shapes import Json
 from monai_vfx.simulation import simulate_hospital
 from monai_vfx.workflow import evaluate, picture, predict, train
 
-TRAINING_PATIENTS = 280
-UNSEEN_PATIENTS = 220
 SIGNAL: Literal["strong"] = "strong"
 FOLDS = 5
 """One fold of the training hospital is held out to choose the best epoch."""
 
 
-def run_demo(out: Path, seed: int = 0) -> Json:
+def run_demo(
+    out: Path, seed: int = 0, training_patients: int = 280, unseen_patients: int = 220
+) -> Json:
     """Simulate, train, evaluate, predict, explain and report.
 
     Args:
         out: folder for everything; a demo that was stopped goes on where it was.
         seed: of the patients, the folds and the training.
+        training_patients: to train on; a fifth of them chooses the best epoch.
+        unseen_patients: to test on.
 
     Returns:
         ``auroc``, ``auroc_ci``, ``n``, ``events`` on unseen patients and the paths of the results.
     """
     start = time.monotonic()
-    _tell(start, f"simulating {TRAINING_PATIENTS} patients to train on, {UNSEEN_PATIENTS} to test")
-    training = _hospital(out / "hospital", TRAINING_PATIENTS, 3 * seed, "nifti", "quick")
-    unseen = _hospital(out / "unseen", UNSEEN_PATIENTS, 3 * seed + 1, "nifti", "quick")
+    _tell(start, f"simulating {training_patients} patients to train on, {unseen_patients} to test")
+    training = _hospital(out / "hospital", training_patients, 3 * seed, "nifti", "quick")
+    unseen = _hospital(out / "unseen", unseen_patients, 3 * seed + 1, "nifti", "quick")
     patient = read_cohort(_hospital(out / "patient", 2, 3 * seed + 2, "dicom", "full"))[0]
 
     _tell(start, "training through the bundle (overlay cpu_small)")
@@ -88,7 +90,7 @@ def run_demo(out: Path, seed: int = 0) -> Json:
         history=_history(out / "training" / "metrics_history.csv"),
         evaluation=curve,
         evaluated_on=f"{curve['n']} unseen simulated patients; planted signal: {signal}",
-        facts={"Training": f"{TRAINING_PATIENTS} simulated patients, overlay cpu_small"},
+        facts={"Training": f"{training_patients} simulated patients, overlay cpu_small"},
     )
     summary: Json = {
         "auroc": curve["auroc"],

@@ -27,7 +27,7 @@ REFUSALS: dict[str, str] = {
     "slices_missing": "Slices are missing or unevenly spaced: export the whole series again.",
     "gantry_tilt": "Tilted-gantry series are not supported: use an untilted reconstruction.",
     "multiframe": "Convert the Enhanced object to a classic CT series, NIfTI or NRRD.",
-    "slices_too_thick": "Use a reconstruction with slices of at most 5 mm.",
+    "slices_too_thick": "Use a reconstruction with slices at most 10 mm apart, best 5 mm or less.",
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
@@ -52,6 +52,7 @@ REFUSALS: dict[str, str] = {
 
 WARNINGS: dict[str, str] = {
     "level_cut": "a level is cut by the field of view",
+    "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",

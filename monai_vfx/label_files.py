@@ -21,8 +21,10 @@ import numpy.typing as npt
 
 from monai_vfx.anatomy import structure_of_name
 from monai_vfx.bodies import box_affine, nonzero_box
+from monai_vfx.dicom.files import access_refused, reason
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine, Region
+from monai_vfx.volumes import load_nifti, missing_world
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that :func:`read_label_file` takes."""
@@ -31,6 +33,7 @@ FOREGROUND = 0.5
 """In a file of one structure, values above this belong to it."""
 
 _SLAB_BYTES = 1 << 23
+_LARGEST_LABEL = (1 << 53) - 1  # beyond it float64 skips whole numbers
 _WHOLE_TOLERANCE = 1e-3  # how far a scaled value may lie from a whole number
 _LARGEST_NAME_TABLE = 1 << 22  # bytes
 _LABEL_TAG = re.compile(
@@ -110,10 +113,9 @@ def read_label_file(path: Path, *, binary: bool = False) -> LabelFile:
     """
     if not path.is_file() or not is_label_file(path):
         raise CaseRefused("mask_unreadable", f"{called(path)} is not a file ending in {SUFFIXES}")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        found = _read_nifti(path, binary)
-    else:
-        found = _read_itk(path, binary)
+    nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    with access_refused("mask_unreadable"):
+        found = _read_nifti(path, binary) if nifti else _read_itk(path, binary)
     spacing = np.linalg.norm(found.affine[:3, :3], axis=0)
     if not np.isfinite(found.affine).all() or abs(np.linalg.det(found.affine[:3, :3])) < 1e-9:
         raise CaseRefused(
@@ -156,15 +158,13 @@ def names_of_segments(keys: dict[str, str]) -> dict[int, str]:
 
 
 def _read_nifti(path: Path, binary: bool) -> LabelFile:
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
     try:
-        image: Any = nib.load(path)
+        image = load_nifti(path)
+    except PermissionError:
+        raise
     except (EOFError, zlib.error) as error:
         raise CaseRefused("file_truncated", f"{called(path)}: the header is cut") from error
-    except (ImageFileError, HeaderDataError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise CaseRefused("mask_unreadable", f"{called(path)} is no NIfTI image") from error
     header = image.header
     shape = _three_axes(path, image.shape)
@@ -178,8 +178,12 @@ def _read_nifti(path: Path, binary: bool) -> LabelFile:
     slabs = _slabs(path, image.dataobj, shape)
     try:
         values, start = _gather(path, slabs, binary)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CaseRefused("file_truncated", f"{called(path)}: {error}") from error
+    except PermissionError:
+        raise
+    except (EOFError, zlib.error, OSError) as error:
+        raise CaseRefused(
+            "file_truncated", f"{called(path)}: voxels cannot be read ({reason(error)})"
+        ) from error
     affine = np.asarray(image.affine, dtype=np.float64)
     names = _nifti_names(header.extensions)
     return LabelFile(values, start, shape, affine, names, cropped=values.shape == shape)
@@ -207,7 +211,9 @@ def _slabs(
             planes = min(step, shape[2] - begin)
             raw = stream.read(planes * plane * dtype.itemsize)
             if len(raw) < planes * plane * dtype.itemsize:
-                raise EOFError(f"voxels end at slice {begin} of {shape[2]}")
+                raise CaseRefused(
+                    "file_truncated", f"{called(path)}: voxels end at slice {begin} of {shape[2]}"
+                )
             slab = np.frombuffer(raw, dtype=dtype).reshape((*shape[:2], planes), order="F")
             if (proxy.slope, proxy.inter) != (1, 0):
                 slab = slab * np.float64(proxy.slope) + np.float64(proxy.inter)
@@ -254,6 +260,10 @@ def _whole(path: Path, values: npt.NDArray[Any], binary: bool) -> npt.NDArray[np
             )
         values = rounded
     largest = int(values.max())
+    if largest > _LARGEST_LABEL:
+        raise CaseRefused(
+            "mask_fractional", f"{called(path)} holds the value {largest:.3g}, which is no label"
+        )
     dtype = next(t for t in (np.uint8, np.uint16, np.uint64) if largest <= np.iinfo(t).max)
     whole: npt.NDArray[np.unsignedinteger] = np.maximum(values, 0).astype(dtype)
     return whole
@@ -273,6 +283,9 @@ def _nifti_names(extensions: Iterable[Any]) -> dict[int, str]:
 
 
 def _read_itk(path: Path, binary: bool) -> LabelFile:
+    lack = missing_world(path)
+    if lack is not None:
+        raise CaseRefused("geometry_missing", f"{called(path)}: {lack}")
     sitk: Any = import_module("SimpleITK")  # its stubs leave every call untyped
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -283,8 +296,6 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
             "mask_unreadable", f"{called(path)}: the header is not readable"
         ) from error
     keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    if path.suffix.lower() in (".nrrd", ".nhdr") and "NRRD_space" not in keys:
-        raise CaseRefused("geometry_missing", f"{called(path)}: the header has no field 'space'")
     if reader.GetNumberOfComponents() != 1:
         raise CaseRefused(
             "not_volume",

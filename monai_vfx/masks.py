@@ -46,7 +46,8 @@ OUTSIDE_SHARE = 0.05
 """Largest share of T12-L4's voxels that may lie beside the CT (not above or below it)."""
 
 _KEPT = ("T11", *LEVELS, "L5")  # neighbours of the study's levels help to find axes and order
-_WANTED = {name: label_value(name) for name in (*_KEPT, *MUSCLES)}
+_WANTED = {name: label_value(name) for name in (*_KEPT, "T13", "L6", *MUSCLES)}
+_EXTRA = (VERTEBRAE["T13"], VERTEBRAE["L6"])
 _STUDY = tuple(VERTEBRAE[level] for level in LEVELS)
 _MARGIN = 8  # voxels around the labels, so that a box's edge is not taken for the volume's
 
@@ -125,19 +126,18 @@ def load_masks(
     known = {value for part in placed for value in part.levels}
     whole = _present(labels)
     _check_missing(known, whole, "lies outside the CT")
+    warnings += _take_out_extra(labels, whole, affine, files)
     derived = _replace_by_bodies(labels, affine, bodies)
     if derived:
-        warnings.append(
-            CaseWarning("body_derived", "vertebral bodies were derived from whole vertebrae")
-        )
+        text = "vertebral bodies were derived from whole vertebrae"
+        warnings.append(CaseWarning("body_derived", text))
     present = _present(labels)
     _check_missing(known, present, "has only its arch in the field of view")
     _check_order(present, affine)
     cut = _cut_levels(present, labels, affine, files)
     if cut:
-        warnings.append(
-            CaseWarning("level_cut", f"{', '.join(cut)} at the edge of the field of view")
-        )
+        text = f"{', '.join(cut)} at the edge of the field of view"
+        warnings.append(CaseWarning("level_cut", text))
     return Masks(
         labels=labels,
         scheme=used,
@@ -258,10 +258,8 @@ def _resample(
         order=0,
         mode="grid-constant",
     )
-    first_axis, second, third = (
-        slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)
-    )
-    return values, (first_axis, second, third)
+    i, j, k = (slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    return values, (i, j, k)
 
 
 def _count_outside(
@@ -298,18 +296,12 @@ def _check_place(placed: list[_Placed]) -> list[CaseWarning]:
             "mask_grid_mismatch",
             f"{(beside + beyond) / total:.0%} of the voxels of T12-L4 lie outside the CT",
         )
-    warnings = []
-    if any(part.resampled for part in placed):
-        warnings.append(
-            CaseWarning("mask_resampled", "the mask's grid differs from the CT's: nearest label")
-        )
+    text = "the mask's grid differs from the CT's: nearest label"
+    resampled = any(part.resampled for part in placed)
+    warnings = [CaseWarning("mask_resampled", text)] if resampled else []
     if beside + beyond:
-        warnings.append(
-            CaseWarning(
-                "mask_partial",
-                f"{(beside + beyond) / total:.1%} of the voxels of T12-L4 lie outside the CT",
-            )
-        )
+        text = f"{(beside + beyond) / total:.1%} of the voxels of T12-L4 lie outside the CT"
+        warnings.append(CaseWarning("mask_partial", text))
     return warnings
 
 
@@ -326,6 +318,21 @@ def _present(labels: LabelVolume) -> dict[int, Points]:
             inner = np.array([side.start for side in box])
             found[value] = np.argwhere(view[box] == value) + inner + origin
     return found
+
+
+def _take_out_extra(
+    labels: LabelVolume, present: dict[int, Points], affine: Affine, files: list[LabelFile]
+) -> list[CaseWarning]:
+    """Check the order with T13 and L6 and take both out, in place: others may count differently."""
+    extra = [value for value in _EXTRA if any((file.values == value).any() for file in files)]
+    if not extra:
+        return []
+    # T11 may show by its spinous process alone, which lies as low as T12.
+    _check_order({v: at for v, at in present.items() if v >= _STUDY[0]}, affine)
+    for value in set(extra) & set(present):
+        labels[tuple(present[value].T)] = 0
+    text = f"labelled: {', '.join(LEVEL_NAMES[value] for value in extra)}; check the numbering"
+    return [CaseWarning("level_extra", f"a vertebra beyond T12 and L1-L5 is {text}")]
 
 
 def _check_missing(known: set[int], present: Iterable[int], why: str) -> None:
@@ -354,7 +361,8 @@ def _replace_by_bodies(labels: LabelVolume, affine: Affine, bodies: str) -> bool
 
 def _check_order(present: dict[int, Points], affine: Affine) -> None:
     """Refuse levels whose centroids do not follow each other from head to feet."""
-    values = sorted(present)
+    thirteenth = VERTEBRAE["T13"]  # its number is the last, its place is above L1
+    values = sorted(present, key=lambda v: VERTEBRAE["T12"] + 0.5 if v == thirteenth else v)
     heights = [float(present[value].mean(axis=0) @ affine[2, :3]) for value in values]
     wrong = [
         f"{LEVEL_NAMES[upper]} is not above {LEVEL_NAMES[lower]}"

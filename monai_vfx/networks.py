@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from monai_vfx.backbones import STAGES, at_least, load_backbone, one_of
+from monai_vfx.backbones import STAGES, at_least, checked_stages, load_backbone, one_of
 from monai_vfx.errors import MissingDependencyError
 
 
@@ -167,7 +167,7 @@ class AttentionCNNRNN(nn.Module):
                 "decoder ('mean') has no states: "
                 "bidirectional must be False and slice_pooling 'last'"
             )
-        attended = () if attention == "none" else _checked_stages(attention_layers)
+        attended = () if attention == "none" else checked_stages(attention_layers)
 
         self.in_channels = in_channels
         self.clinical_features = clinical_features
@@ -188,9 +188,8 @@ class AttentionCNNRNN(nn.Module):
         self.influential_layers = STAGES[: STAGES.index(deepest) + 1]
         for name, stage in self.stages.items():
             stage.requires_grad_(name in self.influential_layers)
-        if not self.last_counts:  # Adam would scale their gradients, rounding noise, to full steps
-            for attend in self.attention.values():
-                attend.project.requires_grad_(False)
+        for attend in self.attention.values():  # Adam would scale rounding noise to full steps
+            attend.project.requires_grad_(self.last_counts)
         # decoder and heads
         features = sum(width[name] for name in attended) + (pooled if self.include_global else 0)
         self.slice_features = features
@@ -398,12 +397,3 @@ def export_onnx(network: nn.Module, path: Path, example: Tensor) -> None:
 def _out_channels(stage: nn.Module) -> int:
     """Return the width of a residual stage: that of its last convolution."""
     return [m.out_channels for m in stage.modules() if isinstance(m, nn.Conv2d)][-1]
-
-
-def _checked_stages(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the attended stages in the encoder's order."""
-    if isinstance(names, str) or not names:
-        raise ValueError(f"attention_layers ({names!r}) must be a list of stages of {STAGES}")
-    for name in names:
-        one_of("attention_layers", name, STAGES[:-1])
-    return tuple(stage for stage in STAGES if stage in names)

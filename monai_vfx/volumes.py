@@ -19,14 +19,23 @@ from typing import Any
 
 import numpy as np
 
+from monai_vfx.dicom.files import access_refused, reason
 from monai_vfx.dicom.reading import LPS_TO_RAS, SHORTEST_SERIES, read_series
-from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.shapes import Affine, HUVolume, Points, Region
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 """Files read through SimpleITK."""
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 """Files read through nibabel."""
+NRRD_WORLDS = {
+    "left-posterior-superior": "lps",
+    "right-anterior-superior": "ras",
+    "left-anterior-superior": "las",
+}
+"""NRRD's names of the worlds that SimpleITK turns to LPS, and their short forms. It would take any
+other for LPS."""
+_LONGEST_HEADER = 1 << 20
 SKEW_TOLERANCE = 2e-3
 """Largest cosine between two axes: 0.15 mm over the length of T12-L4."""
 
@@ -105,18 +114,21 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
 
     Raises:
         CaseRefused: with the code of the rule that the file breaks.
+        SettingError: when ``series_uid`` is given for a file that holds no series.
     """
     path = Path(path)
-    if not path.exists():
-        raise CaseRefused("input_unreadable", "nothing is found at this path")
     name = path.name.lower()
-    if path.is_file() and name.endswith(NIFTI_SUFFIXES):
-        volume = _open_nifti(path)
-    elif path.is_file() and name.endswith(NRRD_SUFFIXES):
-        volume = _open_nrrd(path)
-    else:
-        volume = _open_dicom(path, series_uid)
-    return _checked(volume)
+    with access_refused():
+        if not path.exists():
+            raise CaseRefused("input_unreadable", "nothing is found at this path")
+        if path.is_dir() or not name.endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES):
+            return _checked(_open_dicom(path, series_uid))
+        if series_uid is not None:
+            raise SettingError(
+                f"series ({series_uid}) must be left out: only DICOM holds series, "
+                "this is a NIfTI or NRRD file"
+            )
+        return _checked(_open_nifti(path) if name.endswith(NIFTI_SUFFIXES) else _open_nrrd(path))
 
 
 def world_positions(affine: Affine, indices: Any) -> Points:
@@ -127,6 +139,66 @@ def world_positions(affine: Affine, indices: Any) -> Points:
     array([[2., 3., 4.]])
     """
     return np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def load_nifti(path: Path) -> Any:
+    """Return a NIfTI image by its header; nibabel would take Analyze files and others as well.
+
+    Raises:
+        EOFError, zlib.error: when the header is cut.
+        OSError, ValueError: when this is no NIfTI image.
+    """
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    try:
+        image: Any = nib.load(path)
+    except (ImageFileError, HeaderDataError, WrapStructError) as error:
+        raise ValueError("no NIfTI image") from error
+    if not isinstance(
+        image, nib.Nifti1Pair
+    ):  # what NIfTI-1 and -2, one file or two, have in common
+        raise ValueError("no NIfTI image")
+    return image
+
+
+def missing_world(path: Path) -> str | None:
+    """Say what a NRRD or MetaImage header lacks to place its voxels in a patient; None if nothing.
+
+    ITK would fill in what is absent, and so guess an orientation. A file that is neither of the
+    two lacks nothing here: ITK will refuse it.
+
+    Raises:
+        OSError: when the file cannot be read.
+    """
+    fields = _text_header(path)
+    if not {"sizes", "dimsize"} & set(fields):
+        return None
+    if "dimsize" in fields:
+        if not {"transformmatrix", "orientation", "rotation"} & set(fields):
+            return "the header has no field 'TransformMatrix'"
+        return None
+    world = fields.get("space", "")
+    if world.lower() not in {*NRRD_WORLDS, *NRRD_WORLDS.values()}:
+        return f"the header's field 'space' is {world!r}, the rule is {', '.join(NRRD_WORLDS)}"
+    return None if "space directions" in fields else "the header has no field 'space directions'"
+
+
+def _text_header(path: Path) -> dict[str, str]:
+    """Return the fields of a NRRD or MetaImage header, names in small letters."""
+    meta = path.name.lower().endswith((".mha", ".mhd"))
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        for raw in file.read(_LONGEST_HEADER).split(b"\n"):
+            line = raw.decode("utf-8", errors="replace").rstrip("\r")
+            name, _, value = line.partition("=" if meta else ":")
+            if not line or "elementdatafile" in fields:
+                break  # voxels follow
+            if not line.startswith("#"):
+                fields[name.strip().lower()] = value.strip()
+    return fields
 
 
 def content_hash(path: Path) -> str:
@@ -160,31 +232,37 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
 
 
 def _open_nifti(path: Path) -> Volume:
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
     try:
-        image: Any = nib.load(path)
+        image = load_nifti(path)
+    except PermissionError:
+        raise
     except (EOFError, zlib.error) as error:
-        raise CaseRefused("file_truncated", f"the NIfTI header cannot be read ({error})") from error
-    except (ImageFileError, HeaderDataError, OSError, ValueError) as error:
+        raise CaseRefused(
+            "file_truncated", f"the NIfTI header cannot be read ({reason(error)})"
+        ) from error
+    except (OSError, ValueError) as error:
         raise CaseRefused("input_unreadable", "the file is no NIfTI image") from error
     codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
     if codes == (0, 0):
         # nibabel would make an affine up from the voxel sizes; orientation would be a guess.
         raise CaseRefused("geometry_missing", "sform and qform codes are both 0")
     shape = tuple(int(n) for n in image.shape)
-    if image.dataobj.dtype.names is not None or len(shape) < 3 or any(n != 1 for n in shape[3:]):
+    if image.dataobj.dtype.kind not in "uif":
+        raise CaseRefused("not_volume", f"voxels are {image.dataobj.dtype}, not single numbers")
+    if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
         raise CaseRefused("not_volume", f"the image has shape {shape}")
     trailing = (0,) * (len(shape) - 3)
 
     def read(region: Region) -> HUVolume:
-        try:
-            voxels = np.asarray(image.dataobj[(*region, *trailing)], dtype=np.float32)
-        except (EOFError, OSError, zlib.error, ValueError) as error:
-            raise CaseRefused("file_truncated", f"voxels cannot be read ({error})") from error
-        return voxels
+        with access_refused():
+            try:
+                return np.asarray(image.dataobj[(*region, *trailing)], dtype=np.float32)
+            except PermissionError:
+                raise
+            except (EOFError, OSError, zlib.error, ValueError) as error:
+                raise CaseRefused(
+                    "file_truncated", f"voxels cannot be read ({reason(error)})"
+                ) from error
 
     i, j, k = shape[:3]
     affine = np.asarray(image.affine, dtype=float)
@@ -194,14 +272,15 @@ def _open_nifti(path: Path) -> Volume:
 def _open_nrrd(path: Path) -> Volume:
     import SimpleITK as sitk  # noqa: N813 - the field's usual name
 
+    lack = missing_world(path)
+    if lack is not None:
+        raise CaseRefused("geometry_missing", lack)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise CaseRefused("input_unreadable", "the file's header cannot be read") from error
-    if path.suffix.lower() in (".nrrd", ".nhdr") and "NRRD_space" not in reader.GetMetaDataKeys():
-        raise CaseRefused("geometry_missing", "the NRRD header has no field 'space'")
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
         raise CaseRefused("not_volume", f"the image has size {reader.GetSize()}")
     affine = np.eye(4)

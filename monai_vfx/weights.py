@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from monai_vfx.errors import CaseRefused
+from monai_vfx.errors import CaseRefused, find_cause
 from monai_vfx.results import write_json
 from monai_vfx.schemas import violations
 from monai_vfx.shapes import Json
@@ -73,8 +73,9 @@ def read_sidecar(weights: str | Path) -> Json:
     """Read what is known about a weights file, and check that it is that file.
 
     Raises:
-        CaseRefused: ``weights_unreadable`` without a valid sidecar, ``weights_mismatch`` when the
-            file is not the one that the sidecar describes.
+        CaseRefused: ``weights_unreadable`` without a valid sidecar; ``weights_mismatch`` when the
+            file is not the one that the sidecar describes, or when the sidecar's settings are not
+            those of this version (``model_settings.schema.json``), each of them.
     """
     path = sidecar_path(weights)
     for needed in (Path(weights), path):
@@ -92,6 +93,13 @@ def read_sidecar(weights: str | Path) -> Json:
             "weights_mismatch",
             f"{Path(weights).name} has another SHA-256 than its sidecar names",
             "Restore the pair of files as vfx train wrote them.",
+        )
+    broken = violations(document["config"], "model_settings")
+    if broken:
+        found = "; ".join(broken[:5])
+        raise CaseRefused(
+            "weights_mismatch",
+            f"the settings in {path.name} are not those of this version: {found}",
         )
     return cast(Json, document)
 
@@ -131,18 +139,35 @@ class TrainedModel:
         Raises:
             CaseRefused: ``weights_unreadable`` or ``weights_mismatch``.
         """
-        network = cast("nn.Module", self._parser.get_parsed_content("network_def"))
+        network = cast("nn.Module", self._build("network_def"))
         if self.weights is not None:
             try:
                 network.load_state_dict(load_state(self.weights))
             except RuntimeError as error:
-                raise CaseRefused("weights_mismatch", " ".join(str(error).split())[:300]) from error
+                raise CaseRefused("weights_mismatch", _one_line(error)) from error
         return network.eval()
 
     @cached_property
     def preprocessing(self) -> Compose:
-        """The chain from paths to the network's input, without random parts."""
-        return cast("Compose", self._parser.get_parsed_content("preprocessing"))
+        """The chain from paths to the network's input, without random parts.
+
+        Raises:
+            CaseRefused: ``weights_mismatch``.
+        """
+        return cast("Compose", self._build("preprocessing"))
+
+    def _build(self, name: str) -> Any:
+        """Build a part of ``common.yaml``; where the sidecar's settings do not fit, refuse."""
+        try:
+            return self._parser.get_parsed_content(name)
+        except Exception as error:  # whatever a value of a foreign file may cause
+            if self.sidecar is None:
+                raise
+            reason = find_cause(error, ValueError) or error
+            raise CaseRefused(
+                "weights_mismatch",
+                f"{name} cannot be built from the sidecar's settings: {_one_line(reason)}",
+            ) from error
 
     @cached_property
     def _parser(self) -> ConfigParser:
@@ -150,14 +175,8 @@ class TrainedModel:
 
         parser = ConfigParser()
         parser.read_config(str(self.root / "configs" / "common.yaml"))
-        settings: dict[str, Any] = {} if self.sidecar is None else dict(self.sidecar["config"])
-        unknown = sorted(set(settings) - set(parser.get("model_settings")))
-        if unknown:
-            raise CaseRefused(
-                "weights_mismatch",
-                f"the sidecar has settings that this version does not know: {', '.join(unknown)}",
-            )
-        parser.update(settings)
+        if self.sidecar is not None:
+            parser.update(dict(self.sidecar["config"]))
         return parser
 
 
@@ -178,3 +197,7 @@ def load_state(weights: str | Path) -> Json:
     if not isinstance(checkpoint, dict):
         raise CaseRefused("weights_unreadable", f"{Path(weights).name} holds no state dictionary")
     return cast(Json, checkpoint.get(NETWORK_KEY, checkpoint))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -20,7 +20,7 @@ import numpy as np
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 
-from monai_vfx.bundle_parts import split_cohort
+from monai_vfx.bundle_parts import check_overlay, split_cohort
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.explanation import gradcam
 from monai_vfx.report.montage import montage, score_caption, slice_titles
@@ -284,6 +284,8 @@ def _check_overlays(overlays: Sequence[str]) -> Sequence[str]:
             )
         if name not in OVERLAYS and not Path(name).is_file():
             raise SettingError(f"overlay {name!r} is neither a file nor one of {OVERLAYS}")
+        if name not in OVERLAYS:
+            check_overlay(name)
     return overlays
 
 
@@ -369,8 +371,9 @@ def _draw_beside(
 ) -> None:
     """Draw two models' heat maps of one case, as the paper's Figure 3 does."""
     facts = json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
-    classes = [str(read_sidecar(w)["config"]["image_class"]) for w in (weights, beside)]
-    names = [IMAGE_CLASSES.get(image_class, image_class) for image_class in classes]
+    configs = [read_sidecar(w)["config"] for w in (weights, beside)]
+    names = [IMAGE_CLASSES.get(c["image_class"], c["image_class"]) for c in configs]
+    windows = [(float(c["window_hu"][0]), float(c["window_hu"][1])) for c in configs]
     first, second = (picture(item, w, layer) for w in (weights, beside))
     montage(
         *first,
@@ -379,4 +382,6 @@ def _draw_beside(
         second=second,
         names=(names[0], names[1]),
         caption=score_caption(facts),
+        window_hu=windows[0],
+        second_window_hu=windows[1],
     )

@@ -6,8 +6,10 @@ import copy
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,6 +32,9 @@ from packaging.version import Version
 from torchvision import models
 
 from monai_vfx import data_schemas
+from monai_vfx.bundle_parts import prediction, split_cohort
+from monai_vfx.errors import SettingError, find_cause
+from monai_vfx.report.montage import montage
 from monai_vfx.results import write_json
 from monai_vfx.schemas import schema, violations
 from monai_vfx.weights import TrainedModel, bundle_root, load_state, read_sidecar, sha256_of
@@ -321,6 +326,102 @@ def test_first_weights_are_loaded_unless_there_is_something_to_resume(
     assert job.trainer.state.epoch == 2
 
 
+def resumed(trained: Trained, out: Path, **overrides: Any) -> ConfigWorkflow:
+    settings = training(trained.cohort, out, **overrides)
+    return run("common", "train", "cpu_small", **settings, resume=True)
+
+
+@pytest.fixture
+def finished(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the folder that the training of one epoch left."""
+    return Path(shutil.copytree(trained.out, tmp_path / "finished"))
+
+
+def test_a_finished_training_ends_well_when_run_again(trained: Trained, finished: Path) -> None:
+    before = {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()}
+    job = resumed(trained, finished)
+    assert job.trainer.state.epoch == 1
+    assert {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()} == before
+
+
+def test_fewer_epochs_than_a_training_has_are_refused(trained: Trained, finished: Path) -> None:
+    resumed(trained, finished, max_epochs=2)
+    record = (finished / "settings.json").read_bytes()
+    with pytest.raises(RuntimeError) as refused:
+        workflow(
+            *("common", "train", "cpu_small"), **training(trained.cohort, finished), resume=True
+        ).initialize()
+    assert "max_epochs (1) must be at least 2" in str(find_cause(refused.value, SettingError))
+    assert (finished / "settings.json").read_bytes() == record
+
+
+@pytest.mark.parametrize("killed", ["before the sidecar", "while writing", "after a first one"])
+def test_a_best_checkpoint_without_its_sidecar_is_begun_anew(
+    trained: Trained, finished: Path, killed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if killed == "before the sidecar":
+        (finished / "model.json").unlink()
+    elif killed == "while writing":
+        (finished / "model.pt").write_bytes((finished / "model.pt").read_bytes()[:1000])
+    else:
+        torch.save({"network": {}}, finished / "model.pt")
+    resumed(trained, finished, max_epochs=2)
+    assert "the best checkpoint so far is not used" in caplog.text
+    assert read_sidecar(finished / "model.pt")["validation"]["epoch"] == 2
+    assert TrainedModel(finished / "model.pt").network_def is not None
+
+
+def test_the_list_of_refused_cases_is_written_anew(trained: Trained, tmp_path: Path) -> None:
+    """It holds those of both halves of the cohort, and none of an earlier run."""
+    table = trained.cohort.with_name("more_refused.csv")
+    rows = trained.cohort.read_text().splitlines()
+    rows += [rows[-1].replace("p8,", f"q{number},") for number in range(3)]
+    table.write_text("\n".join(rows) + "\n")
+    halves = split_cohort(table, fold=0, folds=2, seed=0).values()
+    unusable = [{str(i["case"]) for i in half} & {"p8", "q0", "q1", "q2"} for half in halves]
+    assert all(unusable)
+    (tmp_path / "refused.jsonl").write_text('{"case": "long ago"}\n')
+    run("common", "train", "cpu_small", **training(table, tmp_path))
+    lines = (tmp_path / "refused.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["case"] for line in lines) == ["p8", "q0", "q1", "q2"]
+
+
+def test_training_leaves_no_writer_open(trained: Trained, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    run("common", "train", "cpu_small", **training(trained.cohort, tmp_path))
+    assert [t for t in threading.enumerate() if t not in before and t.is_alive()] == []
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_paths_may_be_objects_with_any_name(trained: Trained, tmp_path: Path) -> None:
+    """Text that MONAI would run or rewrite is safe in what is not text."""
+    odd = tmp_path / "$1 #2 @x %y"
+    odd.mkdir()
+    for source in trained.cohort.parent.glob("p*.nii.gz"):
+        (odd / source.name).symlink_to(source)
+    shutil.copy(trained.cohort, odd / "cohort.csv")
+    torch.save(models.resnet18(weights=None).state_dict(), odd / "encoder.pth")
+    settings = {**training(odd / "cohort.csv", odd / "run"), "pretrained": odd / "encoder.pth"}
+    settings |= {"cohort": odd / "cohort.csv", "output_dir": odd / "run"}
+    run("common", "train", "cpu_small", **settings)
+    run("common", "train", "cpu_small", **{**settings, "resume": True, "max_epochs": 2})
+    assert read_sidecar(odd / "run" / "model.pt")["training"]["pretrained"] == "encoder.pth"
+    paths = {"output_dir": odd / "out", "weights": odd / "run" / "model.pt"}
+    names = [f"p{number}" for number in (0, 1)]
+    cases = tuple(
+        {"case": name, "image": odd / f"{name}_ct.nii.gz", "mask": odd / f"{name}_mask.nii.gz"}
+        for name in names
+    )
+    run("common", "inference", "gradcam", kind="infer", **paths, cases=cases)
+    for name in names:
+        document = json.loads((odd / "out" / name / "prediction.json").read_text())
+        assert document["status"] == "ok"
+        assert (odd / "out" / name / "gradcam.png").is_file()
+    evaluated = {**paths, "cohort": odd / "cohort.csv"}
+    run("common", "inference", "evaluate", kind="infer", **evaluated)
+    assert json.loads((odd / "out" / "metrics.json").read_text())["n"] == 8
+
+
 def test_training_repeats_itself_with_one_seed(trained: Trained, tmp_path: Path) -> None:
     run("common", "train", "cpu_small", **training(trained.cohort, tmp_path))
     first, second = (load_state(folder / "model.pt") for folder in (trained.out, tmp_path))
@@ -433,10 +534,35 @@ def test_heat_map_lies_on_the_ct_s_own_grid(trained: Trained, tmp_path: Path) ->
     assert "simulated" in str(heat.header["descrip"])
 
 
-def test_a_layer_without_influence_is_refused_by_name(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError) as refused:
-        predict(trained, tmp_path, "gradcam", layer="layer4", **trained.case(1))
-    assert "layer4" in str(refused.value.__cause__)
+def test_a_layer_without_influence_is_refused_before_the_run(
+    trained: Trained, tmp_path: Path
+) -> None:
+    for layer in ("layer4", "layer9"):
+        with pytest.raises(RuntimeError) as refused:
+            predict(trained, tmp_path, "gradcam", layer=layer, **trained.case(1))
+        cause = find_cause(refused.value, SettingError)
+        assert layer in str(cause)
+        assert "['layer1', 'layer2', 'layer3']" in str(cause)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_take_the_window_of_the_weights(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(trained.weights, tmp_path / "model.pt")
+    sidecar = read_sidecar(trained.weights)
+    sidecar["config"]["window_hu"] = [-900.0, 1500.0]
+    write_json(tmp_path / "model.json", sidecar)
+    windows = []
+
+    def note(*arguments: Any, **settings: Any) -> Path:
+        windows.append(settings["window_hu"])
+        return montage(*arguments, **settings)
+
+    monkeypatch.setattr(prediction, "montage", note)
+    case = {**trained.case(1), "weights": str(tmp_path / "model.pt")}
+    run("common", "inference", "gradcam", kind="infer", output_dir=str(tmp_path), **case)
+    assert windows == [(-900.0, 1500.0)]
 
 
 def test_prediction_needs_weights(tmp_path: Path) -> None:
@@ -456,7 +582,27 @@ def test_evaluation_scores_a_cohort(trained: Trained, tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["auroc"] == pytest.approx(np.mean(pairs))
     assert (metrics["n"], metrics["events"], metrics["refused"]) == (8, 4, 1)
+    assert metrics["weights_sha256"] == sha256_of(trained.weights)
     assert json.loads((tmp_path / "refused.jsonl").read_text())["case"] == "p8"
+
+
+def test_an_evaluation_that_fails_leaves_no_earlier_numbers(
+    trained: Trained, tmp_path: Path
+) -> None:
+    names = {"predictions.csv", "metrics.json", "refused.jsonl"}
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "other.txt").touch()
+    one_class = trained.cohort.with_name("one_class.csv")
+    header, *rows = trained.cohort.read_text().splitlines()
+    one_class.write_text("\n".join([header, *(r for r in rows if ",0,1" in r)]) + "\n")
+    with pytest.raises(RuntimeError) as failed:
+        predict(trained, tmp_path, "evaluate", cohort=str(one_class))
+    assert "both outcomes must occur" in str(failed.value.__cause__)
+    assert not (tmp_path / "metrics.json").exists()
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 4
+    assert json.loads((tmp_path / "refused.jsonl").read_text())["case"] == "p8"
+    assert (tmp_path / "other.txt").exists()
 
 
 def test_evaluation_of_a_fold_scores_what_training_held_out(

@@ -17,7 +17,9 @@ from monai_vfx.bundle_parts import (
     CaseDataset,
     CohortCache,
     HistoryWriter,
+    bundle_root,
     check_output_dir,
+    check_overlay,
     cohort_cases,
     collate_cases,
     evaluate_accepted,
@@ -28,7 +30,7 @@ from monai_vfx.bundle_parts import (
     split_cohort,
 )
 from monai_vfx.bundle_parts.data import append_refusals
-from monai_vfx.errors import CaseRefused
+from monai_vfx.errors import CaseRefused, SettingError
 
 
 @pytest.fixture
@@ -147,6 +149,48 @@ def test_scores_are_probabilities_of_class_one() -> None:
     torch.testing.assert_close(fracture_score(logits), torch.tensor([0.75, 0.5]))
     score, label = score_and_label({"pred": logits, "label": torch.tensor([1, 0])})
     assert score.shape == label.shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("deterministic_transforms: []", "deterministic_transforms"),
+        ("+deterministic_transforms: [{_target_: Flipd, keys: image}]", "deterministic_transforms"),
+        ("deterministic_transforms::3::pixdim: [2, 2, 2]", "deterministic_transforms"),
+        ("'deterministic_transforms#3#pixdim': [2, 2, 2]", "deterministic_transforms"),
+        ("fixed_transforms: []", "fixed_transforms"),
+        ("preprocessing: {_target_: Compose}", "preprocessing"),
+        ("network_def: {_target_: monai.networks.nets.DenseNet121}", "network_def"),
+        ("network_def::num_classes: 3", "network_def"),
+        ("+train: {preprocessing: {_target_: Compose}}", "train::preprocessing"),
+        ("model_settings: {}", "model_settings"),
+    ],
+)
+def test_an_overlay_must_leave_network_and_chain_alone(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"dropout: 0.2\n{text}\n")
+    with pytest.raises(SettingError, match=rf"mine\.yaml must not change {named}: "):
+        check_overlay(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dropout: 0.2\nbackbone: resnet34\ncrop_size: [64, 64]",
+        "+random_transforms: [{_target_: RandGaussianNoised, keys: image}]",
+        "train::trainer::accumulation_steps: 3\noptimizer::weight_decay: 0.1",
+        "network_definition: 1",
+    ],
+)
+def test_an_overlay_may_change_settings_and_training(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    check_overlay(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("name", ["bone_only", "cpu_small", "multi_gpu"])
+def test_the_bundle_s_own_overlays_pass(name: str) -> None:
+    check_overlay(bundle_root() / "configs" / f"{name}.yaml")
 
 
 def test_refusals_are_noted_once(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_vfx.cohort import CohortItem, read_cohort, split_folds
-from monai_vfx.errors import CaseRefused
+from monai_vfx.errors import CaseRefused, SettingError
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -23,7 +23,7 @@ def _write(folder: Path, text: str) -> Path:
 def test_paths_start_at_the_table(tmp_path: Path) -> None:
     table = _write(
         tmp_path,
-        "case,image,mask,fracture,simulated,pair\nx,a.nii,m.nii,1,1,p\ny,b.nii,m.nii,0,,\n",
+        "case,image,mask,fracture,simulated,pair\nx,a.nii,m.nii,1,1,p\ny,b.nii,m.nii,0,,\n\n",
     )
     first, second = read_cohort(table)
     assert first == {
@@ -32,7 +32,7 @@ def test_paths_start_at_the_table(tmp_path: Path) -> None:
         "mask": str(tmp_path / "m.nii"),
         "label": 1,
         "simulated": True,
-        "pair": "p",
+        "pair": "x",
     }
     assert (second["label"], second["simulated"], second["pair"]) == (0, False, "y")
 
@@ -61,6 +61,75 @@ def test_missing_columns_and_empty_tables(tmp_path: Path) -> None:
         read_cohort(_write(tmp_path, "case,image\nx,a.nii\n"))
     with pytest.raises(CaseRefused, match="no rows"):
         read_cohort(_write(tmp_path, "case,image,mask,fracture\n"))
+
+
+HEAD = "case,image,mask,fracture,pair,patient\n"
+
+
+def test_patients_and_pairs_tie_scans_together(tmp_path: Path) -> None:
+    # a and c are one patient, c and d a pair, d and f one patient; b shares a name in the other
+    # column only, which ties nothing.
+    rows = ("a,,P1", "b,P1,", "c,m,P1", "d,m,P2", "e,,", "f,,P2")
+    text = "".join(f"{r[0]},a.nii,m.nii,{n % 2},{r[2:]}\n" for n, r in enumerate(rows))
+    items = read_cohort(_write(tmp_path, HEAD + text))
+    assert [item["pair"] for item in items] == ["a", "b", "a", "a", "e", "a"]
+
+
+def test_scans_of_one_patient_stay_in_one_fold(tmp_path: Path) -> None:
+    text = "".join(f"{n},a.nii,m.nii,{n % 2},,P{n // 4}\n" for n in range(48))
+    for training, validation in split_folds(read_cohort(_write(tmp_path, HEAD + text)), 4):
+        held_out = {int(item["case"]) // 4 for item in validation}
+        assert held_out
+        assert not held_out & {int(item["case"]) // 4 for item in training}
+
+
+def test_more_folds_than_patients_are_refused(tmp_path: Path) -> None:
+    text = "".join(f"{n},a.nii,m.nii,{n % 2},,P{n // 4}\n" for n in range(12))
+    with pytest.raises(SettingError, match="3 patients"):
+        split_folds(read_cohort(_write(tmp_path, HEAD + text)), 4)
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "utf-16", "utf-16-le"])
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    table = _write(tmp_path, "")
+    text = "case,image,mask,fracture\n환자,a.nii,m.nii,1\n"
+    table.write_text(text, encoding=encoding)
+    with pytest.raises(CaseRefused, match="save as UTF-8") as refused:
+        read_cohort(table)
+    assert refused.value.code == "cohort_invalid"
+    table.write_text(text, encoding="utf-8")
+    assert read_cohort(table)[0]["case"] == "환자"
+
+
+@pytest.mark.parametrize(("sign", "name"), [(";", "';'"), ("\t", "tabs")])
+def test_another_delimiter_is_named(tmp_path: Path, sign: str, name: str) -> None:
+    text = "case,image,mask,fracture\nx,a.nii,m.nii,1\n".replace(",", sign)
+    with pytest.raises(CaseRefused, match=f"separated by {name}, the rule is a comma"):
+        read_cohort(_write(tmp_path, text))
+
+
+def test_rows_of_another_length_are_named(tmp_path: Path) -> None:
+    text = "case,image,mask,fracture,pair\nx,a.nii,m.nii\n\ny,a.nii,m.nii,1,p,more\n"
+    with pytest.raises(CaseRefused) as refused:
+        read_cohort(_write(tmp_path, text))
+    assert refused.value.message == (
+        "row 2: 3 cells, the header has 5; row 4: 6 cells, the header has 5"
+    )
+    with pytest.raises(CaseRefused, match="there twice: case"):
+        read_cohort(_write(tmp_path, "case,image,mask,fracture,case\n"))
+
+
+@pytest.mark.parametrize("case", ["", "a/b", "a\\b", ".a", "a\x07b"])
+def test_cases_must_be_able_to_name_a_folder(tmp_path: Path, case: str) -> None:
+    table = _write(tmp_path, f"case,image,mask,fracture\n{case},a.nii,m.nii,1\n")
+    with pytest.raises(CaseRefused, match="row 2, case"):
+        read_cohort(table)
+
+
+def test_a_path_too_long_for_the_system_is_a_fault(tmp_path: Path) -> None:
+    table = _write(tmp_path, f"case,image,mask,fracture\nx,{'a' * 5000},m.nii,1\n")
+    with pytest.raises(CaseRefused, match="row 2, image"):
+        read_cohort(table)
 
 
 def _items(labels: list[int], pairs: list[str] | None = None) -> list[CohortItem]:

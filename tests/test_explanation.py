@@ -11,6 +11,7 @@ from monai.transforms import Compose, Orientationd, ScaleIntensityRanged, Spacin
 from torch import nn
 
 from monai_vfx import explanation
+from monai_vfx.errors import SettingError
 from monai_vfx.masks import Masks
 from monai_vfx.networks import AttentionCNNRNN
 from monai_vfx.preflight import Case
@@ -138,9 +139,23 @@ def test_one_patient_at_a_time(shape):
             measure(Linear(), torch.zeros(shape))
 
 
-def test_unknown_layer_names_the_taps(image):
-    with pytest.raises(ValueError, match=r"taps\.layer3"):
+def test_unknown_layer_names_those_there_are(image):
+    with pytest.raises(SettingError, match=r"'layer9' is not in .* one of \['layer3'\]"):
         explanation.gradcam(Linear(), image, layer="layer9")
+    with pytest.raises(SettingError, match=r"one of \['layer1', 'layer2', 'layer3'\]"):
+        explanation.check_layer(small_network(), "layer9")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"attention": "none"}, {"attention_layers": ["layer3"]}, {"attention": "dot"}]
+)
+@pytest.mark.parametrize("layer", ["layer1", "layer3"])
+def test_stages_before_the_deepest_attended_one_can_be_explained(settings, layer):
+    heat = explanation.gradcam(
+        small_network(**settings), torch.randn(1, 1, 48, 72, 2), layer, class_index=0
+    )
+    assert heat.shape == (1, 48, 72, 2)
+    assert heat.max() == 1
 
 
 def test_attention_lies_where_its_cell_looks(image):
@@ -173,7 +188,7 @@ def test_real_network_gives_heat_in_range():
 
 def test_stage_without_influence_is_refused_rather_than_drawn_from_rounding_noise():
     image = torch.randn(1, 1, 48, 72, 2)
-    with pytest.raises(ValueError, match=r"layer 'layer4' does not change .* 'layer3'"):
+    with pytest.raises(SettingError, match=r"layer 'layer4' does not change .* 'layer3'"):
         explanation.gradcam(small_network(), image, layer="layer4")
     heat = explanation.gradcam(small_network(include_global=True), image, layer="layer4")
     assert heat.shape == (1, 48, 72, 2)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,7 +26,7 @@ V2 = {"T11": 33, "T12": 32, "L1": 31, "L2": 30, "L3": 29, "L4": 28, "L5": 27}
 
 def spine(ids: dict[str, int] = VERSE, dtype: type = np.uint8) -> np.ndarray:
     """Blocks of 34 x 30 x 24 mm, one every 36 mm, T11 on top; erector and psoas left out."""
-    labels = np.zeros(SHAPE, dtype=dtype)
+    labels: np.ndarray = np.zeros(SHAPE, dtype=dtype)
     for number, level in enumerate(("T11", "T12", "L1", "L2", "L3", "L4", "L5")):
         top = 86 - 12 * number
         labels[7:24, 10:22, top - 8 : top] = ids[level]
@@ -372,6 +373,64 @@ def test_levels_out_of_order(tmp_path: Path) -> None:
     assert "L1 is not above L2" in found.message
 
 
+@pytest.mark.parametrize(
+    ("value", "name", "top"), [(28, "T13", 67), (25, "L6", 7)], ids=["T13", "L6"]
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_an_extra_vertebra_is_warned_of(
+    tmp_path: Path, value: int, name: str, top: int, named: bool
+) -> None:
+    labels = spine()
+    labels[7:24, 10:22, top - 5 : top] = value
+    names = xml({n: level for level, n in (VERSE | {name: value}).items()}) if named else ""
+    masks = load(save(tmp_path / "a.nii.gz", labels, names=names))
+    assert [warning.code for warning in masks.warnings] == ["level_extra"]
+    assert f"labelled: {name}; check the numbering" in masks.warnings[0].message
+    assert masks.levels == ("T11", "T12", "L1", "L2", "L3", "L4", "L5")
+    np.testing.assert_array_equal(masks.labels, np.where(labels == value, 0, labels))
+
+
+def test_an_extra_vertebra_out_of_place(tmp_path: Path) -> None:
+    labels = spine()
+    labels[7:24, 10:22, 2:7] = 28  # T13 below L5
+    found = refusal(save(tmp_path / "a.nii.gz", labels))
+    assert (found.code, found.message) == ("levels_out_of_order", "T13 is not above L1")
+
+
+@pytest.mark.parametrize("value", [1e30, 3e18])
+def test_a_value_that_is_no_label(tmp_path: Path, value: float) -> None:
+    labels = spine(dtype=np.float32)
+    labels[0, 0, 0] = value
+    found = refusal(save(tmp_path / "a.nii.gz", labels))
+    assert found.code == "mask_fractional"
+    assert f"holds the value {value:.0e}, which is no label" in found.message
+
+
+def test_denied_access_to_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/scans/Doe_Jane")
+
+    path = save(tmp_path / "Doe_Jane.nii.gz", spine())
+    monkeypatch.setattr(nib, "load", denied)
+    found = refusal(path)
+    assert found.code == "mask_unreadable"
+    assert "right to read" in found.remedy
+    assert "Doe" not in str(found)
+
+
+def test_an_unknown_world_is_not_guessed(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(spine().T)
+    for name, old, new, code in (
+        ("a.nrrd", b"left-posterior-superior", b"scanner-xyz", "geometry_missing"),
+        ("a.mha", b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", b"", "geometry_missing"),
+    ):
+        sitk.WriteImage(image, str(tmp_path / name))
+        content = (tmp_path / name).read_bytes()
+        read_label_file(tmp_path / name)
+        (tmp_path / name).write_bytes(content.replace(old, new))
+        assert refusal(tmp_path / name).code == code
+
+
 def test_values_of_a_label_map(tmp_path: Path) -> None:
     whole = load(save(tmp_path / "a.nii.gz", spine(dtype=np.float64)))
     np.testing.assert_array_equal(whole.labels, spine())
@@ -471,7 +530,7 @@ def test_big_endian_file_and_box(tmp_path: Path) -> None:
 
 def test_real_body_annotation(real_data: Path) -> None:
     path = real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz"
-    image = nib.load(path)
+    image: Any = nib.load(path)
     masks = load_masks(path, image.shape, image.affine)
     assert (masks.scheme, masks.body_source, masks.cut) == ("verse", "given", ())
     np.testing.assert_array_equal(masks.labels, np.asarray(image.dataobj))
@@ -479,7 +538,7 @@ def test_real_body_annotation(real_data: Path) -> None:
 
 def test_real_whole_vertebrae_in_two_forms(real_data: Path) -> None:
     folder = real_data / "totalseg_example"
-    ct = nib.load(folder / "ct.nii.gz")
+    ct: Any = nib.load(folder / "ct.nii.gz")
     ends = {}
     for form in ("v1_masks", "seg_v2_117class_fast.nii.gz"):
         masks = load_masks(folder / form, ct.shape, ct.affine)
@@ -499,7 +558,7 @@ def test_real_whole_vertebrae_in_two_forms(real_data: Path) -> None:
 
 
 def test_real_mask_of_another_patient(real_data: Path) -> None:
-    ct = nib.load(real_data / "totalseg_example" / "ct.nii.gz")
+    ct: Any = nib.load(real_data / "totalseg_example" / "ct.nii.gz")
     path = real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz"
     with pytest.raises(CaseRefused) as caught:
         load_masks(path, ct.shape, ct.affine)

@@ -12,6 +12,7 @@ from monai.visualize import GradCAM
 from torchvision import models
 
 from monai_vfx import backbones
+from monai_vfx.backbones import STAGES
 from monai_vfx.networks import (
     AttentionCNNRNN,
     SpatialAttention,
@@ -98,25 +99,45 @@ def test_spatial_attention_by_hand_dot() -> None:
 @pytest.mark.parametrize(
     ("settings", "influential"),
     [
-        ({}, ("layer2", "layer3")),  # <u, g> cancels in the softmax
-        ({"include_global": True}, ("layer2", "layer3", "layer4")),
-        ({"attention": "dot"}, ("layer2", "layer3", "layer4")),
-        ({"attention": "none"}, ("layer4",)),
-        ({"attention_layers": ["layer3", "layer2"]}, ("layer2", "layer3")),
+        ({}, STAGES[:3]),  # <u, g> cancels in the softmax
+        ({"include_global": True}, STAGES),
+        ({"attention": "dot"}, STAGES),
+        ({"attention": "dot", "attention_layers": ["layer2"]}, STAGES),
+        ({"attention": "none"}, STAGES),
+        ({"attention_layers": ["layer3", "layer2"]}, STAGES[:3]),
+        ({"attention_layers": ["layer2"]}, STAGES[:2]),
+        ({"attention_layers": ["layer1"]}, STAGES[:1]),
     ],
 )
 def test_influential_layers_are_those_that_change_the_logits(
     settings: dict[str, object], influential: tuple[str, ...]
 ) -> None:
-    network = small(**settings)
-    assert network.influential_layers == influential
+    assert small(**settings).influential_layers == influential
     x = images()
+    for stage in STAGES:
+        network = small(**settings)
+        with torch.no_grad():
+            before = network(x)
+            for parameter in network.stages[stage].parameters():
+                parameter.mul_(1.1)
+            change = (network(x) - before).abs().max().item()
+        assert (change > 1e-5) == (stage in influential), stage
+
+
+def test_stages_without_influence_are_not_computed_and_it_makes_no_difference() -> None:
+    network, x = small(), images()
+    calls: list[str] = []
+    for name, stage in network.stages.items():
+        stage.register_forward_hook(lambda *_, name=name: calls.append(name))
     with torch.no_grad():
-        before = network(x)
-        for parameter in network.stages["layer4"].parameters():
-            parameter.mul_(1.1)
-        change = (network(x) - before).abs().max().item()
-    assert (change > 1e-4) == ("layer4" in influential)
+        features, maps = network.encode(x)
+    assert calls == ["layer1", "layer2", "layer3"]
+    network.last_counts, network.influential_layers = True, STAGES  # the formula as it stands
+    with torch.no_grad():
+        whole, whole_maps = network.encode(x)
+    assert calls[3:] == list(STAGES)
+    torch.testing.assert_close(features, whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps, whole_maps, rtol=0, atol=1e-6)
 
 
 def test_attention_maps_sum_to_one_over_a_slice() -> None:
@@ -221,7 +242,12 @@ def test_taps_serve_plain_gradcam_and_leave_the_logits_alone() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # the zoo's format all the same
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
-    "settings", [{}, {"attention": "dot", "bidirectional": True, "slice_pooling": "attention"}]
+    "settings",
+    [
+        {},
+        {"attention_layers": ["layer3"]},
+        {"attention": "dot", "bidirectional": True, "slice_pooling": "attention"},
+    ],
 )
 def test_torchscript_equals_the_network(settings: dict[str, object], tmp_path: Path) -> None:
     network, x = small(**settings), images(batch=3)

@@ -94,6 +94,13 @@ def test_grey_levels_of_tissue():
     assert shown.tolist() == [0, 0, 128, 255, 255]
 
 
+def test_grey_levels_do_not_depend_on_the_window_of_the_network_s_input():
+    hu = np.array([-150.0, 150.0, 450.0])
+    for low, high in ((-200.0, 1000.0), (-1000.0, 3000.0), (-150.0, 450.0)):
+        image = (hu - low) / (high - low) * 2 - 1
+        assert pixels.grey(image, (low, high)).tolist() == [0, 128, 255]
+
+
 def test_heat_opacity_grows_with_the_heat():
     colours = pixels.overlay(np.array([[0.0, 0.5, 1.0]]))
     assert colours[0, :, 3].tolist() == [0, 96, 191]
@@ -107,6 +114,36 @@ def test_png_round_trip():
 
 
 # montage
+
+
+def test_pictures_take_each_image_s_own_window(tmp_path):
+    """One muscle of 50 HU looks alike, whatever windows its two networks read it through."""
+    wide, narrow = (-1000.0, 1000.0), (-200.0, 200.0)
+    image, second = (
+        np.full((HEIGHT, WIDTH, SLICES), (50 - low) / (high - low) * 2 - 1, np.float32)
+        for low, high in (wide, narrow)
+    )
+    settings = {"second": (second, None), "window_hu": wide, "second_window_hu": narrow}
+    picture = imread(montage(image, None, [""] * SLICES, tmp_path / "m.png", **settings))
+    levels, counts = np.unique(np.rint(picture[..., 0] * 255), return_counts=True)
+    level = round(200 / 600 * 255)
+    assert counts[levels == level].sum() > 0.5 * picture[..., 0].size
+    assert set(levels[counts > 0.1 * picture[..., 0].size]) == {level, 255}
+
+
+def test_the_page_takes_each_image_s_own_window(tmp_path, prediction):
+    image = np.full((HEIGHT, WIDTH, SLICES), 0.05, np.float32)  # 50 HU of -1000…1000
+    second = np.full((HEIGHT, WIDTH, SLICES), 0.25, np.float32)  # 50 HU of -200…200
+    page = write_page(
+        tmp_path / "page.html",
+        prediction=prediction,
+        image=image,
+        second=(second, None),
+        window_hu=(-1000.0, 1000.0),
+        second_window_hu=(-200.0, 200.0),
+    ).read_text()
+    encoded = pixels.data_uri(pixels.png(np.full((HEIGHT, WIDTH), 85, np.uint8)))
+    assert page.count(encoded) == 2 * SLICES
 
 
 def red(picture):

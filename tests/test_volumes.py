@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -16,7 +17,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
-from monai_vfx.errors import CaseRefused
+from monai_vfx.errors import REFUSALS, CaseRefused, SettingError
+from monai_vfx.preflight import LARGEST_SPACING_MM
 from monai_vfx.volumes import content_hash, open_volume
 from phantoms import Phantom, grid, make_phantom, nifti
 
@@ -135,7 +137,7 @@ def _permuted(slices: int) -> np.ndarray:
     return matrix
 
 
-FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+FAULTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a slice is missing": ("slices_missing", lambda d: _files(d)[5].unlink()),
     "a slice is there twice": (
         "slices_duplicated",
@@ -164,7 +166,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     ),
     "a .dcm file that is none": (
         "file_truncated",
-        lambda d: _files(d)[-1].write_bytes(b""),  # type: ignore[func-returns-value]
+        lambda d: _files(d)[-1].write_bytes(b""),
     ),
     "a cut file": (
         "file_truncated",
@@ -181,9 +183,61 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a sheared stack": ("gantry_tilt", lambda d: _edit(d, _shear)),
     "only text": (
         "no_image",
-        lambda d: [  # type: ignore[func-returns-value]
-            f.rename(f.with_suffix(".txt")).write_text("x") for f in _files(d)
-        ],
+        lambda d: [f.rename(f.with_suffix(".txt")).write_text("x") for f in _files(d)],
+    ),
+}
+
+
+def _set(tag: str, value: Any, count: int | None = 1) -> Callable[[Path], None]:
+    """Return what writes a tag's value into files, however wrong."""
+    return lambda folder: _edit(folder, lambda h: setattr(h, tag, value), count)
+
+
+def _in_bytes(file: Path, old: bytes, new: bytes) -> None:
+    content = file.read_bytes()
+    assert content.count(old) == 1
+    file.write_bytes(content.replace(old, new))
+
+
+def _without_suffix(number: int, content: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Return what damages one slice and takes its ending away."""
+
+    def spoil(folder: Path) -> None:
+        file = _files(folder)[number]
+        kept = content(file.read_bytes())
+        file.unlink()
+        file.with_name("slice").write_bytes(kept)
+
+    return spoil
+
+
+FAULTS |= {
+    "one pixel size": ("geometry_invalid", _set("PixelSpacing", [2.0], None)),
+    "no pixel size": ("geometry_missing", _set("PixelSpacing", None)),
+    "a position of two values": ("geometry_invalid", _set("ImagePositionPatient", [0.0, 1.0])),
+    "an orientation of five": (
+        "geometry_invalid",
+        _set("ImageOrientationPatient", [1, 0, 0, 0, 1]),
+    ),
+    "an orientation of letters": (
+        "geometry_invalid",
+        lambda d: _in_bytes(_files(d)[3], b"-1.0\\0.0\\0.0", b"-1.h\\0.0\\0.0"),
+    ),
+    "pixels that lack their last bytes": (
+        "file_truncated",
+        lambda d: _files(d)[-1].write_bytes(_files(d)[-1].read_bytes()[:-4]),
+    ),
+    "two slopes": ("not_hounsfield", _set("RescaleSlope", [1.0, 2.0])),
+    "an empty last slice": ("file_truncated", _without_suffix(-1, lambda content: b"")),
+    "a last slice cut in its preamble": ("file_truncated", _without_suffix(-1, lambda c: c[:90])),
+    "a last slice cut behind its mark": ("file_truncated", _without_suffix(-1, lambda c: c[:132])),
+    "a first slice cut in its meta header": (
+        "file_truncated",
+        _without_suffix(0, lambda content: content[:180]),
+    ),
+    "a first slice of other bytes": (
+        "file_truncated",
+        _without_suffix(0, lambda content: content[:132] + b"\xff" * 400),
     ),
 }
 
@@ -211,6 +265,17 @@ def test_each_fault_of_a_series_has_its_code(fault: str, copied: Path) -> None:
         open_volume(copied)
     assert refused.value.code == code
     assert refused.value.remedy
+
+
+def test_a_slice_cut_anywhere_is_never_left_aside(copied: Path) -> None:
+    last = _files(copied)[-1]
+    content = last.read_bytes()
+    for length in [*range(0, 500, 3), *range(500, len(content), 97)]:
+        last.with_name("slice").write_bytes(content[:length])
+        last.unlink(missing_ok=True)
+        with pytest.raises(CaseRefused) as refused:
+            open_volume(copied)
+        assert refused.value.code == "file_truncated", length
 
 
 def test_the_named_series_is_taken(copied: Path) -> None:
@@ -281,3 +346,231 @@ def test_phantom_fixture_is_what_it_says(phantom: Phantom) -> None:
     turned = make_phantom(phantom.hu.shape, phantom.affine, phantom.centre)
     np.testing.assert_array_equal(turned.labels, phantom.labels)
     assert set(np.unique(phantom.labels)) == {0, 18, 19, 20, 21, 22, 23, 24}
+
+
+# -- zips ------------------------------------------------------------------------------------
+
+
+def _zipped(series: Path, path: Path, method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for file in _files(series):
+            archive.write(file, f"Doe_Jane/{file.name}")
+    return path
+
+
+def _encrypted(content: bytes) -> bytes:
+    """Set the flag of encryption in all headers."""
+    for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        parts = content.split(mark)
+        flagged = [p[: at - 4] + bytes([p[at - 4] | 1]) + p[at - 3 :] for p in parts[1:]]
+        content = mark.join([parts[0], *flagged])
+    return content
+
+
+def _method(content: bytes) -> bytes:
+    """Name a way of compression that nobody knows."""
+    for mark, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        parts = content.split(mark)
+        content = mark.join([parts[0], *(p[: at - 4] + b"\x63\0" + p[at - 2 :] for p in parts[1:])])
+    return content
+
+
+def _damaged_stream(content: bytes) -> bytes:
+    """Overwrite bytes of the first member's packed stream."""
+    start = 30 + int.from_bytes(content[26:28], "little") + int.from_bytes(content[28:30], "little")
+    return content[:start] + b"\xff" * 40 + content[start + 40 :]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "words"),
+    [
+        (_encrypted, "input_unreadable", "encrypted"),
+        (_method, "input_unreadable", "packed in a way"),
+        (_damaged_stream, "file_truncated", "cannot be read"),
+        (lambda content: content[:900], "file_truncated", "zip cannot be read"),
+    ],
+    ids=["encrypted", "unknown compression", "damaged stream", "cut"],
+)
+def test_zips_that_cannot_be_unpacked(
+    series: Path, tmp_path: Path, spoil: Callable[[bytes], bytes], code: str, words: str
+) -> None:
+    archive = _zipped(series, tmp_path / "Doe_Jane.zip", zipfile.ZIP_DEFLATED)
+    open_volume(archive)
+    archive.write_bytes(spoil(archive.read_bytes()))
+    with pytest.raises(CaseRefused, match=words) as refused:
+        open_volume(archive)
+    assert refused.value.code == code
+    assert "Doe" not in str(refused.value)
+
+
+def test_a_zip_is_opened_once_a_read(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = open_volume(_zipped(series, tmp_path / "a.zip"))
+    opened: list[Any] = []
+    initialise = zipfile.ZipFile.__init__
+
+    def counted(self: zipfile.ZipFile, *args: Any, **options: Any) -> None:
+        opened.append(args)
+        initialise(self, *args, **options)
+
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", counted)
+    np.testing.assert_array_equal(volume.read(), open_volume(series).read())
+    assert len(opened) == 1
+
+
+def test_other_files_are_left_aside(copied: Path, tmp_path: Path) -> None:
+    (copied / "notes.txt").write_text("text")
+    (copied / "report.pdf").write_bytes(b"%PDF-1.7" + bytes(300))
+    (copied / ".DS_Store").write_bytes(b"")
+    (copied / "papers").mkdir()
+    (copied / "papers" / "empty").touch()
+    report = pydicom.dcmread(_files_of(copied)[0])
+    for tag in ("Rows", "Columns", "PixelData"):
+        del report[tag]
+    report.SOPClassUID = pydicom.uid.BasicTextSRStorage
+    report.file_meta.MediaStorageSOPClassUID = pydicom.uid.BasicTextSRStorage
+    report.save_as(copied / "report")
+    assert open_volume(copied).shape[2] == 12
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in _files_of(copied):
+            archive.write(file, file.name)
+            archive.writestr(f"__MACOSX/._{file.name}", b"resource fork")
+    assert open_volume(tmp_path / "a.zip").shape[2] == 12
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.dcm"))
+
+
+# -- names and rights ------------------------------------------------------------------------
+
+
+def _raising(error: OSError) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("where", ["header", "pixels", "folder"])
+def test_denied_access_is_no_damage(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    volume = open_volume(copied)
+    denied = _raising(PermissionError(13, "Permission denied", "/scans/Doe_Jane"))
+    if where == "folder":
+        monkeypatch.setattr(os, "scandir", denied)
+    else:
+        monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(CaseRefused, match="denies access") as refused:
+        _ = volume.read() if where == "pixels" else open_volume(copied)
+    assert refused.value.code == "input_unreadable"
+    assert "right to read" in refused.value.remedy
+    assert "Doe" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
+def test_denied_access_to_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).touch()
+    denied = _raising(PermissionError(13, "Permission denied", "/scans/Doe_Jane"))
+    monkeypatch.setattr(nib, "load", denied)
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(CaseRefused, match="denies access") as refused:
+        open_volume(tmp_path / name)
+    assert (refused.value.code, "Doe" in str(refused.value)) == ("input_unreadable", False)
+
+
+def test_messages_hold_no_path(tmp_path: Path, series: Path) -> None:
+    folder = Path(shutil.copytree(series, tmp_path / "Doe_Jane"))
+    volume = open_volume(folder)
+    for file in folder.iterdir():
+        file.unlink()
+    nib.save(nifti(np.ones((4, 5, 12), dtype=np.int16), np.eye(4)), tmp_path / "Doe_Jane.nii.gz")
+    image = open_volume(tmp_path / "Doe_Jane.nii.gz")
+    (tmp_path / "Doe_Jane.nii.gz").unlink()
+    for gone in (volume, image):
+        with pytest.raises(CaseRefused, match="No such file") as refused:
+            gone.read()
+        assert "Doe" not in str(refused.value)
+
+
+# -- NIfTI and NRRD --------------------------------------------------------------------------
+
+
+def test_analyze_files_are_no_nifti(tmp_path: Path) -> None:
+    voxels = np.zeros((4, 5, 12), dtype=np.int16)
+    nib.save(nib.AnalyzeImage(voxels, np.eye(4)), tmp_path / "a.hdr")
+    with pytest.raises(CaseRefused, match="no NIfTI") as refused:
+        open_volume(tmp_path / "a.hdr")
+    assert refused.value.code == "input_unreadable"
+    for kind in (nib.Nifti1Pair, nib.Nifti2Pair):
+        pair: Any = kind(voxels, np.eye(4))  # type: ignore[no-untyped-call]
+        pair.set_sform(np.eye(4), code=1)
+        nib.save(pair, tmp_path / "b.img")
+        assert open_volume(tmp_path / "b.hdr").shape == (4, 5, 12)
+
+
+def _itk(path: Path, old: str, new: str) -> Path:
+    """Write an image and change its header's text."""
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((12, 5, 4), dtype=np.int16)), str(path))
+    content = path.read_bytes()
+    assert old.encode() in content
+    path.write_bytes(content.replace(old.encode(), new.encode()))
+    return path
+
+
+WORLD = "left-posterior-superior"
+
+
+@pytest.mark.parametrize(
+    ("world", "signs"),
+    [
+        (WORLD, (-1, -1, 1)),
+        ("LPS", (-1, -1, 1)),
+        ("right-anterior-superior", (1, 1, 1)),
+        ("RAS", (1, 1, 1)),
+        ("left-anterior-superior", (-1, 1, 1)),
+        ("LAS", (-1, 1, 1)),
+    ],
+)
+def test_worlds_of_nrrd(tmp_path: Path, world: str, signs: tuple[int, int, int]) -> None:
+    affine = open_volume(_itk(tmp_path / "a.nrrd", WORLD, world)).affine
+    np.testing.assert_array_equal(affine, np.diag([*signs, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("a.nrrd", f"space: {WORLD}", "space: scanner-xyz"),
+        ("a.nrrd", f"space: {WORLD}", "space: 3D-right-handed"),
+        ("a.nhdr", f"space: {WORLD}", "space: scanner-xyz"),
+        ("a.nrrd", "space directions: (1,0,0) (0,1,0) (0,0,1)", "spacings: 1 1 1"),
+        ("a.nrrd", f"space: {WORLD}\n", "# no world\n"),
+        ("a.mha", "TransformMatrix = 1 0 0 0 1 0 0 0 1\n", ""),
+        ("a.mhd", "TransformMatrix = 1 0 0 0 1 0 0 0 1\n", ""),
+    ],
+)
+def test_an_unknown_world_is_not_guessed(tmp_path: Path, name: str, old: str, new: str) -> None:
+    with pytest.raises(CaseRefused, match="geometry_missing"):
+        open_volume(_itk(tmp_path / name, old, new))
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+def test_meta_images_with_their_matrix(tmp_path: Path, name: str) -> None:
+    assert open_volume(_itk(tmp_path / name, "NDims", "NDims")).shape == (4, 5, 12)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd"])
+def test_a_series_of_a_file_without_series_is_wrong_use(tmp_path: Path, name: str) -> None:
+    nib.save(nifti(np.zeros((4, 5, 12), dtype=np.int16), np.eye(4)), tmp_path / "a.nii")
+    _itk(tmp_path / "a.nrrd", "NRRD", "NRRD")
+    assert open_volume(tmp_path / name).shape == (4, 5, 12)
+    with pytest.raises(SettingError, match=r"series \(1.2.3\)"):
+        open_volume(tmp_path / name, series_uid="1.2.3")
+
+
+def test_remedy_and_rule_of_thick_slices_agree() -> None:
+    assert f"at most {LARGEST_SPACING_MM:.0f} mm" in REFUSALS["slices_too_thick"]

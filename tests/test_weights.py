@@ -8,23 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from monai_vfx.errors import CaseRefused
 from monai_vfx.networks import AttentionCNNRNN
+from monai_vfx.schemas import schema, violations
 from monai_vfx.weights import (
     TrainedModel,
+    bundle_root,
     load_state,
     read_sidecar,
     sha256_of,
     sidecar_path,
     write_sidecar,
 )
+from phantoms import SIDECAR
 
 SETTINGS: dict[str, Any] = {
+    **SIDECAR["config"],
     "image_class": "bone",
     "crop_size": [32, 48],
     "pixel_mm": 3.0,
-    "backbone": "resnet18",
     "rnn_hidden": 8,
 }
 
@@ -125,10 +129,71 @@ def test_a_sidecar_cannot_run_code(weights: Path, value: Any) -> None:
 @pytest.mark.parametrize("name", ["network_def", "preprocessing", "novelty"])
 def test_a_sidecar_sets_settings_only(weights: Path, name: str) -> None:
     write_sidecar(weights, facts(config={**SETTINGS, name: "x"}))
-    model = TrainedModel(weights)
-    refusal = refused(lambda: model.network_def)
+    refusal = refused(TrainedModel, weights)
     assert refusal.code == "weights_mismatch"
     assert name in refusal.message
+
+
+def test_settings_of_the_sidecar_are_those_of_the_bundle() -> None:
+    common = yaml.safe_load((bundle_root() / "configs" / "common.yaml").read_text())
+    rules = schema("model_settings")
+    assert set(rules["properties"]) == set(rules["required"]) == set(common["model_settings"])
+    defaults = {name: common[name] for name in common["model_settings"]}
+    assert violations(defaults, "model_settings") == []
+
+
+@pytest.mark.parametrize("name", ["dropout", "masked", "posterior_mm"])
+def test_a_missing_setting_is_refused_by_name(weights: Path, name: str) -> None:
+    write_sidecar(weights, facts(config={k: v for k, v in SETTINGS.items() if k != name}))
+    refusal = refused(TrainedModel, weights)
+    assert refusal.code == "weights_mismatch"
+    assert name in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backbone", "nonsense"),
+        ("attention", "nonsense"),
+        ("attention_layers", []),
+        ("attention_layers", ["layer9"]),
+        ("decoder", "mean"),  # has no states for the pooling below
+        ("crop_size", [0, 1]),
+        ("crop_size", [32]),
+        ("window_hu", [1]),
+        ("slices", "x"),
+        ("slices", 0),
+        ("pixel_mm", 0),
+        ("min_area", 2),
+        ("masked", 1),
+    ],
+)
+def test_settings_that_build_nothing_are_refused(weights: Path, name: str, value: Any) -> None:
+    config = {**SETTINGS, "slice_pooling": "attention" if name == "decoder" else "last"}
+    write_sidecar(weights, facts(config={**config, name: value}))
+
+    def build() -> None:
+        model = TrainedModel(weights)
+        assert model.preprocessing
+        assert model.network_def
+
+    refusal = refused(build)
+    assert refusal.code == "weights_mismatch"
+    assert "\n" not in refusal.message
+
+
+def test_a_chain_that_cannot_be_built_is_refused(weights: Path, tmp_path: Path) -> None:
+    """Whatever gets past the rules for settings meets the same refusal."""
+    root = tmp_path / "bundle"
+    (root / "configs").mkdir(parents=True)
+    text = (bundle_root() / "configs" / "common.yaml").read_text()
+    assert "@window_hu[0]" in text
+    changed = text.replace("@window_hu[0]", "@window_hu[7]")
+    (root / "configs" / "common.yaml").write_text(changed)
+    refusal = refused(lambda: TrainedModel(weights, root).preprocessing)
+    assert refusal.code == "weights_mismatch"
+    with pytest.raises(RuntimeError):
+        _ = TrainedModel(None, root).preprocessing  # a defect of the bundle, not of weights
 
 
 def test_weights_of_another_shape_are_refused(weights: Path) -> None:

@@ -15,6 +15,7 @@ from monai_vfx.bundle_parts.data import (
     score_and_label,
     split_cohort,
 )
+from monai_vfx.bundle_parts.overlays import check_overlay
 from monai_vfx.bundle_parts.prediction import (
     EvaluationWriter,
     HeatMapWriter,
@@ -43,6 +44,7 @@ __all__ = [
     "TrainingCheckpoints",
     "bundle_root",
     "check_output_dir",
+    "check_overlay",
     "check_resumable",
     "cohort_cases",
     "collate_cases",

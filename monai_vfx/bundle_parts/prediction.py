@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +20,14 @@ from monai_vfx.anatomy import LEVEL_NAMES
 from monai_vfx.bundle_parts.data import append_refusals, fracture_score
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.evaluation import auroc
-from monai_vfx.explanation import attention_heat, gradcam, save_heat_map, to_ct_grid
+from monai_vfx.explanation import (
+    attention_heat,
+    check_layer,
+    gradcam,
+    save_heat_map,
+    to_ct_grid,
+)
+from monai_vfx.report.montage import montage, score_caption, slice_titles
 from monai_vfx.results import ModelFacts, Prediction, SliceRecord, write_json
 from monai_vfx.shapes import Json
 from monai_vfx.weights import TrainedModel
@@ -71,8 +78,8 @@ def prediction_of(item: Mapping[Hashable, Any], score: float, sidecar: Json) -> 
     )
 
 
-class PredictionWriter:
-    """Write ``<output_dir>/<case>/prediction.json`` for every case, refused ones too.
+class ResultWriter(ABC):
+    """Something that writes what each step of the evaluator found.
 
     Args:
         output_dir: folder of the results.
@@ -83,60 +90,66 @@ class PredictionWriter:
         self.output_dir = Path(output_dir)
         self.model = model
 
+    @property
+    def sidecar(self) -> Json:
+        """What is known about the weights; there are some whenever a case was scored."""
+        return cast(Json, self.model.sidecar)
+
     def attach(self, engine: Workflow) -> None:
         """Register with the evaluator."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def __call__(self, engine: Workflow) -> None:
+    @abstractmethod
+    def __call__(self, engine: SupervisedEvaluator) -> None:
+        """Take over the results of one step."""
+
+
+class PredictionWriter(ResultWriter):
+    """Write ``<output_dir>/<case>/prediction.json`` for every case, refused ones too."""
+
+    def __call__(self, engine: SupervisedEvaluator) -> None:
         """Write the results of one step."""
-        batch = engine.state.batch
-        scores = fracture_score(engine.state.output["pred"]).tolist()
-        for item, score in zip(batch["accepted"], scores, strict=True):
-            self._write(prediction_of(item, score, cast(Json, self.model.sidecar)))
-        for item in batch["refused"]:
+        for item, score in _scored(engine):
+            self._write(prediction_of(item, score, self.sidecar))
+        for item in engine.state.batch["refused"]:
             self._write(Prediction.refused(str(item["case"]), item["refusal"]))
 
     def _write(self, prediction: Prediction) -> None:
         write_json(self.output_dir / prediction.case / "prediction.json", prediction.to_json())
 
 
-class HeatMapWriter:
+class HeatMapWriter(ResultWriter):
     """Write where the network looks: ``gradcam.nii.gz`` on the CT's own grid and ``gradcam.png``.
 
     Args:
         output_dir: folder of the results.
         model: the weights in use.
-        pictures: module with ``montage``, ``slice_titles`` and ``score_caption``; given by the
-            config because drawing lies above this module.
         layer: encoder stage that GradCAM explains.
         attention: write the network's own attention likewise, ``attention_<stage>.*``.
+
+    Raises:
+        SettingError: the layer is not in the network of these weights or does not change its score.
+        CaseRefused: the weights do not fit their sidecar.
     """
 
     def __init__(
         self,
         output_dir: str | Path,
         model: TrainedModel,
-        pictures: ModuleType,
         layer: str = "layer3",
         attention: bool = False,
     ) -> None:
-        self.output_dir = Path(output_dir)
-        self.model = model
-        self.pictures = pictures
+        super().__init__(output_dir, model)
+        if model.weights is not None:  # without weights the run ends before it scores anything
+            check_layer(model.network_def, layer)
         self.layer = layer
         self.attention = attention
 
-    def attach(self, engine: Workflow) -> None:
-        """Register with the evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
     def __call__(self, engine: SupervisedEvaluator) -> None:
         """Explain the accepted cases of one step."""
-        batch = engine.state.batch
-        scores = fracture_score(engine.state.output["pred"]).tolist()
-        for number, (item, score) in enumerate(zip(batch["accepted"], scores, strict=True)):
-            image = batch["image"][number : number + 1].to(engine.state.device)
-            prediction = prediction_of(item, score, cast(Json, self.model.sidecar))
+        for number, (item, score) in enumerate(_scored(engine)):
+            image = engine.state.batch["image"][number : number + 1].to(engine.state.device)
+            prediction = prediction_of(item, score, self.sidecar)
             for name, heat in self._heats(engine.network, image).items():
                 self._write(name, heat.cpu(), item, asdict(prediction))
 
@@ -155,47 +168,54 @@ class HeatMapWriter:
         note = f"{name}, simulated weights" if facts["simulated_weights"] else name
         affine = np.asarray(image.meta["volume_affine"], dtype=np.float64)
         save_heat_map(folder / f"{name}.nii.gz", whole, affine, note=note)
-        self.pictures.montage(
+        low, high = self.sidecar["config"]["window_hu"]
+        montage(
             image.as_tensor()[0].numpy(),
             heat[0].numpy(),
-            self.pictures.slice_titles(facts),
+            slice_titles(facts),
             folder / f"{name}.png",
-            caption=self.pictures.score_caption(facts),
+            caption=score_caption(facts),
+            window_hu=(float(low), float(high)),
         )
 
 
-class EvaluationWriter:
+class EvaluationWriter(ResultWriter):
     """Write ``predictions.csv``, ``metrics.json`` and ``refused.jsonl`` of a labelled cohort.
 
-    Args:
-        output_dir: folder of the results.
-        model: the weights in use.
+    Those of an earlier evaluation go as soon as this one starts, so that a run that fails leaves
+    no numbers of other weights behind.
     """
 
+    FILES = ("predictions.csv", "metrics.json", "refused.jsonl")
+
     def __init__(self, output_dir: str | Path, model: TrainedModel) -> None:
-        self.output_dir = Path(output_dir)
-        self.model = model
+        super().__init__(output_dir, model)
         self._rows: list[tuple[str, int, float]] = []
         self._refused: dict[str, CaseRefused] = {}
 
     def attach(self, engine: Workflow) -> None:
         """Register with the evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.STARTED, self._start)
+        super().attach(engine)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _add(self, engine: Workflow) -> None:
-        batch = engine.state.batch
-        scores = fracture_score(engine.state.output["pred"]).tolist()
-        for item, score in zip(batch["accepted"], scores, strict=True):
+    def __call__(self, engine: SupervisedEvaluator) -> None:
+        """Keep the results of one step."""
+        for item, score in _scored(engine):
             self._rows.append((str(item["case"]), int(item["label"]), score))
-        self._refused |= {str(item["case"]): item["refusal"] for item in batch["refused"]}
+        refused = engine.state.batch["refused"]
+        self._refused |= {str(item["case"]): item["refusal"] for item in refused}
+
+    def _start(self, engine: Workflow) -> None:
+        self._rows, self._refused = [], {}
+        for name in self.FILES:
+            (self.output_dir / name).unlink(missing_ok=True)
 
     def _write(self, engine: Workflow) -> None:
         with (self.output_dir / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(("case", "label", "score"))
             table.writerows((case, label, f"{score:.9f}") for case, label, score in self._rows)
-        (self.output_dir / "refused.jsonl").unlink(missing_ok=True)
         append_refusals(self.output_dir / "refused.jsonl", self._refused)
         labels = np.array([label for _, label, _ in self._rows])
         result = auroc(labels, np.array([score for _, _, score in self._rows]))
@@ -205,6 +225,13 @@ class EvaluationWriter:
             "refused": len(self._refused),
             "auroc": result.value,
             "auroc_ci": [result.ci_low, result.ci_high],
-            "simulated_weights": cast(Json, self.model.sidecar)["simulated"],
+            "simulated_weights": self.sidecar["simulated"],
+            "weights_sha256": self.sidecar["weights_sha256"],
         }
         write_json(self.output_dir / "metrics.json", metrics)
+
+
+def _scored(engine: SupervisedEvaluator) -> list[tuple[Mapping[Hashable, Any], float]]:
+    """Pair the accepted cases of a step with their scores."""
+    scores = fracture_score(engine.state.output["pred"]).tolist()
+    return list(zip(engine.state.batch["accepted"], scores, strict=True))

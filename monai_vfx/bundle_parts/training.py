@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,17 +17,22 @@ from monai.handlers import CheckpointLoader, CheckpointSaver
 
 from monai_vfx.backbones import load_backbone
 from monai_vfx.cohort import CohortItem
-from monai_vfx.errors import SettingError
+from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.networks import AttentionCNNRNN
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
 from monai_vfx.weights import read_sidecar, sha256_of, write_sidecar
+
+_LOG = logging.getLogger(__name__)
+CHECKPOINT = re.compile(r"last_checkpoint_epoch=(\d+)\.pt")
 
 
 def check_resumable(
     output_dir: str | Path, resume: bool, config: Json, training: Json, cohort: str | Path
 ) -> None:
     """Refuse to mix two trainings in one folder; note the settings of this one.
+
+    The list of refused cases of an earlier run is removed: this run writes its own.
 
     Args:
         output_dir: folder of the training.
@@ -36,8 +42,8 @@ def check_resumable(
         cohort: the table.
 
     Raises:
-        SettingError: the folder holds a training that is not to be resumed, or one with other
-            settings or patients.
+        SettingError: the folder holds a training that is not to be resumed, one with other
+            settings or patients, or one of more epochs than ``max_epochs``.
     """
     record = Path(output_dir) / "settings.json"
     fixed = {name: value for name, value in training.items() if name != "max_epochs"}
@@ -56,11 +62,17 @@ def check_resumable(
                 f"{output_dir} holds a training with another {', '.join(changed)}: give another "
                 "output_dir"
             )
+    if newest is not None and training["max_epochs"] < _epoch_of(newest):
+        raise SettingError(
+            f"max_epochs ({training['max_epochs']}) must be at least {_epoch_of(newest)}, the "
+            f"epochs that {output_dir} holds: raise it, or give another output_dir"
+        )
     write_json(record, settings)
+    (Path(output_dir) / "refused.jsonl").unlink(missing_ok=True)
 
 
 def start_from(
-    network: AttentionCNNRNN, backbone: str, pretrained: str | None, output_dir: str | Path
+    network: AttentionCNNRNN, backbone: str, pretrained: str | Path | None, output_dir: str | Path
 ) -> None:
     """Give the encoder its first weights; None leaves the random ones.
 
@@ -79,13 +91,17 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
     A file that was cut short, as when the machine lost power while writing it, is passed over.
     """
-    found = [
-        (int(match.group(1)), path)
+    whole = [
+        path
         for path in Path(folder).glob("last_checkpoint_epoch=*.pt")
-        if (match := re.fullmatch(r"last_checkpoint_epoch=(\d+)\.pt", path.name))
-        and zipfile.is_zipfile(path)
+        if CHECKPOINT.fullmatch(path.name) and zipfile.is_zipfile(path)
     ]
-    return max(found)[1] if found else None
+    return max(whole, key=_epoch_of, default=None)
+
+
+def _epoch_of(checkpoint: Path) -> int:
+    """Return the number of epochs after which a checkpoint was saved."""
+    return int(CHECKPOINT.sub(r"\1", checkpoint.name))
 
 
 class TrainingCheckpoints:
@@ -98,10 +114,8 @@ class TrainingCheckpoints:
         save_dict: what to save besides the trainer.
         resume: go on from what the folder holds.
         best: saver of the best checkpoint; a resumed run replaces it only by a better one.
-        best_path: file of the best checkpoint.
-
-    Raises:
-        CaseRefused: a resumed run finds the best checkpoint without its sidecar.
+        best_path: file of the best checkpoint. One whose sidecar is missing or of another file, as
+            when the run was killed between the two, is passed over with a warning.
     """
 
     def __init__(
@@ -139,7 +153,11 @@ class TrainingCheckpoints:
         """Tell the saver of the best checkpoint what the earlier run reached."""
         if self.best is None or self.best_path is None or not Path(self.best_path).is_file():
             return
-        reached = read_sidecar(self.best_path)["validation"]["auroc"]
+        try:
+            reached = read_sidecar(self.best_path)["validation"]["auroc"]
+        except CaseRefused as refusal:
+            _LOG.warning("the best checkpoint so far is not used: %s", refusal.message)
+            return
         self.best.load_state_dict({"_saved": [(reached, Path(self.best_path).name)]})
 
 

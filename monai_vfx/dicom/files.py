@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 from monai_vfx.errors import CaseRefused
@@ -37,6 +40,34 @@ _HEADER_TAGS = [
     "RescaleType",
 ]
 _CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, Enhanced CT
+_DICOMDIR = "1.2.840.10008.1.3.10"  # has no SOPClassUID in its data set
+_PREAMBLE = 128  # bytes before the mark, DICOM PS3.10, 7.1
+_MARK = b"DICM"
+_UNPACK = "Unpack the zip with the program that made it and give the folder."
+ACCESS_REMEDY = "Give yourself the right to read the file or folder and run again."
+"""What helps where the system denies access."""
+
+
+def reason(error: BaseException) -> str:
+    """Say what went wrong without a file's name, as that may carry a patient's.
+
+    >>> reason(OSError(28, "No space left on device", "Doe_Jane.nii")), reason(EOFError("Doe_Jane"))
+    ('No space left on device', 'EOFError')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
+
+
+@contextmanager
+def access_refused(code: str = "input_unreadable") -> Iterator[None]:
+    """Turn a denial by the system into a refusal with this code, and a remedy that fits."""
+    try:
+        yield
+    except PermissionError as error:
+        raise CaseRefused(
+            code, "the system denies access to a file or folder", ACCESS_REMEDY
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -51,76 +82,164 @@ class Source:
         """The file's own name."""
         return self.member or self.path.name
 
-    def open(self) -> BinaryIO:
-        """Open for reading; a member of a zip is unpacked in memory."""
-        if self.member is None:
-            return self.path.open("rb")
-        with zipfile.ZipFile(self.path) as archive:
-            return io.BytesIO(archive.read(self.member))
+    @property
+    def folder(self) -> str:
+        """What tells the files of one folder from those of another."""
+        return self.member.rpartition("/")[0] if self.member else str(self.path.parent)
 
 
-def _sources(path: Path) -> Iterator[Source]:
+class Files:
+    """Opens sources; a zip is opened once and stays so until the block's end."""
+
+    def __init__(self) -> None:
+        self._archives: dict[Path, zipfile.ZipFile] = {}
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for archive in self._archives.values():
+            archive.close()
+
+    def start(self, source: Source) -> bytes:
+        """Return the first bytes, as far as the mark of a DICOM file."""
+        with self._stream(source) as file:
+            return bytes(file.read(_PREAMBLE + len(_MARK)))
+
+    def open(self, source: Source) -> BinaryIO:
+        """Open for reading; a member of a zip is unpacked in memory, which checks its sum."""
+        if source.member is None:
+            return source.path.open("rb")
+        with self._stream(source) as file:
+            return io.BytesIO(file.read())
+
+    def _stream(self, source: Source) -> Any:
+        if source.member is None:
+            return source.path.open("rb")
+        if source.path not in self._archives:
+            self._archives[source.path] = zipfile.ZipFile(source.path)
+        return self._archives[source.path].open(source.member)
+
+
+def _sources(path: Path) -> list[Source]:
+    """List the files below a path; hidden ones, such as a Mac's resource forks, are no part."""
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file() and not file.name.startswith("."):
-                yield Source(file)
-    elif path.suffix.lower() == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = sorted(m.filename for m in archive.infolist() if not m.is_dir())
-        except (zipfile.BadZipFile, OSError) as error:
-            raise CaseRefused("file_truncated", f"the zip cannot be read ({error})") from error
-        for member in members:
-            yield Source(path, member)
-    else:
-        yield Source(path)
+        return [Source(file) for file in sorted(_walk(path)) if not file.name.startswith(".")]
+    if path.suffix.lower() != ".zip":
+        return [Source(path)]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+    except PermissionError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CaseRefused("file_truncated", f"the zip cannot be read ({reason(error)})") from error
+    if any(member.flag_bits & 1 for member in members):
+        raise CaseRefused("input_unreadable", "the zip is encrypted", _UNPACK)
+    names = sorted(member.filename for member in members)
+    return [Source(path, name) for name in names if not name.rpartition("/")[2].startswith(".")]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder; one that cannot be entered is an error, not an omission."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        for name in names:
+            if (Path(parent) / name).is_file():
+                yield Path(parent) / name
 
 
 def read_headers(path: Path) -> tuple[list[tuple[Source, Any]], int]:
-    """Return the headers of all DICOM images below ``path`` and the count of other files."""
-    headers, damaged, ignored = [], [], 0
-    for source in _sources(path):
-        try:
-            header = _header(source)
-        except CaseRefused as refusal:
-            damaged.append(refusal)
-            continue
-        if header is None:
-            ignored += 1
-        else:
-            headers.append((source, header))
+    """Return the headers of all DICOM images below ``path`` and the count of other files.
+
+    Raises:
+        CaseRefused: ``file_truncated`` when a file is damaged: an image that is not whole, a
+            ``.dcm`` file that is no DICOM, an empty file beside images. ``no_image`` or
+            ``input_unreadable``.
+    """
+    headers, damaged, blank, ignored = [], [], [], 0
+    with access_refused(), Files() as files:
+        for source in _sources(path):
+            try:
+                start = _start(files, source)
+                header = _header(files, source) if start[_PREAMBLE:] == _MARK else None
+            except CaseRefused as refusal:
+                if refusal.code != "file_truncated":
+                    raise
+                damaged.append(refusal.message)
+                continue
+            if header is not None:
+                headers.append((source, header))
+            elif start[_PREAMBLE:] == _MARK:
+                ignored += 1
+            elif source.name.lower().endswith(".dcm"):
+                damaged.append("a .dcm file is no DICOM")
+            elif start[:_PREAMBLE].strip(b"\0"):
+                ignored += 1
+            else:
+                blank.append(source)
+    with_images = {source.folder for source, _ in headers}
+    damaged += ["a file is empty" for source in blank if source.folder in with_images]
     if damaged:
         raise CaseRefused(
             "file_truncated",
             f"{len(damaged)} of {len(damaged) + len(headers)} DICOM files are damaged; "
-            f"the first: {damaged[0].message}",
+            f"the first: {damaged[0]}",
         )
     if not headers:
-        raise CaseRefused("no_image", f"no DICOM image among {ignored} files")
-    return headers, ignored
+        raise CaseRefused("no_image", f"no DICOM image among {ignored + len(blank)} files")
+    return headers, ignored + len(blank)
 
 
-def _header(source: Source) -> Any | None:
-    """Return the header of an image; None for what is no DICOM image."""
+def _start(files: Files, source: Source) -> bytes:
+    try:
+        return files.start(source)
+    except PermissionError:
+        raise
+    except NotImplementedError as error:
+        raise CaseRefused(
+            "input_unreadable", "the zip is packed in a way that cannot be read", _UNPACK
+        ) from error
+    except Exception as error:  # unpacking and parsing damaged bytes raises anything
+        raise _damaged(error) from error
+
+
+def _header(files: Files, source: Source) -> Any | None:
+    """Return the header of an image; None for another DICOM object, such as a report."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
+    from pydicom.config import disable_value_validation
 
     try:
-        with source.open() as file:
-            try:
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-            except InvalidDicomError:
-                if source.name.lower().endswith(".dcm"):
-                    raise CaseRefused("file_truncated", "a .dcm file is no DICOM") from None
-                return None
-            if "Rows" not in header:  # a report, a DICOMDIR, or an image cut in its header
-                if str(header.file_meta.get("MediaStorageSOPClassUID", "")) in _CT_CLASSES:
-                    raise CaseRefused("file_truncated", "a CT file ends within its header")
-                return None
-            _check_complete(file, header)
-            return header
-    except (EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CaseRefused("file_truncated", f"a DICOM file cannot be read ({error})") from error
+        # Its remarks on values would name them, a patient's ID among them.
+        with disable_value_validation(), files.open(source) as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+            for _ in header:  # turns every value from bytes, so that later use finds none damaged
+                pass
+            if "Rows" in header:
+                _check_complete(file, header)
+                return header
+            announced = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+            kind = str(header.get("SOPClassUID", ""))
+    except (CaseRefused, PermissionError):
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+    cut = not kind or (announced != kind and announced.startswith(kind))
+    if announced != _DICOMDIR and (cut or kind in _CT_CLASSES):
+        raise CaseRefused("file_truncated", "a DICOM file ends within its header")
+    return None
+
+
+def _damaged(error: Exception) -> CaseRefused:
+    return CaseRefused("file_truncated", f"a DICOM file cannot be read ({reason(error)})")
 
 
 def _check_complete(file: BinaryIO, header: Any) -> None:
@@ -131,9 +250,13 @@ def _check_complete(file: BinaryIO, header: Any) -> None:
     if syntax is not None and (syntax.is_encapsulated or syntax.is_deflated):
         expected = 1
     else:
-        pixels = int(header.get("Rows", 0)) * int(header.get("Columns", 0))
-        frames = int(header.get("NumberOfFrames", 1) or 1) * int(header.get("SamplesPerPixel", 1))
-        expected = pixels * frames * int(header.get("BitsAllocated", 16)) // 8
+        pixels = int(header.get("Rows", 0) or 0) * int(header.get("Columns", 0) or 0)
+        frames = int(header.get("NumberOfFrames", 1) or 1) * int(
+            header.get("SamplesPerPixel", 1) or 1
+        )
+        expected = pixels * frames * int(header.get("BitsAllocated", 16) or 16) // 8
+        # Reading stopped before the element: tag, VR and length come first (PS3.5, 7.1).
+        remaining -= 8 if syntax is not None and syntax.is_implicit_VR else 12
     if remaining < expected:
         raise CaseRefused(
             "file_truncated",

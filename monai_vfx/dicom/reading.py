@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_vfx.dicom.files import Source, read_headers
+from monai_vfx.dicom.files import Files, Source, access_refused, read_headers, reason
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.shapes import Affine, HUVolume, Region
 
@@ -31,7 +31,13 @@ TILT_TOLERANCE_DEG = 0.5
 SHORTEST_SERIES = 10
 """Fewest slices that can hold T12-L4 (10 mm apart at the most)."""
 
-_REQUIRED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+_REQUIRED = {  # tag → how many values it has
+    "ImagePositionPatient": 3,
+    "ImageOrientationPatient": 6,
+    "PixelSpacing": 2,
+    "Rows": 1,
+    "Columns": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -71,22 +77,27 @@ class Series:
             (i, j, k) in HU.
 
         Raises:
-            CaseRefused: ``file_truncated`` when a slice cannot be decoded.
+            CaseRefused: ``file_truncated`` when a slice cannot be decoded; ``series_mixed``.
         """
         columns, rows, slices = region
         chosen = range(self.shape[2])[slices]
         out = np.empty(  # slice by slice in memory, as it is written
             (len(chosen), rows.stop - rows.start, columns.stop - columns.start), dtype=np.float32
         )
-        for at, k in enumerate(chosen):
-            stored = _decode(self.sources[k], k)
-            if stored.shape != (self.shape[1], self.shape[0]):
-                raise CaseRefused(
-                    "series_mixed", f"slice {k} has {stored.shape} pixels, not {self.shape[1::-1]}"
-                )
-            slope, intercept = self.rescale[k]
-            out[at] = stored[rows, columns] * np.float32(slope) + np.float32(intercept)
+        with Files() as files:
+            for at, k in enumerate(chosen):
+                out[at] = self._slice(files, k)[rows, columns]
         return out.T
+
+    def _slice(self, files: Files, k: int) -> Any:
+        """Return (rows, columns) of one slice in HU, float32."""
+        stored = _decode(files, self.sources[k], k)
+        if stored.shape != (self.shape[1], self.shape[0]):
+            raise CaseRefused(
+                "series_mixed", f"slice {k} has {stored.shape} pixels, not {self.shape[1::-1]}"
+            )
+        slope, intercept = self.rescale[k]
+        return stored * np.float32(slope) + np.float32(intercept)
 
 
 def read_series(path: Path, series_uid: str | None = None) -> Series:
@@ -142,7 +153,7 @@ def _left_aside(count: int) -> list[CaseWarning]:
 def _is_ct_volume(files: list[tuple[Source, Any]]) -> bool:
     """Whether a series is CT and no scout view or secondary capture."""
     first = files[0][1]
-    kinds = [str(kind).upper() for kind in first.get("ImageType", None) or ()]
+    kinds = str(first.get("ImageType", "")).upper()  # one value or several
     return str(first.get("Modality", "")) == "CT" and "LOCALIZER" not in kinds
 
 
@@ -172,7 +183,7 @@ def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) 
         shape=(int(first.Columns), int(first.Rows), len(files)),
         affine=LPS_TO_RAS @ affine,
         rescale=tuple((float(h.RescaleSlope), float(h.RescaleIntercept)) for h in ordered),
-        thickness_mm=float(first.SliceThickness) if first.get("SliceThickness") else None,
+        thickness_mm=_thickness_mm(first),
         patient_position=position,
         age_years=_age_years(str(first.get("PatientAge", "") or "")),
         sex=str(first.get("PatientSex", "") or "") or None,
@@ -187,10 +198,8 @@ def _check_uniform(headers: list[Any]) -> None:
         raise CaseRefused("not_ct", f"modality is {', '.join(sorted(modalities))}, the rule is CT")
     if any(int(h.get("NumberOfFrames", 1) or 1) > 1 for h in headers):
         raise CaseRefused("multiframe", "the series is an Enhanced multi-frame object")
-    for tag in _REQUIRED:
-        missing = sum(1 for h in headers if h.get(tag) is None or h.get(tag) == "")
-        if missing:
-            raise CaseRefused("geometry_missing", f"{tag} is absent in {missing} slices")
+    for tag, count in _REQUIRED.items():
+        _check_numbers(tag, count, [_numbers(h, tag) for h in headers])
     if len(headers) < SHORTEST_SERIES:
         raise CaseRefused(
             "too_few_slices", f"{len(headers)} slices, at least {SHORTEST_SERIES} are needed"
@@ -205,14 +214,56 @@ def _check_uniform(headers: list[Any]) -> None:
         _check_values(h)
 
 
+def _numbers(header: Any, tag: str) -> list[float]:
+    """Return all values of a numeric tag; none where it is absent or empty."""
+    value = header.get(tag)
+    if value is None or value == "":
+        return []
+    if isinstance(value, str | int | float):
+        value = [value]
+    return [_number(x) for x in value]
+
+
+def _number(value: Any) -> float:
+    """Return a number; NaN for an empty value or text that is none.
+
+    >>> _number("1.5"), _number("1.h"), _number(None)
+    (1.5, nan, nan)
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _check_numbers(tag: str, count: int, found: list[list[float]]) -> None:
+    """Refuse a tag that lacks its values in some slice, or has one that is no size or place."""
+    missing = sum(1 for values in found if not values)
+    if missing:
+        raise CaseRefused("geometry_missing", f"{tag} is absent in {missing} slices")
+    wrong = next((values for values in found if len(values) != count), None)
+    if wrong is not None:
+        raise CaseRefused("geometry_invalid", f"{tag} has {len(wrong)} values, the rule is {count}")
+    if not np.isfinite(found).all():
+        raise CaseRefused("geometry_invalid", f"{tag} is infinite or not a number")
+
+
+def _thickness_mm(header: Any) -> float | None:
+    """Return the nominal slice thickness; None where the tag states none."""
+    values = _numbers(header, "SliceThickness")
+    return values[0] if len(values) == 1 and np.isfinite(values[0]) and values[0] > 0 else None
+
+
 def _check_values(header: Any) -> None:
     """Refuse a slice whose values do not become HU."""
-    if header.get("RescaleSlope") is None or header.get("RescaleIntercept") is None:
-        raise CaseRefused("not_hounsfield", "RescaleSlope or RescaleIntercept is absent")
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        values = _numbers(header, tag)
+        if len(values) != 1 or not np.isfinite(values).all():
+            raise CaseRefused("not_hounsfield", f"{tag} is absent or not one number")
     kind = str(header.get("RescaleType", "HU") or "HU")
     if kind not in ("HU", "US"):  # US: unspecified, usual in CT of older scanners
         raise CaseRefused("not_hounsfield", f"RescaleType is {kind}, the rule is HU")
-    if int(header.get("SamplesPerPixel", 1)) != 1:
+    if int(header.get("SamplesPerPixel", 1) or 1) != 1:
         raise CaseRefused("not_volume", "the slices are colour pictures")
 
 
@@ -270,14 +321,17 @@ def _age_years(text: str) -> float | None:
     return int(found.group(1)) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[found.group(2)]
 
 
-def _decode(source: Source, k: int) -> Any:
+def _decode(files: Files, source: Source, k: int) -> Any:
     """Return the stored pixel values (rows, columns) of one slice."""
     from pydicom.pixels import pixel_array
 
-    try:
-        with source.open() as file:
-            return pixel_array(file, raw=True)
-    except Exception as error:  # decoders of third parties raise anything
-        raise CaseRefused(
-            "file_truncated", f"the pixels of slice {k} cannot be decoded ({error})"
-        ) from error
+    with access_refused():
+        try:
+            with files.open(source) as file:
+                return pixel_array(file, raw=True)
+        except PermissionError:
+            raise
+        except Exception as error:  # decoders of third parties raise anything
+            raise CaseRefused(
+                "file_truncated", f"the pixels of slice {k} cannot be decoded ({reason(error)})"
+            ) from error

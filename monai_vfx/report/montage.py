@@ -16,9 +16,12 @@ from matplotlib.patheffects import withStroke
 from monai_vfx.report.pixels import (
     HEAT_OPACITY,
     HEAT_RGB,
+    INPUT_HU,
     WINDOW_HU,
+    Bytes,
     Stack,
     View,
+    Window,
     check_view,
     grey,
     overlay,
@@ -44,6 +47,8 @@ def montage(
     names: tuple[str, str] = ("bone + muscle", "bone only"),
     caption: str = "",
     dpi: int = 150,
+    window_hu: Window = INPUT_HU,
+    second_window_hu: Window | None = None,
 ) -> Path:
     """Draw the slices as PNG, seen from the feet as radiologists do (patient's right on the left).
 
@@ -57,6 +62,8 @@ def montage(
         names: headings of the two blocks; shown when there are two.
         caption: line at the foot (:func:`score_caption`).
         dpi: dots an inch.
+        window_hu: HU that -1 and 1 of ``image`` stand for; in the sidecar of the weights.
+        second_window_hu: of ``second``; by default the same.
 
     Returns:
         ``path``.
@@ -73,7 +80,9 @@ def montage(
             raise ValueError(
                 f"titles has {len(titles)} entries; {name} has {view[0].shape[2]} slices"
             )
-    figure = _draw(views, titles, names if second is not None else (), caption)
+    windows = (window_hu, second_window_hu or window_hu)
+    shown = [(grey(cut, hu), warm) for (cut, warm), hu in zip(views, windows, strict=False)]
+    figure = _draw(shown, titles, names if second is not None else (), caption)
     figure.savefig(path, format="png", dpi=dpi)
     return Path(path)
 
@@ -119,7 +128,10 @@ class _Sheet:
 
 
 def _draw(
-    views: Sequence[View], titles: Sequence[str], names: Sequence[str], caption: str
+    views: Sequence[tuple[Bytes, Stack | None]],
+    titles: Sequence[str],
+    names: Sequence[str],
+    caption: str,
 ) -> Figure:
     """Lay out the blocks, the colour bar beside the first, and the notes beneath."""
     columns = math.ceil(len(titles) / ROWS)
@@ -151,9 +163,9 @@ def _draw(
     return sheet.figure
 
 
-def _tile(axes: Axes, image: Stack, heat: Stack | None, title: str) -> None:
+def _tile(axes: Axes, image: Bytes, heat: Stack | None, title: str) -> None:
     """Draw one slice with its heat and the marks of orientation."""
-    axes.imshow(grey(image), cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
     if heat is not None:
         axes.imshow(overlay(heat), interpolation="bilinear")
     axes.set_axis_off()

@@ -14,9 +14,12 @@ from monai_vfx.report.figures import RocData, figure_png, learning_curve, roc_fi
 from monai_vfx.report.pixels import (
     HEAT_OPACITY,
     HEAT_RGB,
+    INPUT_HU,
     WINDOW_HU,
+    Bytes,
     Stack,
     View,
+    Window,
     check_view,
     data_uri,
     grey,
@@ -41,6 +44,8 @@ def write_page(
     evaluation: RocData | None = None,
     evaluated_on: str = "",
     facts: Mapping[str, str] | None = None,
+    window_hu: Window = INPUT_HU,
+    second_window_hu: Window | None = None,
 ) -> Path:
     """Write the report of one case.
 
@@ -60,6 +65,8 @@ def write_page(
         evaluation: ROC curve and AUROC of the model on other patients.
         evaluated_on: who these patients were ("200 unseen simulated patients").
         facts: further rows of the table about the model, name → value.
+        window_hu: HU that -1 and 1 of ``image`` stand for; in the sidecar of the weights.
+        second_window_hu: of ``second``; by default the same.
 
     Returns:
         ``path``.
@@ -67,20 +74,21 @@ def write_page(
     Raises:
         ValueError: arrays do not fit each other or the prediction.
     """
-    views = [] if image is None else [(names[0], image, heat)]
+    views = [] if image is None else [(names[0], image, heat, window_hu)]
     if second is not None:
-        views.append((names[1], *second))
+        views.append((names[1], *second, second_window_hu or window_hu))
     slices: list[Json] = prediction["slices"]
-    for name, pixels, warm in views:
+    for name, pixels, warm, _ in views:
         check_view(pixels, warm, name)
         if pixels.shape[2] != len(slices):
             raise ValueError(f"{name} has {pixels.shape[2]} slices; prediction has {len(slices)}")
     text = _template().render(
         prediction=prediction,
         views=[
-            {"name": name, "tiles": _tiles(pixels, warm, slices)} for name, pixels, warm in views
+            {"name": name, "tiles": _tiles(grey(pixels, hu), warm, slices)}
+            for name, pixels, warm, hu in views
         ],
-        has_heat=any(warm is not None for _, _, warm in views),
+        has_heat=any(warm is not None for _, _, warm, _ in views),
         heat_name=heat_name,
         heat_colour=_css_colour(),
         window=[int(bound) for bound in WINDOW_HU],
@@ -101,7 +109,7 @@ def _template() -> Any:
     return environment.from_string(source)
 
 
-def _tiles(image: Stack, heat: Stack | None, slices: Sequence[Json]) -> list[Json]:
+def _tiles(image: Bytes, heat: Stack | None, slices: Sequence[Json]) -> list[Json]:
     """Return one picture a slice, in the pixels of the network, the heat apart from the CT."""
     tiles = []
     for n, entry in enumerate(slices):
@@ -109,7 +117,7 @@ def _tiles(image: Stack, heat: Stack | None, slices: Sequence[Json]) -> list[Jso
         tile = {
             "level": entry["level"],
             "index": entry["index"],
-            "ct": data_uri(png(grey(image[:, :, n]))),
+            "ct": data_uri(png(image[:, :, n])),
             "ct_alt": f"CT {where}, cropped around the vertebral body",
             "heat": None,
             "width": image.shape[1],

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.image import imsave
 
-INPUT_HU = (-200.0, 1000.0)
-"""Hounsfield units that -1 and 1 of the network's input stand for."""
-WINDOW_HU = (-150.0, 450.0)
+Window = tuple[float, float]
+"""Hounsfield units, low and high."""
+INPUT_HU: Window = (-200.0, 1000.0)
+"""What -1 and 1 of the network's input stand for in the study; the setting ``window_hu``."""
+WINDOW_HU: Window = (-150.0, 450.0)
 """Shown from black to white: fat dark, muscle mid-grey, spongy bone light, cortical bone white."""
 HEAT_RGB = (0.92, 0.11, 0.14)
 HEAT_OPACITY = 0.75
@@ -49,13 +51,17 @@ def check_view(image: Stack, heat: Stack | None, name: str = "image") -> None:
         raise ValueError(f"the heat of {name} must hold finite values in [0, 1]")
 
 
-def grey(image: Stack) -> Bytes:
+def grey(image: Stack, window_hu: Window = INPUT_HU) -> Bytes:
     """Return the CT as grey levels 0-255 of :data:`WINDOW_HU`, any shape.
+
+    Args:
+        image: network input in [-1, 1].
+        window_hu: what -1 and 1 stand for, HU.
 
     >>> grey(np.array([-1.0, 1.0])).tolist()
     [0, 255]
     """
-    low, high = INPUT_HU
+    low, high = window_hu
     hu = (np.asarray(image, np.float64) + 1) / 2 * (high - low) + low
     shown = (hu - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0])
     return np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
