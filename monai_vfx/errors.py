@@ -51,6 +51,7 @@ REFUSALS: dict[str, str] = {
 """Refusal code → what the user can do about it."""
 
 WARNINGS: dict[str, str] = {
+    "label_fragments": "stray pieces of labels were left out",
     "level_cut": "a level is cut by the field of view",
     "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
     "mask_resampled": "the mask was resampled onto the CT's grid",

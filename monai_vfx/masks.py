@@ -36,6 +36,7 @@ from monai_vfx.label_files import LabelFile, called, is_label_file, read_label_f
 from monai_vfx.label_schemes import find_structures
 from monai_vfx.on_bone import check_on_bone
 from monai_vfx.shapes import Affine, LabelVolume, Points, Region
+from monai_vfx.wholeness import check_sizes, keep_largest_pieces
 
 __all__ = ["Masks", "check_on_bone", "load_masks"]
 
@@ -131,10 +132,12 @@ def load_masks(
     if derived:
         text = "vertebral bodies were derived from whole vertebrae"
         warnings.append(CaseWarning("body_derived", text))
+    warnings += keep_largest_pieces(labels)
     present = _present(labels)
     _check_missing(known, present, "has only its arch in the field of view")
     _check_order(present, affine)
     cut = _cut_levels(present, labels, affine, files)
+    check_sizes(labels, cut)
     if cut:
         text = f"{', '.join(cut)} at the edge of the field of view"
         warnings.append(CaseWarning("level_cut", text))
@@ -352,11 +355,29 @@ def _replace_by_bodies(labels: LabelVolume, affine: Affine, bodies: str) -> bool
     if around is None or bodies == "given":
         return False
     rule = derive_bodies if bodies == "derive" else bodies_if_whole
-    cut = rule(labels[around], box_affine(affine, around))
+    # Upright axes: a turn of the patient in the scanner does not change a body's voxels.
+    cut = rule(labels[around], box_affine(upright(affine), around))
     if cut is None:
         return False
     labels[around] = cut
     return True
+
+
+def upright(affine: Affine) -> Affine:
+    """Return an affine of the same voxel edges whose axes lie along the nearest of the world's.
+
+    >>> c, s = np.cos(0.1), np.sin(0.1)
+    >>> turned = np.diag([2.0, 3.0, -4.0, 1.0])
+    >>> turned[:2, :2] = np.array([[c, -s], [s, c]]) * [2, 3]
+    >>> np.diag(upright(turned)).tolist()
+    [2.0, 3.0, -4.0, 1.0]
+    """
+    from nibabel.orientations import io_orientation
+
+    out = np.diag([0.0, 0.0, 0.0, 1.0])
+    for axis, (world, sign) in enumerate(io_orientation(affine)):
+        out[int(world), axis] = sign * round(float(np.linalg.norm(affine[:3, axis])), 6)
+    return out
 
 
 def _check_order(present: dict[int, Points], affine: Affine) -> None:

@@ -24,6 +24,8 @@ LARGEST_SPACING_MM = 10.0
 """Slice distance above which a vertebral body would hold fewer than three slices."""
 COARSE_PIXEL_MM = 1.5
 """Pixel size above which the 1 mm grid of the network only magnifies."""
+MOST_HU = 33_000.0
+"""No stored CT value is larger."""
 PADDING_MM = 5.0
 """The region read is this much wider than the crops need."""
 
@@ -131,12 +133,12 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
         CaseRefused: ``not_hounsfield`` or ``mask_off_bone``.
     """
     low, high = float(hu.min()), float(hu.max())
-    if low >= -20 or high <= 50:
-        # Fat, and so values below -50 HU, lies around every spine; bone above 100 HU in it.
+    if low >= -20 or high <= 50 or low < -MOST_HU or high > MOST_HU:
+        # Fat lies around every spine and bone in it; 16-bit CT cannot hold more than MOST_HU.
         raise CaseRefused(
             "not_hounsfield",
-            f"values around the spine run from {low:.0f} to {high:.0f}; "
-            "fat below -20 and bone above 50 HU must be there",
+            f"values around the spine run from {low:.0f} to {high:.0f}; fat below -20 and bone "
+            f"above 50 HU must be there, and nothing beyond {MOST_HU:.0f}",
         )
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
     check_on_bone(hu, bodies, spacing_mm)

@@ -117,10 +117,15 @@ def check_case_name(name: str) -> str:
     ...
     monai_vfx.errors.SettingError: case '../x' must not begin ...
     """
-    if not name or name.startswith(".") or not name.isprintable() or {"/", "\\"} & {*name}:
+    if (
+        not 1 <= len(name) <= 100
+        or name.startswith(".")
+        or not name.isprintable()
+        or {"/", "\\"} & {*name}
+    ):
         raise SettingError(
-            f"case {name!r} must not begin with a dot, be empty or hold slashes or control "
-            "characters: it becomes a folder's name"
+            f"case {name!r} must not begin with a dot, be empty, longer than 100 or hold slashes "
+            "or control characters: it becomes a folder's name"
         )
     return name
 

@@ -9,6 +9,7 @@ monai_vfx.errors.CaseRefused: input_unreadable: nothing is found at this path. G
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import zlib
 from collections.abc import Callable
@@ -36,6 +37,10 @@ NRRD_WORLDS = {
 """NRRD's names of the worlds that SimpleITK turns to LPS, and their short forms. It would take any
 other for LPS."""
 _LONGEST_HEADER = 1 << 20
+LARGEST_TURN_DEG = 40.0
+"""Beyond this angle it is not sure which axis is which."""
+MOST_VOXELS = 4e9
+"""A header that speaks of more is taken for a damaged one."""
 SKEW_TOLERANCE = 2e-3
 """Largest cosine between two axes: 0.15 mm over the length of T12-L4."""
 
@@ -256,6 +261,7 @@ def _open_nifti(path: Path) -> Volume:
     def read(region: Region) -> HUVolume:
         with access_refused():
             try:
+                _check_whole(path, image)
                 return np.asarray(image.dataobj[(*region, *trailing)], dtype=np.float32)
             except PermissionError:
                 raise
@@ -267,6 +273,24 @@ def _open_nifti(path: Path) -> Volume:
     i, j, k = shape[:3]
     affine = np.asarray(image.affine, dtype=float)
     return Volume(file_format="nifti", shape=(i, j, k), affine=affine, _read=read)
+
+
+def _check_whole(path: Path, image: Any) -> None:
+    """Read a gzip to its end, which checks its sum; compare another file's size with its header.
+
+    Raises:
+        EOFError, OSError, zlib.error: the file is not whole.
+    """
+    if path.name.lower().endswith(".gz"):
+        with gzip.open(path) as stream:
+            while stream.read(1 << 22):
+                pass
+        return
+    data = Path(image.file_map["image"].filename)
+    proxy = image.dataobj
+    needed = proxy.offset + proxy.dtype.itemsize * int(np.prod(proxy.shape, dtype=np.int64))
+    if data.stat().st_size < needed:
+        raise EOFError
 
 
 def _open_nrrd(path: Path) -> Volume:
@@ -313,6 +337,15 @@ def _checked(volume: Volume) -> Volume:
             "geometry_invalid",
             f"the axes are sheared (cosine {skew:.4f}, the rule is at most {SKEW_TOLERANCE})",
         )
+    off = float(np.degrees(np.arccos(np.clip(np.abs(cosines).max(axis=0).min(), 0, 1))))
+    if off > LARGEST_TURN_DEG:
+        raise CaseRefused(
+            "geometry_invalid",
+            f"an image axis lies {off:.0f} degrees off the patient's nearest; the rule is at most "
+            f"{LARGEST_TURN_DEG:.0f}",
+        )
+    if np.prod(volume.shape, dtype=float) > MOST_VOXELS:
+        raise CaseRefused("geometry_invalid", f"the header speaks of {volume.shape} voxels")
     slices = volume.shape[volume.slice_axis]
     if slices < SHORTEST_SERIES:
         raise CaseRefused(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -83,8 +82,8 @@ def read_sidecar(weights: str | Path) -> Json:
             raise CaseRefused("weights_unreadable", f"{needed.name} does not exist")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CaseRefused("weights_unreadable", f"{path.name} is not JSON: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CaseRefused("weights_unreadable", f"{path.name} is not JSON") from error
     broken = violations(document, "weights")
     if broken:
         raise CaseRefused("weights_unreadable", f"{path.name}: {broken[0]}")
@@ -95,6 +94,10 @@ def read_sidecar(weights: str | Path) -> Json:
             "Restore the pair of files as vfx train wrote them.",
         )
     broken = violations(document["config"], "model_settings")
+    if document["bundle"] != BUNDLE:
+        broken = [f"bundle is {document['bundle']!r}, not {BUNDLE!r}"]
+    elif not broken and document["config"]["window_hu"][0] >= document["config"]["window_hu"][1]:
+        broken = ["window_hu: must rise"]
     if broken:
         found = "; ".join(broken[:5])
         raise CaseRefused(
@@ -190,13 +193,16 @@ def load_state(weights: str | Path) -> Json:
 
     try:
         checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a damaged file makes torch raise is not to be foreseen
         raise CaseRefused(
             "weights_unreadable", f"{Path(weights).name} is no checkpoint of plain tensors"
         ) from error
-    if not isinstance(checkpoint, dict):
+    state = checkpoint.get(NETWORK_KEY, checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise CaseRefused("weights_unreadable", f"{Path(weights).name} holds no state dictionary")
-    return cast(Json, checkpoint.get(NETWORK_KEY, checkpoint))
+    if not all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
+        raise CaseRefused("weights_unreadable", f"{Path(weights).name} holds values not finite")
+    return cast(Json, state)
 
 
 def _one_line(error: BaseException) -> str:

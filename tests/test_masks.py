@@ -563,3 +563,24 @@ def test_real_mask_of_another_patient(real_data: Path) -> None:
     with pytest.raises(CaseRefused) as caught:
         load_masks(path, ct.shape, ct.affine)
     assert caught.value.code == "mask_grid_mismatch"
+
+
+@pytest.mark.parametrize("degrees", [5.0, 10.0, 20.0])
+def test_derived_bodies_do_not_depend_on_a_turn_of_the_header(
+    real_data: Path, tmp_path: Path, degrees: float
+) -> None:
+    folder = real_data / "totalseg_example"
+    source = folder / "seg_v2_117class_fast.nii.gz"
+    image = nib.load(folder / "ct.nii.gz")
+    upright = load_masks(source, image.shape, image.affine)
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    for axis in range(3):
+        turn = np.eye(4)
+        turn[:3, :3] = np.roll(np.array([[1, 0, 0], [0, c, -s], [0, s, c]]), axis, axis=(0, 1))
+        labels = nib.load(source)
+        turned = nib.Nifti1Image(np.asarray(labels.dataobj), None, labels.header)
+        turned.set_sform(turn @ image.affine, code=1)
+        nib.save(turned, tmp_path / f"{axis}.nii.gz")
+        affine = np.asarray(nib.load(tmp_path / f"{axis}.nii.gz").affine)
+        found = load_masks(tmp_path / f"{axis}.nii.gz", image.shape, affine)
+        np.testing.assert_array_equal(found.labels, upright.labels)

@@ -40,7 +40,6 @@ def test_good_and_refused_predictions_fit_the_schema() -> None:
         {"slices": ()},
         {"levels": ("C1",)},
         {"model": None},
-        {"case": ""},
         {"model": ModelFacts("b", "1", "nothex")},
         {"spacing_mm": (1.0, 0.0, 5.0)},
     ],

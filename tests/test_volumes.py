@@ -574,3 +574,95 @@ def test_a_series_of_a_file_without_series_is_wrong_use(tmp_path: Path, name: st
 
 def test_remedy_and_rule_of_thick_slices_agree() -> None:
     assert f"at most {LARGEST_SPACING_MM:.0f} mm" in REFUSALS["slices_too_thick"]
+
+
+def test_slices_beside_the_line_are_refused(copied: Path) -> None:
+    def aside(header: Any) -> None:
+        x, y, z = (float(v) for v in header.ImagePositionPatient)
+        header.ImagePositionPatient = [x + 20, y, z]
+
+    files = _files(copied)
+    for file in files[4:7]:
+        header = pydicom.dcmread(file)
+        aside(header)
+        header.save_as(file)
+    with pytest.raises(CaseRefused, match="beside the line"):
+        open_volume(copied)
+
+
+def test_equal_spacing_written_in_two_ways_is_equal(copied: Path) -> None:
+    _edit(copied, lambda h: setattr(h, "PixelSpacing", ["3.00", "2.0"]), count=1)
+    assert open_volume(copied).shape[2] == 12
+
+
+def test_a_slope_of_zero_is_refused(copied: Path) -> None:
+    _edit(copied, lambda h: setattr(h, "RescaleSlope", 0), count=1)
+    with pytest.raises(CaseRefused, match="not_hounsfield"):
+        open_volume(copied)
+
+
+def test_a_dose_sheet_beside_the_series_is_left_aside(copied: Path) -> None:
+    sheet = pydicom.dcmread(_files(copied)[0])
+    sheet.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    sheet.SeriesInstanceUID = "1.2.3.4"
+    sheet.save_as(copied / "sheet.dcm")
+    volume = open_volume(copied)
+    assert volume.shape[2] == 12
+    assert [w.code for w in volume.warnings] == ["other_series_ignored"]
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99"])
+def test_compressed_series_are_read_and_their_cut_ends_found(
+    series: Path, copied: Path, syntax: str
+) -> None:
+    for file in copied.iterdir():
+        header = pydicom.dcmread(file)
+        if syntax.endswith(".5"):
+            header.compress(syntax)
+        else:
+            header.file_meta.TransferSyntaxUID = syntax
+        header.save_as(file)
+    np.testing.assert_array_equal(open_volume(copied).read(), open_volume(series).read())
+    if syntax.endswith(".5"):
+        _cut(_files(copied)[-1], 0.95)
+        with pytest.raises(CaseRefused, match="file_truncated"):
+            open_volume(copied)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_cut_beyond_the_region_is_found(tmp_path: Path, suffix: str) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a{suffix}"
+    nib.save(nifti(rng.integers(-900, 900, (40, 40, 60)).astype(np.int16), np.eye(4)), path)
+    box = (slice(0, 40), slice(0, 40), slice(0, 5))
+    open_volume(path).read(box)
+    _cut(path, 0.98)
+    with pytest.raises(CaseRefused, match="file_truncated"):
+        open_volume(path).read(box)
+
+
+def test_a_wrong_byte_in_a_gzip_is_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.nii.gz"
+    nib.save(nifti(rng.integers(-900, 900, (40, 40, 60)).astype(np.int16), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) * 3 // 4] ^= 0x55
+    path.write_bytes(bytes(content))
+    with pytest.raises(CaseRefused, match="file_truncated"):
+        open_volume(path).read((slice(0, 40), slice(0, 40), slice(0, 5)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_axes_far_off_the_patients_are_refused(tmp_path: Path, axis: int) -> None:
+    for degrees, refused in ((35, False), (46, True), (50, True)):
+        c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        turn = np.roll(np.array([[1, 0, 0], [0, c, -s], [0, s, c]]), axis, axis=(0, 1))
+        affine = np.eye(4)
+        affine[:3, :3] = turn
+        path = tmp_path / f"{degrees}.nii"
+        nib.save(nifti(np.zeros((12, 13, 14), dtype=np.int16), affine), path)
+        if refused:
+            with pytest.raises(CaseRefused, match="degrees off"):
+                open_volume(path)
+        else:
+            open_volume(path)

@@ -242,13 +242,22 @@ def _damaged(error: Exception) -> CaseRefused:
     return CaseRefused("file_truncated", f"a DICOM file cannot be read ({reason(error)})")
 
 
+_SEQUENCE_END = b"\xfe\xff\xdd\xe0"
+_TAIL = 4096  # bytes at a file's end; a little may follow the pixel data
+
+
 def _check_complete(file: BinaryIO, header: Any) -> None:
     """Compare the bytes that remain behind the header with the pixels it announces."""
     syntax = header.file_meta.get("TransferSyntaxUID")
     here = file.tell()
     remaining = file.seek(0, io.SEEK_END) - here
-    if syntax is not None and (syntax.is_encapsulated or syntax.is_deflated):
+    if syntax is not None and syntax.is_deflated:
+        return  # inflated as a whole when the header was read
+    if syntax is not None and syntax.is_encapsulated:
         expected = 1
+        file.seek(max(here, here + remaining - _TAIL))
+        if _SEQUENCE_END not in file.read():
+            raise CaseRefused("file_truncated", "compressed pixel data have no end mark")
     else:
         pixels = int(header.get("Rows", 0) or 0) * int(header.get("Columns", 0) or 0)
         frames = int(header.get("NumberOfFrames", 1) or 1) * int(

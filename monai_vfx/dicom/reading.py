@@ -26,6 +26,8 @@ SPACING_TOLERANCE = 0.03
 """A slice distance may differ from the median by this share of it, or by 0.1 mm if that is more."""
 DIRECTION_TOLERANCE = 1e-3
 """Largest difference between direction cosines of slices of one series."""
+ASIDE_TOLERANCE_MM = 0.5
+"""Largest distance of a slice's corner from the line through the first and last, in mm."""
 TILT_TOLERANCE_DEG = 0.5
 """Largest angle between the slice normal and the line through the slices' corners."""
 SHORTEST_SERIES = 10
@@ -132,7 +134,7 @@ def _choose(
     if not ct:
         first_headers = [files[0][1] for files in by_series.values()]
         modalities = sorted({str(header.get("Modality", "none")) for header in first_headers})
-        if modalities == ["CT"]:
+        if "CT" in modalities and len(modalities) == 1:
             return max(by_series.values(), key=len), []
         raise CaseRefused("not_ct", f"modality is {', '.join(modalities)}, the rule is CT")
     if len(ct) > 1:
@@ -144,6 +146,9 @@ def _choose(
     return next(iter(ct.values())), _left_aside(len(by_series) - 1)
 
 
+_CAPTURES = {f"1.2.840.10008.5.1.4.1.1.7{part}" for part in ("", ".1", ".2", ".3", ".4")}
+
+
 def _left_aside(count: int) -> list[CaseWarning]:
     if count == 0:
         return []
@@ -151,10 +156,12 @@ def _left_aside(count: int) -> list[CaseWarning]:
 
 
 def _is_ct_volume(files: list[tuple[Source, Any]]) -> bool:
-    """Whether a series is CT and no scout view or secondary capture."""
+    """Whether a series is CT and no scout view or secondary capture (a dose sheet, say)."""
     first = files[0][1]
     kinds = str(first.get("ImageType", "")).upper()  # one value or several
-    return str(first.get("Modality", "")) == "CT" and "LOCALIZER" not in kinds
+    if str(first.get("Modality", "")) != "CT" or "LOCALIZER" in kinds:
+        return False
+    return str(first.get("SOPClassUID", "")) not in _CAPTURES
 
 
 def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) -> Series:
@@ -207,7 +214,7 @@ def _check_uniform(headers: list[Any]) -> None:
     if len({str(h.get("PatientID", "")) for h in headers}) > 1:
         raise CaseRefused("identity_conflict", "the slices carry different patient IDs")
     for tag in ("Rows", "Columns", "PixelSpacing", "FrameOfReferenceUID"):
-        values = {str(h.get(tag, "none")) for h in headers}
+        values = {_plain(h.get(tag)) for h in headers}
         if len(values) > 1:
             raise CaseRefused("series_mixed", f"{tag} has {len(values)} values among the slices")
     for h in headers:
@@ -254,12 +261,27 @@ def _thickness_mm(header: Any) -> float | None:
     return values[0] if len(values) == 1 and np.isfinite(values[0]) and values[0] > 0 else None
 
 
+def _plain(value: Any) -> Any:
+    """Return a header's value so that equal numbers are equal however they are written.
+
+    >>> _plain(["1.50", 2]), _plain("1.2.840")
+    ((1.5, 2.0), '1.2.840')
+    """
+    if isinstance(value, str | int | float) or value is None:
+        return str(value)
+    return tuple(float(part) for part in value)
+
+
 def _check_values(header: Any) -> None:
     """Refuse a slice whose values do not become HU."""
     for tag in ("RescaleSlope", "RescaleIntercept"):
         values = _numbers(header, tag)
         if len(values) != 1 or not np.isfinite(values).all():
             raise CaseRefused("not_hounsfield", f"{tag} is absent or not one number")
+        if tag == "RescaleSlope" and values[0] <= 0:
+            raise CaseRefused(
+                "not_hounsfield", f"RescaleSlope is {values[0]:g}, it must be above 0"
+            )
     kind = str(header.get("RescaleType", "HU") or "HU")
     if kind not in ("HU", "US"):  # US: unspecified, usual in CT of older scanners
         raise CaseRefused("not_hounsfield", f"RescaleType is {kind}, the rule is HU")
@@ -270,7 +292,7 @@ def _check_values(header: Any) -> None:
 def _directions(headers: list[Any]) -> tuple[Any, Any, Any]:
     """Return the unit vectors of a row, a column and the slice normal, in LPS."""
     all_cosines = np.array([[float(x) for x in h.ImageOrientationPatient] for h in headers])
-    if np.abs(all_cosines - all_cosines[0]).max() > DIRECTION_TOLERANCE:
+    if not np.abs(all_cosines - all_cosines[0]).max() <= DIRECTION_TOLERANCE:
         raise CaseRefused("series_mixed", "ImageOrientationPatient differs between slices")
     row, column = all_cosines[0, :3], all_cosines[0, 3:]
     lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
@@ -300,6 +322,15 @@ def _check_positions(corners: Any, normal: Any) -> float:
             f"(median {step:.2f}, tolerance {tolerance:.2f}); {int(uneven.sum())} are off",
         )
     run = corners[-1] - corners[0]
+    line = corners[0] + np.outer(np.linspace(0, 1, len(corners)), run)
+    off = corners - line
+    aside = np.linalg.norm(off - np.outer(off @ normal, normal), axis=1)
+    if not aside.max() <= ASIDE_TOLERANCE_MM:
+        raise CaseRefused(
+            "series_mixed",
+            f"slices lie up to {aside.max():.1f} mm beside the line through the series; the rule "
+            f"is at most {ASIDE_TOLERANCE_MM} mm",
+        )
     across = np.linalg.norm(run - (run @ normal) * normal)
     tilt = float(np.degrees(np.arctan2(across, run @ normal)))
     if tilt > TILT_TOLERANCE_DEG:
@@ -323,12 +354,13 @@ def _age_years(text: str) -> float | None:
 
 def _decode(files: Files, source: Source, k: int) -> Any:
     """Return the stored pixel values (rows, columns) of one slice."""
+    import pydicom
     from pydicom.pixels import pixel_array
 
     with access_refused():
         try:
             with files.open(source) as file:
-                return pixel_array(file, raw=True)
+                return pixel_array(pydicom.dcmread(file), raw=True)  # inflates, where deflated
         except PermissionError:
             raise
         except Exception as error:  # decoders of third parties raise anything
