@@ -28,7 +28,6 @@ from monai_vfx.bodies import (
     bodies_if_whole,
     box_affine,
     derive_bodies,
-    nonzero_box,
     voxel_spacing,
 )
 from monai_vfx.errors import CaseRefused, CaseWarning
@@ -45,6 +44,9 @@ GRID_TOLERANCE = 0.1
 
 OUTSIDE_SHARE = 0.05
 """Largest share of T12-L4's voxels that may lie beside the CT (not above or below it)."""
+
+DEEPEST_BODY_MM = 50.0
+"""A body is shorter than this from front to back, a whole vertebra (70-90 mm) never."""
 
 _KEPT = ("T11", *LEVELS, "L5")  # neighbours of the study's levels help to find axes and order
 _WANTED = {name: label_value(name) for name in (*_KEPT, "T13", "L6", *MUSCLES)}
@@ -67,6 +69,7 @@ class Masks:
         levels: names of the levels that are present, cranial to caudal.
         cut: those of T12-L4 that reach the edge of the CT's or the mask's field of view.
         warnings: what a reader of a result must know.
+        box: holds every label, where it is known; most of a CT holds none.
     """
 
     labels: LabelVolume
@@ -75,6 +78,7 @@ class Masks:
     levels: tuple[str, ...]
     cut: tuple[str, ...]
     warnings: tuple[CaseWarning, ...]
+    box: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -125,19 +129,20 @@ def load_masks(
         view = labels[part.box]
         np.copyto(view, part.values, where=(part.values > 0) & ((view == 0) | (view > 100)))
     known = {value for part in placed for value in part.levels}
-    whole = _present(labels)
+    around = _enclosing([part.box for part in placed], shape)  # most of a CT holds no label
+    whole = _present(labels, around)
     _check_missing(known, whole, "lies outside the CT")
     warnings += _take_out_extra(labels, whole, affine, files)
-    derived = _replace_by_bodies(labels, affine, bodies)
+    derived = _replace_by_bodies(labels, affine, bodies, around)
     if derived:
         text = "vertebral bodies were derived from whole vertebrae"
         warnings.append(CaseWarning("body_derived", text))
-    warnings += keep_largest_pieces(labels)
-    present = _present(labels)
+    warnings += keep_largest_pieces(labels[around])
+    present = _present(labels, around)
     _check_missing(known, present, "has only its arch in the field of view")
     _check_order(present, affine)
     cut = _cut_levels(present, labels, affine, files)
-    check_sizes(labels, cut)
+    check_sizes(labels[around], cut)
     if cut:
         text = f"{', '.join(cut)} at the edge of the field of view"
         warnings.append(CaseWarning("level_cut", text))
@@ -148,6 +153,7 @@ def load_masks(
         levels=tuple(LEVEL_NAMES[value] for value in sorted(present)),
         cut=cut,
         warnings=tuple(warnings),
+        box=around,
     )
 
 
@@ -308,11 +314,20 @@ def _check_place(placed: list[_Placed]) -> list[CaseWarning]:
     return warnings
 
 
-def _present(labels: LabelVolume) -> dict[int, Points]:
-    """Return each vertebra's voxel indices (n, 3)."""
-    around = nonzero_box(labels)
-    if around is None:
-        return {}
+def _enclosing(boxes: list[Region], shape: tuple[int, int, int]) -> Region:
+    """Return the box around boxes, a margin wider as far as the volume reaches."""
+    sides = [
+        slice(
+            max(min(box[axis].start for box in boxes) - _MARGIN, 0),
+            min(max(box[axis].stop for box in boxes) + _MARGIN, shape[axis]),
+        )
+        for axis in range(3)
+    ]
+    return sides[0], sides[1], sides[2]
+
+
+def _present(labels: LabelVolume, around: Region) -> dict[int, Points]:
+    """Return each vertebra's voxel indices (n, 3); all lie in the box."""
     view = labels[around]
     origin = np.array([side.start for side in around])
     found = {}
@@ -349,10 +364,9 @@ def _check_missing(known: set[int], present: Iterable[int], why: str) -> None:
         raise CaseRefused("level_missing", "; ".join(reasons))
 
 
-def _replace_by_bodies(labels: LabelVolume, affine: Affine, bodies: str) -> bool:
+def _replace_by_bodies(labels: LabelVolume, affine: Affine, bodies: str, around: Region) -> bool:
     """Cut whole vertebrae down to their bodies, in place; say whether that was done."""
-    around = nonzero_box(labels, margin=_MARGIN)
-    if around is None or bodies == "given":
+    if bodies == "given" or (bodies == "auto" and _all_short(labels[around], affine)):
         return False
     rule = derive_bodies if bodies == "derive" else bodies_if_whole
     # Upright axes: a turn of the patient in the scanner does not change a body's voxels.
@@ -361,6 +375,15 @@ def _replace_by_bodies(labels: LabelVolume, affine: Affine, bodies: str) -> bool
         return False
     labels[around] = cut
     return True
+
+
+def _all_short(labels: LabelVolume, affine: Affine) -> bool:
+    """Whether every level of T12-L4 is too short from front to back to have a spinous process."""
+    axes = upright(affine)
+    axis = int(np.flatnonzero(axes[1, :3])[0])
+    boxes = ndimage.find_objects(labels, max_label=max(_STUDY))
+    depths = [boxes[v - 1][axis].stop - boxes[v - 1][axis].start for v in _STUDY if boxes[v - 1]]
+    return bool(max(depths, default=0) * abs(axes[1, axis]) < DEEPEST_BODY_MM)
 
 
 def upright(affine: Affine) -> Affine:

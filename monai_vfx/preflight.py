@@ -44,10 +44,6 @@ class Case:
     masks: Masks
     warnings: tuple[CaseWarning, ...]
 
-    def bodies(self) -> BoolVolume:
-        """Return the bodies of T12-L4 (i, j, k)."""
-        return is_study_level(self.masks.labels)
-
     def region(
         self, crop_mm: tuple[float, float] = (96.0, 144.0), posterior_mm: float = 24.0
     ) -> Region:
@@ -66,11 +62,12 @@ class Case:
         # Growth in mm towards (left, right), (posterior, anterior), (inferior, superior).
         growth = {0: (lr / 2, lr / 2), 1: (ap / 2 + posterior_mm, ap / 2 - posterior_mm), 2: (0, 0)}
         box = []
-        bodies = self.bodies()
+        around = self.masks.box or tuple(slice(0, size) for size in self.volume.shape)
+        bodies = is_study_level(self.masks.labels[around])
         orientation = io_orientation(self.volume.affine)
         for axis in range(3):
             others = tuple(a for a in range(3) if a != axis)
-            inside = np.flatnonzero(bodies.any(axis=others))
+            inside = np.flatnonzero(bodies.any(axis=others)) + around[axis].start
             world, sign = int(orientation[axis, 0]), orientation[axis, 1]
             negative, positive = growth[world] if sign > 0 else growth[world][::-1]
             pad = 0.0 if world == 2 else PADDING_MM

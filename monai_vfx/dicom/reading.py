@@ -56,6 +56,7 @@ class Series:
         patient_position: such as ``HFS``; None where absent.
         age_years, sex: of the header, None where absent.
         warnings: what a reader of the result must know.
+        deflated: whether a file is stored deflated as a whole.
     """
 
     sources: tuple[Source, ...]
@@ -68,6 +69,7 @@ class Series:
     age_years: float | None
     sex: str | None
     warnings: tuple[CaseWarning, ...]
+    deflated: bool
 
     def read(self, region: Region) -> HUVolume:
         """Decode the slices of a region and crop them.
@@ -88,18 +90,18 @@ class Series:
         )
         with Files() as files:
             for at, k in enumerate(chosen):
-                out[at] = self._slice(files, k)[rows, columns]
+                out[at] = self._slice(files, k, rows, columns)
         return out.T
 
-    def _slice(self, files: Files, k: int) -> Any:
-        """Return (rows, columns) of one slice in HU, float32."""
-        stored = _decode(files, self.sources[k], k)
+    def _slice(self, files: Files, k: int, rows: slice, columns: slice) -> Any:
+        """Return a part (rows, columns) of one slice in HU, float32."""
+        stored = _decode(files, self.sources[k], k, self.deflated)
         if stored.shape != (self.shape[1], self.shape[0]):
             raise CaseRefused(
                 "series_mixed", f"slice {k} has {stored.shape} pixels, not {self.shape[1::-1]}"
             )
         slope, intercept = self.rescale[k]
-        return stored * np.float32(slope) + np.float32(intercept)
+        return stored[rows, columns] * np.float32(slope) + np.float32(intercept)
 
 
 def read_series(path: Path, series_uid: str | None = None) -> Series:
@@ -195,6 +197,7 @@ def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) 
         age_years=_age_years(str(first.get("PatientAge", "") or "")),
         sex=str(first.get("PatientSex", "") or "") or None,
         warnings=tuple(warnings),
+        deflated=any(_is_deflated(h) for h in headers),
     )
 
 
@@ -352,7 +355,12 @@ def _age_years(text: str) -> float | None:
     return int(found.group(1)) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[found.group(2)]
 
 
-def _decode(files: Files, source: Source, k: int) -> Any:
+def _is_deflated(header: Any) -> bool:
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    return syntax is not None and bool(syntax.is_deflated)
+
+
+def _decode(files: Files, source: Source, k: int, deflated: bool) -> Any:
     """Return the stored pixel values (rows, columns) of one slice."""
     import pydicom
     from pydicom.pixels import pixel_array
@@ -360,7 +368,8 @@ def _decode(files: Files, source: Source, k: int) -> Any:
     with access_refused():
         try:
             with files.open(source) as file:
-                return pixel_array(pydicom.dcmread(file), raw=True)  # inflates, where deflated
+                # Straight from the file is faster, but does not inflate.
+                return pixel_array(pydicom.dcmread(file) if deflated else file, raw=True)
         except PermissionError:
             raise
         except Exception as error:  # decoders of third parties raise anything
