@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
+from yaml import YAMLError
 
 from monai_vfx.bundle_parts import check_overlay, split_cohort
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
@@ -285,7 +286,10 @@ def _check_overlays(overlays: Sequence[str]) -> Sequence[str]:
         if name not in OVERLAYS and not Path(name).is_file():
             raise SettingError(f"overlay {name!r} is neither a file nor one of {OVERLAYS}")
         if name not in OVERLAYS:
-            check_overlay(name)
+            try:
+                check_overlay(name)
+            except (YAMLError, UnicodeDecodeError) as error:
+                raise SettingError(f"overlay {name!r} is not YAML") from error
     return overlays
 
 

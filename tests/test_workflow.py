@@ -103,6 +103,9 @@ def test_results_of_two_cases_never_mix(phantom: Phantom, weights: Path, tmp_pat
 def test_an_overlay_that_needs_many_processes_says_so(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="torchrun"):
         train(tmp_path / "none.csv", out=tmp_path, overlays=["multi_gpu"])
+    (tmp_path / "broken.yaml").write_text("a: [1, {")
+    with pytest.raises(SettingError, match="is not YAML"):
+        train(tmp_path / "none.csv", out=tmp_path, overlays=[str(tmp_path / "broken.yaml")])
     with pytest.raises(SettingError, match="neither a file nor one of"):
         train(tmp_path / "none.csv", out=tmp_path, overlays=["inference"])
 
