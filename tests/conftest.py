@@ -7,8 +7,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from phantoms import Phantom, grid, make_phantom
+
+# The same examples at each run: a failure that comes and goes helps nobody. To search anew:
+# pytest --hypothesis-profile=search
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", max_examples=2000, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,11 @@ def test_27_slices_do_not_break_the_stride() -> None:
     assert equidistant_indices(27, 14)[-1] == 26
 
 
-def test_start_just_below_one_stays_inside() -> None:
-    # (0.99… + 13) rounds to 14, one past the last slice, unless it is guarded.
-    assert equidistant_indices(14, 14, np.nextafter(1.0, 0.0))[-1] == 13
+def test_start_just_below_one_does_not_round_up() -> None:
+    # In floating point 0.99… + 13 rounds to 14, one past the last slice, and 0.99… + 1 to 2.
+    below_one = np.nextafter(1.0, 0.0)
+    assert equidistant_indices(14, 14, below_one).tolist() == list(range(14))
+    assert equidistant_indices(3, 3, below_one).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("available", "count", "start"), [(0, 14, 0.5), (5, 0, 0.5), (5, 5, 1.0)])

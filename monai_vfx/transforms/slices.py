@@ -16,6 +16,8 @@ from monai.utils import TraceKeys
 PER_SLICE_META = ("slice_index", "slice_level", "centre_mm", "corner_mm")
 """Metadata with one row a slice; sampling slices samples these too."""
 
+_DRAWS = 2**30
+
 
 def equidistant_indices(available: int, count: int, start: float = 0.5) -> npt.NDArray[np.int64]:
     """Return ``count`` indices that span ``available`` slices evenly.
@@ -40,9 +42,10 @@ def equidistant_indices(available: int, count: int, start: float = 0.5) -> npt.N
         raise ValueError(f"available ({available}) and count ({count}) must be at least 1")
     if not 0 <= start < 1:
         raise ValueError(f"start ({start}) must lie in [0, 1)")
-    places = (start + np.arange(count, dtype=np.float64)) * (available / count)
-    # The minimum guards against rounding up in the last interval.
-    return np.minimum(np.floor(places), available - 1).astype(np.int64)
+    # In integers, because start + k rounds: with start just below 1 two indices could fall together
+    # and the next step be 2. The draw is cut to a 2**30th of an interval.
+    draw = int(start * _DRAWS) + np.arange(count, dtype=np.int64) * _DRAWS
+    return draw * available // (count * _DRAWS)
 
 
 class SampleSlices(Randomizable, InvertibleTransform):
