@@ -1,4 +1,4 @@
-"""A table of patients → checked cases, and the folds they fall into."""
+"""The rows of a table that training needs: checked cases, and the folds they fall into."""
 
 from __future__ import annotations
 

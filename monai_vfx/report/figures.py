@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -57,7 +59,7 @@ def learning_curve(history: Sequence[Mapping[str, float | None]]) -> Figure:
     if loss.get_legend_handles_labels()[0]:
         loss.legend(frameon=False, fontsize=9, labelcolor=INK)
     for axes in (loss, auroc):
-        _calm(axes)
+        calm(axes)
     return figure
 
 
@@ -93,7 +95,7 @@ def roc_figure(curves: Sequence[RocData]) -> Figure:
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_aspect("equal")
-    _calm(axes)
+    calm(axes)
     axes.legend(
         loc="lower right",
         fontsize=8.5 if len(curves) < 3 else 6,
@@ -106,6 +108,22 @@ def roc_figure(curves: Sequence[RocData]) -> Figure:
         edgecolor="none",
     )
     return figure
+
+
+def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as ``stem.svg`` and ``stem.png``; the same figure gives the same bytes.
+
+    Args:
+        figure: to write.
+        stem: path without its ending; the folder is made if missing.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_name(stem.name + ending) for ending in (".svg", ".png")]
+    with rc_context({"svg.hashsalt": "monai_vfx", "svg.fonttype": "none"}):
+        figure.savefig(files[0], metadata={"Date": None})
+        figure.savefig(files[1], dpi=200)
+    return files
 
 
 def figure_png(figure: Figure, dpi: int = 200) -> bytes:
@@ -133,7 +151,8 @@ def _line(
         )
 
 
-def _calm(axes: Axes) -> None:
+def calm(axes: Axes) -> None:
+    """Give axes the look of the house: pale grid, no box, quiet ticks."""
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=QUIET, labelsize=9, length=0)

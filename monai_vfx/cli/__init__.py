@@ -1,0 +1,23 @@
+"""The command ``vfx``: one click command a step, grouped in a file a kind of work."""
+
+from __future__ import annotations
+
+import click
+
+from monai_vfx.cli.cases import check, explain, predict
+from monai_vfx.cli.simulated import demo, simulate
+from monai_vfx.cli.training import train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="monai_vfx")
+def main() -> None:
+    """Five-year vertebral fracture risk (T12-L4) from a routine abdominal CT.
+
+    Research software, not a medical device. No clinical weights exist: what is trained on
+    simulated patients says so in every output.
+    """
+
+
+for command in (demo, simulate, check, predict, explain, train):
+    main.add_command(command)

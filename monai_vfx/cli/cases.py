@@ -1,0 +1,172 @@
+"""One CT: check, predict, explain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from monai_vfx.cli.common import (
+    FOLDER,
+    WEIGHTS,
+    case_options,
+    exit_statuses,
+    refuse,
+    say,
+    warn,
+    writable,
+)
+from monai_vfx.errors import CaseWarning, find_refusal
+
+
+@click.command()
+@case_options
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
+)
+@exit_statuses
+def check(
+    image: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    json_file: Path | None,
+) -> None:
+    """Pre-flight: would this CT be accepted, and if not, why.
+
+    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD. Needs no weights; warnings that depend on
+    a model's crop appear at prediction.
+    """
+    from monai_vfx.preflight import check_report
+    from monai_vfx.results import write_json
+
+    report, refusal = check_report(
+        image, mask, case=case_name, series_uid=series_uid, scheme=scheme
+    )
+    if json_file is not None:
+        writable(json_file.parent)
+        write_json(json_file, report)
+    click.echo(json.dumps(report))
+    warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
+    if refusal is not None:
+        refuse(refusal)
+    say(f"accepted: {', '.join(report['levels'])} in {report['slices']} slices")
+
+
+@click.command()
+@case_options
+@click.option("--weights", required=True, type=WEIGHTS, help="Checkpoint of vfx train.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
+@click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
+@exit_statuses
+def predict(
+    image: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    weights: Path,
+    out: Path,
+    explain: bool,
+) -> None:
+    """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
+    _run_case(image, mask, scheme, series_uid, case_name, weights=weights, out=out, explain=explain)
+
+
+@click.command()
+@case_options
+@click.option("--weights", required=True, type=WEIGHTS, help="Checkpoint of vfx train.")
+@click.option(
+    "--beside",
+    type=WEIGHTS,
+    help="A second checkpoint (bone only, say) drawn beside the first, as in the paper's Figure 3.",
+)
+@click.option(
+    "--layer",
+    type=click.Choice(["layer1", "layer2", "layer3", "layer4"]),
+    default="layer3",
+    show_default=True,
+    help="Encoder stage for GradCAM.",
+)
+@click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
+@exit_statuses
+def explain(
+    image: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    weights: Path,
+    beside: Path | None,
+    layer: str,
+    out: Path,
+) -> None:
+    """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
+    _run_case(
+        image,
+        mask,
+        scheme,
+        series_uid,
+        case_name,
+        weights=weights,
+        out=out,
+        explain=True,
+        beside=beside,
+        layer=layer,
+    )
+
+
+def _run_case(
+    image: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    *,
+    out: Path,
+    **settings: Any,
+) -> None:
+    """Run the cheap checks, then the bundle; leave a record of a refusal too."""
+    from monai_vfx.preflight import load_case
+    from monai_vfx.results import Prediction, write_json
+    from monai_vfx.weights import read_sidecar
+
+    writable(out)
+    try:
+        for weights in filter(None, (settings["weights"], settings.get("beside"))):
+            read_sidecar(weights)
+        load_case(image, mask, series_uid=series_uid, scheme=scheme)
+        from monai_vfx.workflow import predict as run  # MONAI, only for what may pass
+
+        prediction = run(
+            image,
+            mask,
+            out=out,
+            case=case_name,
+            series_uid=series_uid,
+            scheme=scheme,
+            **settings,
+        )
+    except Exception as error:
+        refusal = find_refusal(error)
+        if refusal is None:
+            raise
+        document = Prediction.refused(case_name, refusal).to_json()
+        write_json(_place_for_refusal(out), document)
+        click.echo(json.dumps(document))
+        raise
+    click.echo(json.dumps(prediction.to_json()))
+    warn(prediction.warnings)
+    say(f"results: {out}")
+
+
+def _place_for_refusal(out: Path) -> Path:
+    """Return where a refusal is recorded: never over an earlier result."""
+    earlier = out / "prediction.json"
+    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
+        say(f"{earlier} holds an earlier result and stays; the refusal is in refused.json")
+        return out / "refused.json"
+    return earlier

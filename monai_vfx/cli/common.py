@@ -1,0 +1,118 @@
+"""What the commands share: exit statuses, messages, types of arguments.
+
+Nothing heavy is imported before a command needs it: help and refusals answer at once. Results go
+to files and one JSON line a case to stdout; progress and messages for people go to stderr.
+
+Exit status: 0 done; 2 wrong use; 3 a case was refused; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
+
+import click
+
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError, find_cause, find_refusal
+
+P = ParamSpec("P")
+
+WEIGHTS = click.Path(exists=True, dir_okay=False, path_type=Path)
+TABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING = click.Path(exists=True, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+REFUSED = 3
+
+SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
+
+
+def say(message: str) -> None:
+    """Tell the person at the keyboard (stderr)."""
+    click.echo(message, err=True)
+
+
+def warn(warnings: tuple[CaseWarning, ...]) -> None:
+    """Tell what a reader of the result must know."""
+    for warning in warnings:
+        say(f"warning {warning.code}: {warning.message}")
+
+
+def refuse(refusal: CaseRefused) -> NoReturn:
+    """Say why a case is refused and end with exit status 3."""
+    say(f"refused {refusal.code}: {refusal.message}. {refusal.remedy}")
+    sys.exit(REFUSED)
+
+
+def exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a refusal into exit status 3 and wrong use into 2, also where MONAI wrapped them."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except Exception as error:
+            refusal, setting = find_refusal(error), find_cause(error, SettingError)
+            if refusal is not None and refusal.code == "internal":
+                raise click.ClickException(str(refusal)) from error
+            if refusal is not None:
+                refuse(refusal)
+            if setting is not None:
+                raise click.UsageError(str(setting)) from error
+            raise
+
+    return wrapped
+
+
+def _case_name(_: click.Context, __: click.Parameter, value: str) -> str:
+    from monai_vfx.results import check_case_name
+
+    try:
+        return check_case_name(value)
+    except SettingError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def writable(folder: Path) -> Path:
+    """Make a folder for results; refuse one that cannot be written before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise click.UsageError(f"{folder} cannot be written to")
+    return folder
+
+
+def case_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say where a case lies."""
+    for option in reversed(
+        (
+            click.argument("image", type=EXISTING),
+            click.option(
+                "--mask",
+                type=EXISTING,
+                help="Label map (NIfTI, NRRD) or folder of per-structure files.",
+            ),
+            click.option(
+                "--labels",
+                "scheme",
+                type=SCHEMES,
+                help="Label scheme of the mask; by default from its names, else from its ids.",
+            ),
+            click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several."),
+            click.option(
+                "--case",
+                "case_name",
+                default="case",
+                show_default=True,
+                callback=_case_name,
+                help="Name of the case in the results; the patient's identity is never used.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command

@@ -1,0 +1,91 @@
+"""Simulated patients: a hospital of them, and the whole job on one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from monai_vfx.cli.common import FOLDER, exit_statuses, writable
+
+
+@click.command()
+@click.argument("out", type=FOLDER)
+@click.option("--patients", type=click.IntRange(2), default=20, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--hospital",
+    type=click.Choice(["development", "external"]),
+    default="development",
+    show_default=True,
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["dicom", "nifti"]),
+    default="dicom",
+    show_default=True,
+)
+@click.option(
+    "--field-of-view",
+    type=click.Choice(["full", "quick"]),
+    default="full",
+    show_default=True,
+    help="Whole abdomen, or only the neighbourhood of T12-L4 on a coarse grid.",
+)
+@click.option(
+    "--signal",
+    type=click.Choice(["paper", "strong"]),
+    default="paper",
+    show_default=True,
+    help="How strongly bone and muscle drive fracture.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes; all cores by default.")
+def simulate(
+    out: Path,
+    patients: int,
+    seed: int,
+    hospital: Literal["development", "external"],
+    file_format: Literal["dicom", "nifti"],
+    field_of_view: Literal["full", "quick"],
+    signal: Literal["paper", "strong"],
+    workers: int | None,
+) -> None:
+    """Write a hospital of simulated patients with known truth: CT, masks, cohort.csv."""
+    from tqdm import tqdm
+
+    from monai_vfx.simulation import simulate_hospital
+
+    if (writable(out) / "cohort.csv").exists():
+        raise click.UsageError(f"{out} holds a hospital already: choose another folder")
+    with tqdm(total=patients, desc="patients", file=sys.stderr) as bar:
+
+        def advance(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        table = simulate_hospital(
+            out,
+            patients,
+            seed=seed,
+            hospital=hospital,
+            file_format=file_format,
+            field_of_view=field_of_view,
+            signal=signal,
+            workers=workers,
+            progress=advance,
+        )
+    click.echo(json.dumps({"cohort": str(table)}))
+
+
+@click.command()
+@click.option("--out", default=Path("demo_output"), show_default=True, type=FOLDER)
+@click.option("--seed", type=int, default=0, show_default=True)
+@exit_statuses
+def demo(out: Path, seed: int) -> None:
+    """Do the whole job on a simulated hospital, on a CPU: train, test, predict, explain, report."""
+    from monai_vfx.demo import run_demo
+
+    run_demo(writable(out), seed=seed)

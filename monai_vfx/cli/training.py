@@ -1,0 +1,68 @@
+"""Training on a cohort."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, writable
+
+
+@click.command()
+@click.argument("cohort", type=TABLE)
+@click.option("--out", required=True, type=FOLDER, help="Folder for checkpoints and curves.")
+@click.option("--fold", type=click.IntRange(0), help="Train this fold only (from 0).")
+@click.option("--folds", type=click.IntRange(2), help="Number of folds.  [default: 10]")
+@click.option(
+    "--overlay",
+    "overlays",
+    multiple=True,
+    help="Settings laid over the paper's: bone_only, cpu_small or a YAML file. Repeatable.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Number of epochs.")
+@click.option(
+    "--pretrained",
+    help="First weights of the encoder: imagenet (a download), none, or a local file.",
+)
+@click.option("--seed", type=int, help="Of folds, weights and draws.  [default: 0]")
+@exit_statuses
+def train(
+    cohort: Path,
+    out: Path,
+    fold: int | None,
+    folds: int | None,
+    overlays: tuple[str, ...],
+    epochs: int | None,
+    pretrained: str | None,
+    seed: int | None,
+) -> None:
+    """Train on your own cohort: COHORT.csv with case, image, mask and fracture (0 or 1).
+
+    A run that was stopped goes on where its last checkpoint left it.
+    """
+    from monai_vfx.cohort import read_cohort
+
+    read_cohort(cohort)  # faults are named before anything heavy is loaded
+    writable(out)
+    from monai_vfx.workflow import default_folds
+    from monai_vfx.workflow import train as run
+
+    folds = folds or default_folds(overlays)
+    settings: dict[str, Any] = {}
+    if pretrained is not None:
+        settings["pretrained"] = None if pretrained == "none" else pretrained
+    for number in range(folds) if fold is None else (fold,):
+        trained = run(
+            cohort,
+            out=out if fold is not None else out / f"fold_{number}",
+            fold=number,
+            folds=folds,
+            overlays=overlays,
+            epochs=epochs,
+            seed=seed,
+            **settings,
+        )
+        click.echo(json.dumps({"fold": number, **trained}))

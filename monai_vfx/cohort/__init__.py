@@ -1,0 +1,12 @@
+"""A table of patients → who is eligible, who is matched, which fold each falls into."""
+
+from __future__ import annotations
+
+from monai_vfx.cohort.items import (
+    LISTED_FAULTS,
+    CohortItem,
+    read_cohort,
+    split_folds,
+)
+
+__all__ = ["LISTED_FAULTS", "CohortItem", "read_cohort", "split_folds"]

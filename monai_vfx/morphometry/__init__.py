@@ -1,0 +1,1 @@
+"""Vertebral heights, their normal values, and what counts as a fracture."""

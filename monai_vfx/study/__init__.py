@@ -1,0 +1,1 @@
+"""Whole jobs on a group's own patients: cohort, models, statistics, report."""
