@@ -33,6 +33,7 @@ def test_paths_start_at_the_table(tmp_path: Path) -> None:
         "label": 1,
         "simulated": True,
         "pair": "x",
+        "fold": None,
     }
     assert (second["label"], second["simulated"], second["pair"]) == (0, False, "y")
 
@@ -132,7 +133,9 @@ def test_a_path_too_long_for_the_system_is_a_fault(tmp_path: Path) -> None:
         read_cohort(table)
 
 
-def _items(labels: list[int], pairs: list[str] | None = None) -> list[CohortItem]:
+def _items(
+    labels: list[int], pairs: list[str] | None = None, folds: list[int | None] | None = None
+) -> list[CohortItem]:
     return [
         CohortItem(
             case=str(n),
@@ -141,6 +144,7 @@ def _items(labels: list[int], pairs: list[str] | None = None) -> list[CohortItem
             label=label,
             simulated=True,
             pair=pairs[n] if pairs else str(n),
+            fold=folds[n] if folds else None,
         )
         for n, label in enumerate(labels)
     ]
@@ -170,3 +174,40 @@ def test_folds_are_stratified_and_seeded() -> None:
 def test_more_folds_than_cases_are_refused() -> None:
     with pytest.raises(ValueError, match="smaller class"):
         split_folds(_items([1, 0, 0, 0]), 2)
+
+
+def test_the_tables_own_folds_are_read(tmp_path: Path) -> None:
+    text = "case,image,mask,fracture,fold\na,a.nii,m.nii,1,3\nb,b.nii,m.nii,0,\n"
+    assert [item["fold"] for item in read_cohort(_write(tmp_path, text))] == [3, None]
+    for value in ("1.5", "-1", "one", "²"):
+        text = f"case,image,mask,fracture,fold\na,a.nii,m.nii,1,{value}\n"
+        with pytest.raises(CaseRefused, match=r"row 2, fold: .* must be a whole number from 0"):
+            read_cohort(_write(tmp_path, text))
+
+
+def test_the_tables_own_folds_are_kept_whatever_the_seed() -> None:
+    items = _items([1, 0, 1, 0, 1, 0], folds=[2, 0, 1, 1, 0, 2])
+    split = split_folds(items, 3, seed=5)
+    assert [[i["case"] for i in held_out] for _, held_out in split] == [
+        ["1", "4"],
+        ["2", "3"],
+        ["0", "5"],
+    ]
+    assert [i["case"] for i in split[0][0]] == ["0", "2", "3", "5"]
+    assert split == split_folds(items, 3, seed=6)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "pairs", "words"),
+    [
+        ([0, 1, 0, None], None, "1 of 4 rows have none"),
+        ([0, 1, 0, 1], None, r"folds \(3\) does not match .* which holds 0, 1"),
+        ([0, 1, 3, 2], None, "which holds 0, 1, 2, 3"),
+        ([0, 1, 2, 2], ["p", "q", "p", "r"], "1 groups .* lie in several folds.* case p"),
+    ],
+)
+def test_folds_that_cannot_be_kept_are_refused(
+    numbers: list[int | None], pairs: list[str] | None, words: str
+) -> None:
+    with pytest.raises(SettingError, match=words):
+        split_folds(_items([1, 0, 1, 0], pairs, numbers), 3)

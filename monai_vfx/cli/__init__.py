@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import click
 
+from monai_vfx.cli.calibrate import calibrate
 from monai_vfx.cli.cases import check, explain, predict
+from monai_vfx.cli.clinical import clinical
+from monai_vfx.cli.cohort import cohort
+from monai_vfx.cli.evaluate import evaluate
 from monai_vfx.cli.simulated import demo, simulate
+from monai_vfx.cli.study import study
 from monai_vfx.cli.training import train
 
 
@@ -19,5 +24,17 @@ def main() -> None:
     """
 
 
-for command in (demo, simulate, check, predict, explain, train):
+for command in (
+    demo,
+    simulate,
+    check,
+    predict,
+    explain,
+    train,
+    cohort,
+    clinical,
+    evaluate,
+    calibrate,
+    study,
+):
     main.add_command(command)

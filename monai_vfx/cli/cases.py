@@ -10,6 +10,7 @@ import click
 
 from monai_vfx.cli.common import (
     FOLDER,
+    TABLE,
     WEIGHTS,
     case_options,
     exit_statuses,
@@ -58,7 +59,23 @@ def check(
 
 @click.command()
 @case_options
-@click.option("--weights", required=True, type=WEIGHTS, help="Checkpoint of vfx train.")
+@click.option(
+    "--weights",
+    required=True,
+    multiple=True,
+    type=WEIGHTS,
+    help="Checkpoint of vfx train. Repeat for an ensemble: the score is the mean.",
+)
+@click.option(
+    "--clinical",
+    type=TABLE,
+    help="Table of one row (age, sex …), where the weights or the calibration need it.",
+)
+@click.option(
+    "--calibration",
+    type=TABLE,
+    help="calibration.json of vfx calibrate: adds the absolute five-year risk.",
+)
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
 @exit_statuses
@@ -68,17 +85,31 @@ def predict(
     scheme: str | None,
     series_uid: str | None,
     case_name: str,
-    weights: Path,
+    weights: tuple[Path, ...],
+    clinical: Path | None,
+    calibration: Path | None,
     out: Path,
     explain: bool,
 ) -> None:
     """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
-    _run_case(image, mask, scheme, series_uid, case_name, weights=weights, out=out, explain=explain)
+    _run_case(
+        image,
+        mask,
+        scheme,
+        series_uid,
+        case_name,
+        weights=weights,
+        clinical=clinical,
+        calibration=calibration,
+        out=out,
+        explain=explain,
+    )
 
 
 @click.command()
 @case_options
 @click.option("--weights", required=True, type=WEIGHTS, help="Checkpoint of vfx train.")
+@click.option("--clinical", type=TABLE, help="Table of one row, where the weights need it.")
 @click.option(
     "--beside",
     type=WEIGHTS,
@@ -100,6 +131,7 @@ def explain(
     series_uid: str | None,
     case_name: str,
     weights: Path,
+    clinical: Path | None,
     beside: Path | None,
     layer: str,
     out: Path,
@@ -111,7 +143,8 @@ def explain(
         scheme,
         series_uid,
         case_name,
-        weights=weights,
+        weights=(weights,),
+        clinical=clinical,
         out=out,
         explain=True,
         beside=beside,
@@ -136,7 +169,7 @@ def _run_case(
 
     writable(out)
     try:
-        for weights in filter(None, (settings["weights"], settings.get("beside"))):
+        for weights in filter(None, (*settings["weights"], settings.get("beside"))):
             read_sidecar(weights)
         load_case(image, mask, series_uid=series_uid, scheme=scheme)
         from monai_vfx.workflow import predict as run  # MONAI, only for what may pass

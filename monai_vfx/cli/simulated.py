@@ -18,7 +18,7 @@ from monai_vfx.cli.common import FOLDER, exit_statuses, writable
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--hospital",
-    type=click.Choice(["development", "external"]),
+    type=click.Choice(["development", "external", "registry"]),
     default="development",
     show_default=True,
 )
@@ -44,17 +44,29 @@ from monai_vfx.cli.common import FOLDER, exit_statuses, writable
     help="How strongly bone and muscle drive fracture.",
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes; all cores by default.")
+@click.option(
+    "--registry",
+    "table_only",
+    is_flag=True,
+    help="Only a table, without images: 32,435 CTs with the counts of the study's flow.",
+)
+@click.pass_context
 def simulate(
+    context: click.Context,
     out: Path,
     patients: int,
     seed: int,
-    hospital: Literal["development", "external"],
+    hospital: Literal["development", "external", "registry"],
     file_format: Literal["dicom", "nifti"],
     field_of_view: Literal["full", "quick"],
     signal: Literal["paper", "strong"],
     workers: int | None,
+    table_only: bool,
 ) -> None:
     """Write a hospital of simulated patients with known truth: CT, masks, cohort.csv."""
+    if table_only:
+        _write_registry(context, out, seed)
+        return
     from tqdm import tqdm
 
     from monai_vfx.simulation import simulate_hospital
@@ -77,6 +89,27 @@ def simulate(
             workers=workers,
             progress=advance,
         )
+    click.echo(json.dumps({"cohort": str(table)}))
+
+
+def _write_registry(context: click.Context, out: Path, seed: int) -> None:
+    """Write the table of a registry; options that only images have are wrong use."""
+    given = [
+        f"--{name.replace('file_', '').replace('_', '-')}"
+        for name in ("patients", "hospital", "file_format", "field_of_view", "signal", "workers")
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        raise click.UsageError(f"--registry has no images: leave out {', '.join(given)}")
+    if seed < 0:
+        raise click.UsageError(f"--seed {seed} must not be negative")
+    table = writable(out) / "cohort.csv"
+    if table.exists():
+        raise click.UsageError(f"{out} holds a hospital already: choose another folder")
+    from monai_vfx.cohort.table import write_patients
+    from monai_vfx.simulation.registry import draw_registry
+
+    write_patients(draw_registry(seed), table)
     click.echo(json.dumps({"cohort": str(table)}))
 
 

@@ -15,12 +15,20 @@ from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, writable
 @click.argument("cohort", type=TABLE)
 @click.option("--out", required=True, type=FOLDER, help="Folder for checkpoints and curves.")
 @click.option("--fold", type=click.IntRange(0), help="Train this fold only (from 0).")
-@click.option("--folds", type=click.IntRange(2), help="Number of folds.  [default: 10]")
+@click.option(
+    "--test-fold", type=click.IntRange(0), help="Leave this fold out entirely, to test on."
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    help="Number of folds.  [default: the table's, where it has a column fold, else 10]",
+)
 @click.option(
     "--overlay",
     "overlays",
     multiple=True,
-    help="Settings laid over the paper's: bone_only, cpu_small or a YAML file. Repeatable.",
+    help="Settings laid over the paper's: bone_only, cpu_small, three_windows, hazard, "
+    "clinical_A … clinical_D or a YAML file. Repeatable.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Number of epochs.")
 @click.option(
@@ -33,6 +41,7 @@ def train(
     cohort: Path,
     out: Path,
     fold: int | None,
+    test_fold: int | None,
     folds: int | None,
     overlays: tuple[str, ...],
     epochs: int | None,
@@ -41,7 +50,8 @@ def train(
 ) -> None:
     """Train on your own cohort: COHORT.csv with case, image, mask and fracture (0 or 1).
 
-    A run that was stopped goes on where its last checkpoint left it.
+    A run that was stopped goes on where its last checkpoint left it, and ends as if it had never
+    been stopped.
     """
     from monai_vfx.cohort import read_cohort
 
@@ -50,16 +60,18 @@ def train(
     from monai_vfx.workflow import default_folds
     from monai_vfx.workflow import train as run
 
-    folds = folds or default_folds(overlays)
+    folds = folds or default_folds(overlays, cohort)
     settings: dict[str, Any] = {}
     if pretrained is not None:
         settings["pretrained"] = None if pretrained == "none" else pretrained
-    for number in range(folds) if fold is None else (fold,):
+    validated = [fold] if fold is not None else [k for k in range(folds) if k != test_fold]
+    for number in validated:
         trained = run(
             cohort,
             out=out if fold is not None else out / f"fold_{number}",
             fold=number,
             folds=folds,
+            test_fold=test_fold,
             overlays=overlays,
             epochs=epochs,
             seed=seed,

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
-from monai_vfx.dicom.files import reason
+from monai_vfx.cohort.sheet import Fault, path_exists, read_sheet, refuse_faults
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.results import check_case_name
 
 REQUIRED_COLUMNS = ("case", "image", "mask", "fracture")
-LISTED_FAULTS = 50
-"""At most this many bad cells are named in one message; the rest are counted."""
-_OTHER_DELIMITERS = {";": "';'", "\t": "tabs", "|": "'|'"}
-_NOT_UTF8 = "the table is not in UTF-8: save as UTF-8"
 
 
 class CohortItem(TypedDict):
@@ -27,6 +22,7 @@ class CohortItem(TypedDict):
     ``image`` and ``mask`` are absolute paths, ``label`` is 1 for a fracture within five years,
     ``pair`` names the group that stays in one fold: all scans that a patient or a matched pair
     ties together, directly or through others. It is the ``case`` of the group's first row.
+    ``fold`` is the cross-validation fold that the table gives, from 0, or None.
     """
 
     case: str
@@ -35,6 +31,7 @@ class CohortItem(TypedDict):
     label: int
     simulated: bool
     pair: str
+    fold: int | None
 
 
 def read_cohort(path: str | Path) -> list[CohortItem]:
@@ -43,90 +40,67 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
     Args:
         path: CSV in UTF-8, separated by commas, with the columns ``case``, ``image``, ``mask``,
             ``fracture`` (0 or 1); optional ``patient`` (scans of one patient stay in one fold),
-            ``pair`` (so do matched pairs) and ``simulated`` (0 or 1). Relative paths start at
-            the table's folder.
+            ``pair`` (so do matched pairs), ``fold`` (a whole number from 0: the fold itself) and
+            ``simulated`` (0 or 1). Relative paths start at the table's folder.
 
     Raises:
         CaseRefused: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
     """
     path = Path(path)
-    faults: list[str] = []
+    faults: list[Fault] = []
     rows = _rows(path, faults)
     items = [_item(row, number, path.parent, faults) for number, row in rows]
     seen: dict[str, int] = {}
     for (number, _), item in zip(rows, items, strict=True):
         if item["case"] in seen:
-            faults.append(f"row {number}, case: also in row {seen[item['case']]}, must be unique")
+            rule = f"also in row {seen[item['case']]}, must be unique"
+            faults.append(Fault(number, "case", "", rule))
         seen.setdefault(item["case"], number)
-    if not rows and not faults:
-        faults.append("the table has no rows")
-    if faults:
-        more = f" and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
-        raise CaseRefused("cohort_invalid", "; ".join(faults[:LISTED_FAULTS]) + more)
-    for item, group in zip(items, _groups([row for _, row in rows]), strict=True):
+    refuse_faults(faults)
+    for item, group in zip(items, tied_groups([row for _, row in rows]), strict=True):
         item["pair"] = items[group]["case"]
     return items
 
 
-def _rows(path: Path, faults: list[str]) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: Path, faults: list[Fault]) -> list[tuple[int, dict[str, str]]]:
     """Return the rows with their numbers, counted as a spreadsheet does; note odd ones."""
-    records = _records(path)
-    header = [name.strip() for name in records[0]] if records else []
-    missing = [name for name in REQUIRED_COLUMNS if name not in header]
+    sheet = read_sheet(path)
+    missing = [name for name in REQUIRED_COLUMNS if name not in sheet.header]
     if missing:
-        joined = ",".join(header)
-        other = next((name for sign, name in _OTHER_DELIMITERS.items() if sign in joined), None)
-        hint = f"; the table is separated by {other}, the rule is a comma" if other else ""
-        raise CaseRefused("cohort_invalid", f"columns are missing: {', '.join(missing)}{hint}")
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise CaseRefused("cohort_invalid", f"columns are there twice: {', '.join(twice)}")
-    rows = []
-    for number, record in enumerate(records[1:], start=2):
-        if not any(cell.strip() for cell in record):
-            continue
-        if len(record) < len(header) or any(cell.strip() for cell in record[len(header) :]):
-            faults.append(f"row {number}: {len(record)} cells, the header has {len(header)}")
-            continue
-        rows.append((number, {n: c.strip() for n, c in zip(header, record, strict=False)}))
-    return rows
+        found = [fault.rule for fault in sheet.faults]
+        if sheet.header or not found:
+            found.insert(0, f"columns are missing: {', '.join(missing)}")
+        raise CaseRefused("cohort_invalid", "; ".join(found))
+    faults += sheet.faults
+    return [
+        (number, {name: cell.strip() for name, cell in zip(sheet.header, cells, strict=True)})
+        for number, cells in zip(sheet.numbers, sheet.cells, strict=True)
+    ]
 
 
-def _records(path: Path) -> list[list[str]]:
-    """Return the cells of every line of a CSV."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CaseRefused("cohort_invalid", _NOT_UTF8) from error
-    except OSError as error:
-        raise CaseRefused(
-            "cohort_invalid", f"the table cannot be read ({reason(error)})"
-        ) from error
-    if "\0" in text:  # UTF-16 without its mark
-        raise CaseRefused("cohort_invalid", _NOT_UTF8)
-    try:
-        return list(csv.reader(io.StringIO(text, newline="")))
-    except csv.Error as error:
-        raise CaseRefused("cohort_invalid", f"the table is no CSV ({error})") from error
-
-
-def _item(row: dict[str, str], number: int, folder: Path, faults: list[str]) -> CohortItem:
+def _item(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) -> CohortItem:
     """Return one row as an item, a group of its own, and note what is wrong in it."""
     case = row["case"]
     try:
         check_case_name(case)
     except SettingError:
-        faults.append(f"row {number}, case: {case!r}, must be a name that can serve as a folder's")
+        # An empty name is shown as such.
+        rule = f"{case!r}, must be a name that can serve as a folder's"
+        faults.append(Fault(number, "case", "", rule))
     paths = {}
     for column in ("image", "mask"):
         value = row[column]
         paths[column] = str((folder / value).resolve())
-        if not value or not _exists(folder / value):
-            faults.append(f"row {number}, {column}: {value!r}, must be a path that exists")
+        if not value or not path_exists(folder / value):
+            faults.append(Fault(number, column, "", f"{value!r}, must be a path that exists"))
     for column in ("fracture", "simulated"):
         value = row.get(column, "")
         if value not in ("0", "1") and not (column == "simulated" and value == ""):
-            faults.append(f"row {number}, {column}: {value!r}, must be 0 or 1")
+            faults.append(Fault(number, column, "", f"{value!r}, must be 0 or 1"))
+    fold = row.get("fold", "")
+    if fold and not (fold.isascii() and fold.isdecimal()):
+        faults.append(Fault(number, "fold", fold, "must be a whole number from 0"))
+        fold = ""
     return CohortItem(
         case=case,
         image=paths["image"],
@@ -134,20 +108,18 @@ def _item(row: dict[str, str], number: int, folder: Path, faults: list[str]) -> 
         label=int(row["fracture"] == "1"),
         simulated=row.get("simulated") == "1",
         pair=case,
+        fold=int(fold) if fold else None,
     )
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long a name, or a folder that may not be entered
-        return False
-
-
-def _groups(rows: list[dict[str, str]]) -> list[int]:
+def tied_groups(rows: list[dict[str, str]]) -> list[int]:
     """Return for each row the first row that patients and pairs tie it to, by however many steps.
 
-    >>> _groups([{"patient": "a"}, {"patient": "b", "pair": "p"}, {"patient": "a", "pair": "p"}])
+    Args:
+        rows: each with ``patient`` and ``pair``, empty or absent where there is none.
+
+    >>> rows = [{"patient": "a"}, {"patient": "b", "pair": "p"}, {"patient": "a", "pair": "p"}]
+    >>> tied_groups(rows)
     [0, 0, 0]
     """
     first = list(range(len(rows)))
@@ -169,7 +141,8 @@ def split_folds(
     """Split into stratified folds; items that share ``pair`` stay in one fold.
 
     Two scans of one patient do so where the table has a column ``patient`` that says so; without
-    it every row counts as a patient of its own.
+    it every row counts as a patient of its own. A table whose rows all have a ``fold`` is split
+    along it, whatever the seed.
 
     Args:
         items: of :func:`read_cohort`, in which ``pair`` ties patients and matched pairs together.
@@ -180,8 +153,12 @@ def split_folds(
         (training, validation) items of each fold.
 
     Raises:
-        SettingError: when a class has fewer groups than there are folds.
+        SettingError: when a class has fewer groups than there are folds; when the table's own
+            folds are not ``folds`` in number, not given for every row, or tear a group apart.
     """
+    given = [item["fold"] for item in items if item.get("fold") is not None]
+    if given:
+        return _given_folds(items, folds)
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = np.array([item["label"] for item in items])
@@ -195,4 +172,37 @@ def split_folds(
     return [
         ([items[n] for n in train], [items[n] for n in held_out])
         for train, held_out in splitter.split(np.zeros(len(items)), labels, groups)
+    ]
+
+
+def _given_folds(
+    items: Sequence[CohortItem], folds: int
+) -> list[tuple[list[CohortItem], list[CohortItem]]]:
+    """Split along the folds that the table gives."""
+    without = sum(item["fold"] is None for item in items)
+    if without:
+        raise SettingError(
+            f"fold: {without} of {len(items)} rows have none; fill the column or leave it out"
+        )
+    numbers = {item["fold"] for item in items}
+    if numbers != {*range(folds)}:
+        raise SettingError(
+            f"folds ({folds}) does not match the table's column fold, which holds "
+            f"{', '.join(str(number) for number in sorted(numbers, key=str))}"
+        )
+    of_group: defaultdict[str, set[int | None]] = defaultdict(set)
+    for item in items:
+        of_group[item["pair"]].add(item["fold"])
+    torn = [group for group, where in of_group.items() if len(where) > 1]
+    if torn:
+        raise SettingError(
+            f"fold: {len(torn)} groups of one patient or matched pair lie in several folds, "
+            f"among them that of case {torn[0]}"
+        )
+    return [
+        (
+            [item for item in items if item["fold"] != number],
+            [item for item in items if item["fold"] == number],
+        )
+        for number in range(folds)
     ]

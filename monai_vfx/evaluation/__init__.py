@@ -1,11 +1,12 @@
 """How good a score is: discrimination, calibration, decisions, time, with honest intervals.
 
 The unit is the patient: every number carries how many patients (``n``) and how many fractures
-(``events``) it rests on.
+(``events``) it rests on. :func:`monai_vfx.evaluation.summary.evaluate_scores` does it all at once.
 """
 
 from __future__ import annotations
 
+from monai_vfx.evaluation.adjusted import AdjustedAuroc, adjusted_auroc
 from monai_vfx.evaluation.auroc import (
     Auroc,
     DelongTest,
@@ -18,16 +19,40 @@ from monai_vfx.evaluation.auroc import (
     roc_curve,
     wilson_interval,
 )
+from monai_vfx.evaluation.bootstrap import auroc_samples, draw_counts, percentile_interval
+from monai_vfx.evaluation.comparisons import McnemarTest, difference_interval, holm, mcnemar_tests
+from monai_vfx.evaluation.subgroups import split_groups, subgroup_rows
+from monai_vfx.evaluation.thresholds import (
+    OperatingPoint,
+    Threshold,
+    choose_thresholds,
+    operating_point,
+)
 
 __all__ = [
+    "AdjustedAuroc",
     "Auroc",
     "DelongTest",
+    "McnemarTest",
+    "OperatingPoint",
     "Proportion",
     "RocCurve",
+    "Threshold",
+    "adjusted_auroc",
     "auroc",
+    "auroc_samples",
     "check_outcome",
+    "choose_thresholds",
     "delong_test",
+    "difference_interval",
+    "draw_counts",
     "hanley_mcneil_variance",
+    "holm",
+    "mcnemar_tests",
+    "operating_point",
+    "percentile_interval",
     "roc_curve",
+    "split_groups",
+    "subgroup_rows",
     "wilson_interval",
 ]

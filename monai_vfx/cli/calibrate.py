@@ -1,0 +1,106 @@
+"""From scores to absolute five-year risks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, say, writable
+from monai_vfx.shapes import Json
+
+
+@click.command()
+@click.argument("predictions", type=TABLE)
+@click.option("--score", required=True, help="Column, in 0-1, from models blind to the patient.")
+@click.option("--label", default="fracture", show_default=True, help="Column, 0 or 1.")
+@click.option(
+    "--population",
+    type=TABLE,
+    help="Patient table of the whole eligible cohort that cases and controls were sampled from; "
+    "with --refit, of the new site.",
+)
+@click.option(
+    "--controls",
+    type=click.Choice(["matched", "random", "weighting"]),
+    default="matched",
+    show_default=True,
+    help="How the controls were sampled; weighting: either, by inverse sampling fractions.",
+)
+@click.option(
+    "--variable",
+    "variables",
+    multiple=True,
+    help="Matched on and known on the day of the CT. Repeatable.  [default: age, sex, bmi]",
+)
+@click.option("--refit", "refit_of", type=TABLE, help="calibration.json to adapt to a new site.")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Of the conformal sets.",
+)
+@click.option("--out", required=True, type=FOLDER, help="Folder for results.")
+@exit_statuses
+def calibrate(
+    predictions: Path,
+    score: str,
+    label: str,
+    population: Path | None,
+    controls: Literal["matched", "random", "weighting"],
+    variables: tuple[str, ...],
+    refit_of: Path | None,
+    confidence: float,
+    out: Path,
+) -> None:
+    """Turn a score of PREDICTIONS.csv into an absolute risk, or refit a calibration to a new site.
+
+    Without --population and --refit the patients are taken to have come unselected.
+    """
+    writable(out)
+    from monai_vfx.calibration.risk import MATCHED, Kind
+    from monai_vfx.study.calibration_job import run_calibration
+
+    kinds: dict[str, Kind] = {
+        "matched": "matched_controls",
+        "random": "random_controls",
+        "weighting": "weighting",
+    }
+    document = run_calibration(
+        predictions,
+        score,
+        out,
+        label=label,
+        population=population,
+        kind=kinds[controls],
+        variables=variables or MATCHED,
+        refit_of=refit_of,
+        confidence=confidence,
+    )
+    keys = ("score", "kind", "refitted", "simulated", "n", "events", "missing")
+    line = {key: document[key] for key in keys}
+    overall = document["groups"][0]
+    line |= {"mean_risk": overall["mean_risk"], "mean_risk_ci": overall["ci"]}
+    line |= {
+        "slope": document["reliability"]["slope"],
+        "calibration": str(out / "calibration.json"),
+    }
+    click.echo(json.dumps(line))
+    for group in document["groups"]:
+        say(_sentence(group))
+
+
+def _sentence(group: Json) -> str:
+    """Return a group's risk for people."""
+    name = f"{group['variable']} {group['value']}" if group["variable"] != "all" else "all"
+    if group["mean_risk"] is None:
+        return f"{name}: no patient with a score"
+    low, high = group["ci"]
+    observed = group["observed"]
+    return (
+        f"{name}: mean risk {group['mean_risk']:.2%} ({low:.2%} to {high:.2%}) from {group['n']} "
+        f"patients; observed {observed['events']} of {observed['n']}"
+    )

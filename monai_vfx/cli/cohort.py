@@ -1,0 +1,116 @@
+"""From a patient table to the set that models are made of."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from monai_vfx.cli.common import FOLDER, REFUSED, TABLE, exit_statuses, say, writable
+from monai_vfx.errors import CaseRefused
+from monai_vfx.shapes import Json
+
+
+@click.command()
+@click.argument("table", type=TABLE)
+@click.option("--out", required=True, type=FOLDER, help="Folder for tables, figures and flow.")
+@click.option(
+    "--settings", type=TABLE, help="YAML with the sections eligibility and matching, or either."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="One setting, such as min_age=55, need_image_quality=false, method=none or ratio=2. "
+    "Repeatable; an unknown name lists them all.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="Cross-validation folds; 0 for a set that is only tested.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of matching and folds.")
+@exit_statuses
+def cohort(
+    table: Path,
+    out: Path,
+    settings: Path | None,
+    assignments: tuple[str, ...],
+    folds: int,
+    seed: int,
+) -> None:
+    """Select cases and controls: check TABLE.csv, apply the rules, match, make folds.
+
+    Faults of the table are named all at once, here and in OUT/faults.csv (exit status 3).
+    """
+    from monai_vfx.study.cohort_job import read_settings, run_cohort
+
+    eligibility, matching = read_settings(settings, assignments)
+    try:
+        result = run_cohort(
+            table, writable(out), eligibility, matching, folds=folds or None, seed=seed
+        )
+    except CaseRefused as refusal:
+        _refuse(refusal, out)
+    _tell(result["flow"])
+    click.echo(
+        json.dumps(
+            {
+                "status": "ok",
+                "counts": result["counts"],
+                "matched": result["matched"],
+                "steps": [
+                    {name: step[name] for name in ("name", "n", "events")}
+                    for step in result["flow"]["steps"]
+                ],
+                "files": {name: str(out / path) for name, path in result["files"].items()},
+            }
+        )
+    )
+
+
+def _tell(flow: Json) -> None:
+    """Say the flow in words."""
+    for step in flow["steps"]:
+        for entry in step["excluded"]:
+            say(f"  - {entry['n']:,}: {entry['reason']}")
+        others = step["n"] - step["events"]
+        say(
+            f"{step['label']}: {step['n']:,} ({step['events']:,} with, {others:,} without fracture)"
+        )
+
+
+def _refuse(refusal: CaseRefused, out: Path) -> NoReturn:
+    """Name what is wrong: the first faults for people, all of them for machines."""
+    from monai_vfx.cohort.sheet import LISTED_FAULTS, FaultyTable
+
+    answer: Json = {
+        "status": "refused",
+        "refusal": {
+            "code": refusal.code,
+            "message": refusal.message,
+            "remedy": refusal.remedy,
+        },
+    }
+    if isinstance(refusal, FaultyTable):
+        faults = refusal.faults
+        listing = out / "faults.csv"
+        for fault in faults[:LISTED_FAULTS]:
+            say(str(fault))
+        more = len(faults) - LISTED_FAULTS
+        if more > 0:
+            say(f"and {more:,} more: see {listing}")
+        say(f"refused {refusal.code}: {len(faults):,} faults. {refusal.remedy}")
+        answer["refusal"]["message"] = f"{len(faults)} faults"
+        answer["faults"] = [vars(fault) for fault in faults]
+        answer["files"] = {"faults": str(listing)}
+    else:
+        say(f"refused {refusal.code}: {refusal.message}. {refusal.remedy}")
+    click.echo(json.dumps(answer))
+    sys.exit(REFUSED)

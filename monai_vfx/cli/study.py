@@ -1,0 +1,25 @@
+"""The whole study in one command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, writable
+
+
+@click.command()
+@click.argument("plan", metavar="STUDY.yaml", type=TABLE)
+@click.option("--out", required=True, type=FOLDER, help="Folder of the study.")
+@click.option("--pdf/--no-pdf", default=True, show_default=True, help="Also the report as PDF.")
+@exit_statuses
+def study(plan: Path, out: Path, pdf: bool) -> None:
+    """Everything of the paper on your cohorts: flow, models, statistics, report.
+
+    A study that was stopped, however it was, goes on where it stood and ends in the same numbers.
+    """
+    from monai_vfx.study.run import run_study
+
+    click.echo(json.dumps(run_study(plan, writable(out), pdf=pdf)))

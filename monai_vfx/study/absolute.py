@@ -1,0 +1,148 @@
+"""From a study's main score to absolute risks, prediction sets, and cases not to be judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from monai_vfx.calibration.conformal import OUTCOMES, ConformalSets, name_set
+from monai_vfx.calibration.outliers import LEAST_CASES, OutlierDetector
+from monai_vfx.calibration.risk import MATCHED, Calibration, fit_calibration
+from monai_vfx.errors import SettingError
+from monai_vfx.results import write_json
+from monai_vfx.shapes import Json
+from monai_vfx.study.plan import Plan
+
+QUANTILES = (0.99, 0.95, 0.9)
+"""Of training patients' distances, where the flag begins: the highest that their number allows."""
+
+
+def main_score(plan: Plan, table: pd.DataFrame) -> str:
+    """Return the score that a study turns into a risk: the main network's, or the richest model."""
+    name = f"image_{plan.images.main}"
+    if name in table:
+        return name
+    return next(n for n in reversed(table.columns) if str(n).startswith("clinical_"))
+
+
+def calibrate(
+    plan: Plan, predictions: pd.DataFrame, analysed: pd.DataFrame, selected: pd.DataFrame
+) -> tuple[Calibration | None, Json]:
+    """Fit the correction for sampled controls on the out-of-fold scores.
+
+    Args:
+        plan: of the study.
+        predictions: development patients, in the order of ``selected``.
+        analysed: the whole eligible cohort, of which ``selected`` is the sample.
+        selected: the sample.
+
+    Returns:
+        The calibration, or None where the patients do not suffice, and the document of it with
+        the score it is for and, where there is none, the reason.
+    """
+    score = main_score(plan, predictions)
+    facts: Json = {"score": score, "calibration": None, "reason": None}
+    try:
+        calibration = fit_calibration(
+            predictions[score],
+            predictions["fracture"],
+            kind="random_controls" if plan.sampling == "random_controls" else "matched_controls",
+            population=analysed,
+            selected=selected,
+            variables=MATCHED,
+        )
+    except SettingError as error:
+        return None, {**facts, "reason": str(error)}
+    return calibration, {**facts, "calibration": calibration.to_json()}
+
+
+def read_calibration(path: Path) -> tuple[Calibration | None, str]:
+    """Return what :func:`calibrate` left in a file: the calibration, if any, and its score."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    known = document["calibration"]
+    return (None if known is None else Calibration.from_json(known)), document["score"]
+
+
+def prediction_sets(score: str, home: pd.DataFrame, away: pd.DataFrame) -> Json:
+    """Give the external patients the outcomes that their score does not rule out.
+
+    Args:
+        score: column of both tables.
+        home: development patients with out-of-fold scores.
+        away: external patients.
+
+    Returns:
+        ``confidence``, ``n`` patients with a score, how many have which set, and by outcome the
+        share of patients whose set holds it (``coverage``, null where nobody has it); or the
+        ``reason`` why there are none.
+    """
+    known, judged = home[home[score].notna()], away[away[score].notna()]
+    try:
+        fitted = ConformalSets.fit(known[score], known["fracture"])
+    except SettingError as error:
+        return {"score": score, "reason": str(error)}
+    held = fitted.sets(judged[score])
+    named = pd.Series([name_set(row) for row in held]).value_counts()
+    outcome = judged["fracture"].to_numpy()
+    return {
+        "score": score,
+        "confidence": fitted.confidence,
+        "n": len(judged),
+        "events": int(outcome.sum()),
+        "sets": {str(name): int(count) for name, count in sorted(named.items())},
+        "coverage": {
+            name: None if not (outcome == k).any() else float(held[outcome == k, k].mean())
+            for k, name in enumerate(OUTCOMES)
+        },
+        "fitted": fitted.to_json(),
+    }
+
+
+def outlier_flags(folders: list[Path], part: str) -> tuple[pd.DataFrame, Json]:
+    """Say which patients of an evaluation look unlike those that the networks were trained on.
+
+    Each fold's network has features of its own; its detector is fitted on the features of the
+    patients it was trained on.
+
+    Args:
+        folders: of the folds' trainings, with ``everyone/features.csv`` and ``split.json``.
+        part: folder of the evaluation within each.
+
+    Returns:
+        Rows by ``case``: ``distance`` (mean over folds of distance / threshold), ``outlier``
+        (1 where most folds flag the patient) and ``folds`` that judged it; and the facts:
+        ``quantile`` and ``training_n``, or the ``reason`` why there are no flags.
+    """
+    ratios, sizes, quantile = [], [], 0.0
+    for folder in folders:
+        trained = json.loads((folder / "split.json").read_text(encoding="utf-8"))["train"]
+        everyone = _features(folder / "everyone")
+        known = everyone[everyone.index.isin(trained)]
+        quantile = next((q for q in QUANTILES if len(known) + 1 >= 1 / (1 - q)), 0.0)
+        if not quantile or len(known) < LEAST_CASES:
+            return pd.DataFrame(), {"reason": f"{len(known)} training patients are too few"}
+        detector = OutlierDetector.fit(known, quantile=quantile)
+        write_json(folder / "outliers.json", detector.to_json())
+        judged = _features(folder / part)
+        ratios.append(pd.Series(detector.distance(judged) / detector.threshold, judged.index))
+        sizes.append(len(known))
+    table = pd.concat(ratios, axis=1)
+    flags = pd.DataFrame(
+        {
+            "distance": table.mean(axis=1),
+            "outlier": (table.gt(1).sum(axis=1) > table.notna().sum(axis=1) / 2).astype(int),
+            "folds": table.notna().sum(axis=1),
+        }
+    ).rename_axis("case")
+    return flags, {
+        "quantile": quantile,
+        "training_n": sizes,
+        "n": len(flags),
+        "flagged": int(flags["outlier"].sum()),
+    }
+
+
+def _features(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "features.csv", dtype={"case": str}).set_index("case")
