@@ -41,10 +41,13 @@ REFUSALS: dict[str, str] = {
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
     "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
     "levels_out_of_order": "Check label values and affine: levels must run head to feet.",
+    # morphometry
+    "heights_too_coarse": "Use slices at most 3 mm apart, a reader's heights, or --allow-thick.",
     # model
     "weights_unreadable": "Give a checkpoint of vfx train with its .json sidecar beside it.",
     "weights_mismatch": "The checkpoint does not fit the network that its sidecar describes.",
     # tables
+    "clinical_invalid": "Give a table of one row with the weights' variables, with --clinical.",
     "cohort_invalid": "Correct the listed cells and run again.",
     "internal": "This is a defect of the software: please report it with the log.",
 }
@@ -64,6 +67,10 @@ WARNINGS: dict[str, str] = {
     "simulated_weights": "the weights were trained on simulated patients",
     "position_unusual": "the patient does not lie supine",
     "other_series_ignored": "other series in the folder were left aside",
+    "clinical_missing": "a clinical variable is missing and was set to the training mean",
+    "heights_coarse": "slices are so thick that heights of vertebrae are uncertain",
+    "normal_values_crude": "one cut for all levels and ratios: wrong for ratios of neighbours",
+    "out_of_distribution": "the image differs from all that the weights were trained on",
 }
 """Warning code → its meaning."""
 

@@ -4,7 +4,7 @@ A convolutional encoder sees each slice alone, an attention module on the encode
 positions that matter, a recurrent decoder reads the slices from T12 to L4.
 
     x (B, C, H, W, D) → slices (B·D, 3, H, W) → encoder stages → attention per stage → (B, D, F)
-      → dropout → GRU → (B, R) [+ clinical variables] → linear → logits (B, 2)
+      → dropout → GRU → (B, R) [+ clinical variables] → linear → logits (B, 2 [+ years])
 
 Sources:
     * the model as a whole: Kong et al., J Med Internet Res 2024;26:e48535
@@ -111,7 +111,8 @@ class AttentionCNNRNN(nn.Module):
         slice_pooling: ``last`` state of the GRU or ``attention`` over its D states.
         dropout: probability, on the slice features before the decoder.
         clinical_features: number of standardised clinical variables that join before the head.
-        hazard_years: number of yearly hazard logits of a second head; 0 builds none.
+        hazard_years: number of yearly hazard logits of a second head, which follow the classes in
+            the output; 0 builds none.
         pretrained: None; ``imagenet`` (torchvision's IMAGENET1K_V1) or another name of its weights;
             or a local file with the encoder's state dictionary, by torchvision's names, as
             ``.pth`` (read without un-pickling objects) or ``.safetensors``.
@@ -258,7 +259,11 @@ class AttentionCNNRNN(nn.Module):
         return features.reshape(-1, depth, features.shape[1]), maps  # (B·D, F) → (B, D, F)
 
     def decode(self, features: Tensor, clinical: Tensor | None = None) -> Tensor:
-        """Turn the slices' features (B, D, F) into one vector a patient (B, R [+ clinical])."""
+        """Turn the slices' features (B, D, F) into one vector a patient (B, R [+ clinical]).
+
+        It is what the heads take. A forward pre-hook on ``head`` sees it in the pass that gives the
+        logits.
+        """
         state: Tensor = self.decoder(self.dropout(features))
         if self.clinical_features == 0:
             return state
@@ -267,7 +272,10 @@ class AttentionCNNRNN(nn.Module):
         return torch.cat([state, clinical.to(state.dtype)], dim=1)
 
     def forward(self, x: Tensor, clinical: Tensor | None = None) -> Tensor:
-        """Return logits (B, num_classes).
+        """Return logits (B, num_classes), with a hazard head (B, num_classes + hazard_years).
+
+        One tensor carries both heads, so that a wrapper such as ``DistributedDataParallel`` sees
+        all of the output.
 
         Args:
             x: (B, C, H, W, D) in [-1, 1]; H antero-posterior, W left-right, D cranial to caudal.
@@ -276,21 +284,11 @@ class AttentionCNNRNN(nn.Module):
         Raises:
             ValueError: the shapes do not fit the network.
         """
-        logits: Tensor = self.head(self.decode(self.encode(x)[0], clinical))
-        return logits
-
-    def forward_hazard(self, x: Tensor, clinical: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return logits (B, num_classes) and hazard logits (B, hazard_years) from one pass.
-
-        The risk up to year t is 1 - Π_{s ≤ t} (1 - sigmoid(hazard_s)).
-
-        Raises:
-            ValueError: the network has no hazard head, or the shapes do not fit it.
-        """
         state = self.decode(self.encode(x)[0], clinical)
-        if self.hazard is None:
-            raise ValueError("the network was built without a hazard head: hazard_years is 0")
-        return self.head(state), self.hazard(state)
+        logits: Tensor = self.head(state)
+        if self.hazard is not None:
+            logits = torch.cat([logits, self.hazard(state)], dim=1)
+        return logits
 
     @torch.jit.export
     def attention_maps(self, x: Tensor) -> dict[str, Tensor]:

@@ -34,11 +34,19 @@ class SliceRecord:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which model gave a score."""
+    """Which model gave a score.
+
+    Attributes:
+        bundle: name.
+        version: of the bundle that trained the weights.
+        weights_sha256: of the weights; of an ensemble, of its first member.
+        members: SHA-256 of all members of an ensemble; empty for a single network.
+    """
 
     bundle: str
     version: str
     weights_sha256: str
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,13 @@ class Prediction:
     Attributes:
         case: the caller's name for the case; never taken from the patient's identity.
         status: ``ok`` or ``refused``.
-        score: the network's probability of the fracture class, 0-1. Not a five-year risk.
-        risk_5y: absolute five-year risk, 0-1; None until a calibration is there.
+        score: the network's probability of the fracture class, 0-1; the mean over the members of an
+            ensemble. Not a five-year risk.
+        risk_5y: absolute five-year risk, 0-1; None without a calibration, or where a variable that
+            it needs is missing.
+        risk_5y_interval: where one more network like an ensemble's would place the risk, with 95 %
+            confidence; None without an ensemble.
+        calibration: method, prevalence and source of the calibration.
         simulated_weights: whether the weights come from simulated patients.
         spacing_mm: of the CT, (i, j, k).
         slices: cranial to caudal.
@@ -90,6 +103,28 @@ class Prediction:
         """
         facts = Refusal(refusal.code, refusal.message, refusal.remedy)
         return cls(case=case, status="refused", refusal=facts)
+
+    @classmethod
+    def from_json(cls, document: Json) -> Prediction:
+        """Return the prediction of a document that :meth:`to_json` gave."""
+        model, refusal, interval = (document[n] for n in ("model", "refusal", "risk_5y_interval"))
+        members = () if model is None else tuple(model.get("members", ()))
+        slices = tuple(
+            SliceRecord(**{**record, "centre_mm": tuple(record["centre_mm"])})
+            for record in document["slices"]
+        )
+        return cls(
+            **{
+                **document,
+                "model": None if model is None else ModelFacts(**{**model, "members": members}),
+                "levels": tuple(document["levels"]),
+                "spacing_mm": document["spacing_mm"] and tuple(document["spacing_mm"]),
+                "risk_5y_interval": interval and tuple(interval),
+                "slices": slices,
+                "warnings": tuple(CaseWarning(**warning) for warning in document["warnings"]),
+                "refusal": None if refusal is None else Refusal(**refusal),
+            }
+        )
 
     def to_json(self) -> Json:
         """Return the document, checked against its schema.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BUNDLE = "vertebral_fracture_risk"
+WINDOWS = ("window_hu", "window_2_hu", "window_3_hu")
 NETWORK_KEY = "network"
 """Key of the network's state in a checkpoint."""
 
@@ -96,8 +97,8 @@ def read_sidecar(weights: str | Path) -> Json:
     broken = violations(document["config"], "model_settings")
     if document["bundle"] != BUNDLE:
         broken = [f"bundle is {document['bundle']!r}, not {BUNDLE!r}"]
-    elif not broken and document["config"]["window_hu"][0] >= document["config"]["window_hu"][1]:
-        broken = ["window_hu: must rise"]
+    elif not broken:
+        broken = _contradictions(document["config"])
     if broken:
         found = "; ".join(broken[:5])
         raise CaseRefused(
@@ -105,6 +106,16 @@ def read_sidecar(weights: str | Path) -> Json:
             f"the settings in {path.name} are not those of this version: {found}",
         )
     return cast(Json, document)
+
+
+def _contradictions(config: Json) -> list[str]:
+    """Return what the schema cannot say of settings."""
+    windows = {name: config.get(name, (0, 1)) for name in WINDOWS}
+    broken = [f"{name}: must rise" for name, (low, high) in windows.items() if low >= high]
+    lengths = {len(values) for values in (config.get("clinical") or {}).values()}
+    if len(lengths) > 1:
+        broken.append("clinical: names, mean, sd and missing must be of one length")
+    return broken
 
 
 class TrainedModel:
@@ -149,6 +160,11 @@ class TrainedModel:
             except RuntimeError as error:
                 raise CaseRefused("weights_mismatch", _one_line(error)) from error
         return network.eval()
+
+    @property
+    def clinical(self) -> Json | None:
+        """Names and statistics of the clinical variables that the network takes; None: none."""
+        return None if self.sidecar is None else self.sidecar["config"].get("clinical")
 
     @cached_property
     def preprocessing(self) -> Compose:

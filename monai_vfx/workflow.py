@@ -17,57 +17,41 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
-from yaml import YAMLError
 
-from monai_vfx.bundle_parts import check_overlay, split_cohort
-from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
+from monai_vfx.bundle_parts import Standardiser, fit_clinical, split_cohort
+from monai_vfx.bundle_parts.combining import calibrate, combine, judge_distance
+from monai_vfx.bundle_parts.covariates import read_row, row_values
+from monai_vfx.bundle_parts.overlays import (
+    config_files,
+    default_folds,
+    training_configs,
+)
+from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.explanation import gradcam
 from monai_vfx.report.montage import montage, score_caption, slice_titles
 from monai_vfx.results import (
-    ModelFacts,
     Prediction,
-    Refusal,
-    SliceRecord,
     check_case_name,
     run_record,
     write_json,
 )
 from monai_vfx.shapes import Json
 from monai_vfx.volumes import content_hash
-from monai_vfx.weights import TrainedModel, bundle_root, read_sidecar
+from monai_vfx.weights import TrainedModel, bundle_root, read_sidecar, sha256_of
 
-IMAGE_CLASSES = {"bone_muscle": "bone + muscle", "bone": "bone only"}
+IMAGE_CLASSES = {
+    "bone_muscle": "bone + muscle",
+    "bone": "bone only",
+    "bone_muscle_three_windows": "bone + muscle, three windows",
+}
 """Image class of the configs → its name on figures."""
 UNCHANGED = "unchanged"
 """Leaves a setting as the configs have it, where None is a value."""
-OVERLAYS = ("bone_only", "cpu_small")
-"""The bundle's overlays for training in one process."""
 RESULTS = ("prediction.json", "refused.json", "run.json", "gradcam*.*", "attention_*.*")
 """What a prediction leaves in its folder."""
-
-
-def config_files(names: Iterable[str]) -> list[str]:
-    """Return the paths of the bundle's configs of these names; a path to a YAML file stays.
-
-    Raises:
-        SettingError: a name that is neither, with the names there are.
-
-    >>> [Path(p).name for p in config_files(["common", "bone_only"])]
-    ['common.yaml', 'bone_only.yaml']
-    """
-    folder = bundle_root() / "configs"
-    paths = []
-    for name in names:
-        path = folder / f"{name}.yaml"
-        if not path.is_file():
-            path = Path(name)
-        if path.suffix not in (".yaml", ".yml", ".json") or not path.is_file():
-            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-            raise SettingError(f"overlay {name!r} is neither a file nor one of: {known}")
-        paths.append(str(path))
-    return paths
 
 
 def preprocessing(**settings: Any) -> Compose:
@@ -142,11 +126,13 @@ def predict(
     image: str | Path,
     mask: str | Path | None,
     *,
-    weights: str | Path,
+    weights: str | Path | Sequence[str | Path],
     out: str | Path,
     case: str = "case",
     series_uid: str | None = None,
     scheme: str | None = None,
+    clinical: str | Path | None = None,
+    calibration: str | Path | None = None,
     explain: bool = False,
     beside: str | Path | None = None,
     layer: str = "layer3",
@@ -156,43 +142,50 @@ def predict(
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
         mask: label map or folder of per-structure files.
-        weights: checkpoint with its sidecar.
+        weights: checkpoint with its sidecar; of several the score is the mean probability. One
+            with an ``outliers.json`` beside it says whether the case is unlike its training's.
         out: folder for ``prediction.json`` and ``run.json``; with ``explain`` also
             ``gradcam.nii.gz``, ``gradcam.png`` and the attention maps likewise.
         case: the caller's name for the case.
         series_uid: which series, where there are several.
         scheme: label scheme of the mask, where it is not to be found out.
-        explain: write heat maps.
+        clinical: table of one row, for weights or a calibration that take clinical variables.
+        calibration: ``calibration.json`` that turns the score into an absolute five-year risk;
+            with several weights also into its interval.
+        explain: write heat maps, of the first weights.
         beside: a second checkpoint, drawn beside the first in ``gradcam_beside.png``.
         layer: encoder stage for GradCAM.
 
     Raises:
         CaseRefused: with the code of the rule that the case breaks.
+        SettingError: a calibration that cannot be used.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     check_case_name(case)
+    members = [weights] if isinstance(weights, str | Path) else list(weights)
     item = {"case": case, "image": str(image), "mask": None if mask is None else str(mask)}
     item |= {"series_uid": series_uid} if series_uid else {}
     item |= {"scheme": scheme} if scheme else {}
-    names = ["common", "inference", *(["gradcam"] if explain else [])]
-    settings: Json = {"layer": layer, "show_attention": True} if explain else {}
+    item |= {"clinical": str(clinical)} if clinical else {}
     with tempfile.TemporaryDirectory(dir=out, prefix=".run_") as scratch:
-        run_bundle(
-            names,
-            "infer",
-            weights=Path(weights),
-            cases=(item,),
-            output_dir=Path(scratch),
-            **settings,
+        folders = [Path(scratch) / str(number) for number in range(len(members))]
+        predictions = []
+        for number, (member, folder) in enumerate(zip(members, folders, strict=True)):
+            predictions.append(
+                _score(item, member, folder, layer if explain and not number else "")
+            )
+        prediction = judge_distance(
+            combine(predictions), members, [folder / "features.csv" for folder in folders]
         )
-        made = Path(scratch) / case
-        prediction = read_prediction(made / "prediction.json")
-        if prediction.refusal is not None:
-            refusal = prediction.refusal
-            raise CaseRefused(refusal.code, refusal.message, refusal.remedy)
+        if calibration is not None:
+            row = None if clinical is None else read_row(clinical)
+            scores = [float(p.score) for p in predictions if p.score is not None]
+            prediction = calibrate(prediction, scores, calibration, row)
+        made = folders[0] / case
+        write_json(made / "prediction.json", prediction.to_json())
         if beside is not None:
-            _draw_beside(item, weights, beside, layer, made)
+            _draw_beside(item, members[0], beside, layer, made)
         for pattern in RESULTS:  # of an earlier case; a heat map must not outlive its score
             for file in out.glob(pattern):
                 file.unlink()
@@ -201,8 +194,11 @@ def predict(
     inputs = {
         "image": content_hash(Path(image)),
         "mask": None if mask is None else content_hash(Path(mask)),
-        "weights": read_sidecar(weights)["weights_sha256"],
+        "weights": read_sidecar(members[0])["weights_sha256"],
+        **{f"weights_{n}": sha256_of(w) for n, w in enumerate(members[1:], start=2)},
         "beside": None if beside is None else read_sidecar(beside)["weights_sha256"],
+        "clinical": None if clinical is None else content_hash(Path(clinical)),
+        "calibration": None if calibration is None else content_hash(Path(calibration)),
     }
     facts = {
         "case": case,
@@ -215,12 +211,29 @@ def predict(
     return prediction
 
 
+def _score(item: Json, weights: str | Path, folder: Path, layer: str) -> Prediction:
+    """Run the bundle's inference of one case with one network; with a layer, draw heat maps.
+
+    Raises:
+        CaseRefused: as the preprocessing did.
+    """
+    names = ["common", "inference", *(["gradcam"] if layer else [])]
+    settings: Json = {"layer": layer, "show_attention": True} if layer else {}
+    run_bundle(names, "infer", weights=Path(weights), cases=(item,), output_dir=folder, **settings)
+    prediction = read_prediction(folder / item["case"] / "prediction.json")
+    if prediction.refusal is not None:
+        refusal = prediction.refusal
+        raise CaseRefused(refusal.code, refusal.message, refusal.remedy)
+    return prediction
+
+
 def train(
     cohort: str | Path,
     *,
     out: str | Path,
     fold: int = 0,
     folds: int | None = None,
+    test_fold: int | None = None,
     overlays: Sequence[str] = (),
     epochs: int | None = None,
     seed: int | None = None,
@@ -228,12 +241,17 @@ def train(
 ) -> Json:
     """Train on one fold; a run that was stopped goes on from its newest checkpoint.
 
+    However often it was stopped, it ends with the weights of a run that never was.
+
     Args:
         cohort: table as :func:`monai_vfx.cohort.read_cohort` takes it.
-        out: folder for ``model.pt``, its sidecar, the learning curve and checkpoints.
-        fold: which fold is held out for validation, from 0.
-        folds: number of folds; the overlays' or 10 by default.
-        overlays: of :data:`OVERLAYS`, or YAML files.
+        out: folder for ``model.pt``, its sidecar, ``split.json``, the learning curve and
+            checkpoints.
+        fold: which fold is held out for validation, from 0: it chooses the epoch.
+        folds: number of folds; by default that of the table's column ``fold``, where it has one,
+            else the overlays' or 10.
+        test_fold: which fold is left out entirely, to test on; None leaves out none.
+        overlays: names in :mod:`monai_vfx.bundle_parts.overlays`, or YAML files, in order.
         epochs: number of epochs; the overlays' or 50 by default.
         seed: of folds, weights and draws; 0 by default.
         pretrained: first weights of the encoder: ``imagenet``, a local file, or None for random
@@ -247,14 +265,17 @@ def train(
         SettingError: a fold, overlay or setting that cannot be used.
     """
     out = Path(out)
-    names = ["common", "train", *_check_overlays(overlays)]
-    chosen: Json = {"fold": fold, "folds": folds, "max_epochs": epochs, "seed": seed}
+    names, settings = training_configs(overlays)
+    chosen: Json = {"fold": fold, "folds": folds or default_folds(overlays, cohort)}
+    chosen |= {"test_fold": test_fold, "max_epochs": epochs, "seed": seed, **settings}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if pretrained != UNCHANGED:
         chosen["pretrained"] = _plain_or_path(pretrained)
     merged = ConfigParser.load_config_files(config_files(names)) | chosen
-    # Wrong folds are named before weights are fetched.
-    split_cohort(cohort, fold, merged["folds"], merged["seed"])
+    # Wrong folds and tables are named before weights are fetched.
+    split = (fold, merged["folds"], merged["seed"], test_fold)
+    clinical = fit_clinical(merged["clinical_model"], cohort, *split)
+    split_cohort(cohort, *split, clinical, merged["hazard_years"])
     run_bundle(names, "train", cohort=Path(cohort), output_dir=out, resume=True, **chosen)
     facts = {**chosen, "overlays": [_named(overlay) for overlay in overlays]}
     if isinstance(chosen.get("pretrained"), Path):
@@ -263,34 +284,6 @@ def train(
     write_json(out / "run.json", run_record("train", facts, inputs))
     best = read_sidecar(out / "model.pt")["validation"]
     return {"weights": str(out / "model.pt"), "epoch": best["epoch"], "val_auroc": best["auroc"]}
-
-
-def default_folds(overlays: Sequence[str]) -> int:
-    """Return the number of folds that the configs name."""
-    names = ["common", "train", *_check_overlays(overlays)]
-    return int(ConfigParser.load_config_files(config_files(names))["folds"])
-
-
-def _check_overlays(overlays: Sequence[str]) -> Sequence[str]:
-    """Refuse what is no overlay of training in one process.
-
-    Raises:
-        SettingError: with what to do.
-    """
-    for name in overlays:
-        if name == "multi_gpu":
-            raise SettingError(
-                "overlay 'multi_gpu' needs a process a GPU: torchrun --nproc_per_node=N -m "
-                "monai.bundle run training …, see the bundle's README"
-            )
-        if name not in OVERLAYS and not Path(name).is_file():
-            raise SettingError(f"overlay {name!r} is neither a file nor one of {OVERLAYS}")
-        if name not in OVERLAYS:
-            try:
-                check_overlay(name)
-            except (YAMLError, UnicodeDecodeError) as error:
-                raise SettingError(f"overlay {name!r} is not YAML") from error
-    return overlays
 
 
 def _plain_or_path(text: str | None) -> str | Path | None:
@@ -308,18 +301,44 @@ def _named(file: str | Path) -> str:
     return f"{path.name} sha256:{content_hash(path)}" if path.is_file() else str(file)
 
 
-def evaluate(cohort: str | Path, *, weights: str | Path, out: str | Path, workers: int = 0) -> Json:
-    """Score a labelled cohort through the bundle: ``predictions.csv`` and ``metrics.json``.
+def evaluate(
+    cohort: str | Path,
+    *,
+    weights: str | Path,
+    out: str | Path,
+    fold: int | None = None,
+    folds: int | None = None,
+    seed: int | None = None,
+    workers: int = 0,
+) -> Json:
+    """Score a labelled cohort through the bundle.
 
     Args:
         cohort: table as :func:`monai_vfx.cohort.read_cohort` takes it.
         weights: checkpoint with its sidecar.
-        out: folder for the results.
+        out: folder for ``predictions.csv`` (case, label, score, with a hazard head
+            ``risk_year_1`` …), ``features.csv`` (what the network's head sees), ``metrics.json``
+            and ``refused.jsonl``.
+        fold: score the patients of this fold only, such as the training's ``test_fold``.
+        folds: number of folds; by default that of the weights' training.
+        seed: of the split; by default that of the weights' training.
         workers: processes that prepare images; 0 prepares them in this one.
 
     Returns:
         The metrics: AUROC with its DeLong interval, n and events.
+
+    Raises:
+        CaseRefused: ``cohort_invalid``, or the weights cannot be used.
+        SettingError: the weights were trained on this fold of this very table.
     """
+    sidecar = read_sidecar(weights)
+    chosen: Json = {}
+    if fold is not None:
+        training = sidecar["training"]
+        defaults = {"folds": folds or training.get("folds"), "seed": seed}
+        defaults["seed"] = training.get("seed") if seed is None else seed
+        chosen = {"fold": fold, **{n: v for n, v in defaults.items() if v is not None}}
+        _check_unseen(fold, sidecar, cohort)
     run_bundle(
         ["common", "inference", "evaluate"],
         "infer",
@@ -327,46 +346,52 @@ def evaluate(cohort: str | Path, *, weights: str | Path, out: str | Path, worker
         weights=Path(weights),
         output_dir=Path(out),
         workers=workers,
+        **chosen,
     )
-    inputs = {
-        "cohort": content_hash(Path(cohort)),
-        "weights": read_sidecar(weights)["weights_sha256"],
-    }
-    write_json(Path(out) / "run.json", run_record("evaluate", {}, inputs))
+    inputs = {"cohort": content_hash(Path(cohort)), "weights": sidecar["weights_sha256"]}
+    write_json(Path(out) / "run.json", run_record("evaluate", chosen, inputs))
     metrics: Json = json.loads((Path(out) / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
 
+def _check_unseen(fold: int, sidecar: Json, cohort: str | Path) -> None:
+    """Refuse to score a fold that the weights were trained on as if it had been held out."""
+    training = sidecar["training"]
+    held_out = [training[n] for n in ("fold", "test_fold") if training.get(n) is not None]
+    same_table = sidecar["trained_on"]["cohort_sha256"] == sha256_of(cohort)
+    if same_table and fold not in held_out:
+        raise SettingError(
+            f"fold ({fold}) is one that these weights were trained on; held out were {held_out}"
+        )
+
+
 def read_prediction(path: str | Path) -> Prediction:
     """Read a ``prediction.json``."""
-    document = json.loads(Path(path).read_text(encoding="utf-8"))
-    model, refusal, interval = (document[n] for n in ("model", "refusal", "risk_5y_interval"))
-    slices = tuple(
-        SliceRecord(**{**record, "centre_mm": tuple(record["centre_mm"])})
-        for record in document["slices"]
-    )
-    return Prediction(
-        **{
-            **document,
-            "model": None if model is None else ModelFacts(**model),
-            "levels": tuple(document["levels"]),
-            "spacing_mm": document["spacing_mm"] and tuple(document["spacing_mm"]),
-            "risk_5y_interval": interval and tuple(interval),
-            "slices": slices,
-            "warnings": tuple(CaseWarning(**warning) for warning in document["warnings"]),
-            "refusal": None if refusal is None else Refusal(**refusal),
-        }
-    )
+    return Prediction.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def picture(
     item: Json, weights: str | Path, layer: str = "layer3"
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the network's input (H, W, slices) in [-1, 1] and its heat in [0, 1] for drawing."""
+    """Return the network's input (H, W, slices) in [-1, 1] and its heat in [0, 1] for drawing.
+
+    Args:
+        item: ``image`` and ``mask``; for weights that take clinical variables also ``clinical``,
+            the path of a one-row table.
+        weights: checkpoint with its sidecar.
+        layer: encoder stage for GradCAM.
+    """
     model = TrainedModel(weights)
     with _quiet():
         image = model.preprocessing(item)["image"].as_tensor()
-    heat = gradcam(model.network_def, image[None], layer)
+    clinical = None
+    statistics = Standardiser.from_settings(model.clinical)
+    if statistics is not None:
+        if item.get("clinical") is None:
+            raise CaseRefused("clinical_invalid", f"needed: {', '.join(statistics.names)}")
+        scaled, _ = statistics(row_values(item["clinical"], statistics.names))
+        clinical = torch.from_numpy(scaled)[None]
+    heat = gradcam(model.network_def, image[None], layer, clinical=clinical)
     return image[0].numpy(), heat[0].numpy()
 
 

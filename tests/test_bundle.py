@@ -34,6 +34,7 @@ from torchvision import models
 from monai_vfx import data_schemas
 from monai_vfx.bundle_parts import prediction, split_cohort
 from monai_vfx.errors import SettingError, find_cause
+from monai_vfx.explanation import to_ct_grid
 from monai_vfx.report.montage import montage
 from monai_vfx.results import write_json
 from monai_vfx.schemas import schema, violations
@@ -168,7 +169,9 @@ def test_every_config_keeps_the_one_order(path: Path) -> None:
     assert known == sorted(known)
 
 
-@pytest.mark.parametrize("overlay", ["bone_only", "cpu_small"])
+@pytest.mark.parametrize(
+    "overlay", ["bone_only", "cpu_small", "clinical", "hazard", "three_windows"]
+)
 def test_overlays_change_settings_that_exist(overlay: str) -> None:
     parser = ConfigParser()
     parser.read_config(files("common", "train"))
@@ -192,6 +195,35 @@ def test_bone_only_masks_and_centres() -> None:
     parser.read_config(files("common"))
     crop = parser.get_parsed_content("deterministic_transforms")[-2].cropper
     assert (crop.size, crop.posterior_mm, crop.masked) == ((96, 144), 24.0, False)
+
+
+def test_three_windows_are_three_channels_of_one_crop(tmp_path: Path) -> None:
+    phantom = make_phantom(*grid((2.5, 2.5, 5.0), (190.0, 170.0, 236.0)))
+    image, mask = phantom.save(tmp_path)
+    chains = {}
+    for name in ("common", "three_windows"):
+        parser = ConfigParser()
+        parser.read_config(files("common", name))
+        chains[name] = parser.get_parsed_content("preprocessing")
+    case = {"image": str(image), "mask": str(mask)}
+    one, three = (chains[name](case) for name in ("common", "three_windows"))
+    assert set(three) == set(one) == {"image"}
+    assert three["image"].shape == (3, 96, 144, 14)
+    torch.testing.assert_close(three["image"][:1].as_tensor(), one["image"].as_tensor())
+    hu = (three["image"][0].as_tensor() + 1) / 2 * 1200 - 200  # of the first window, where inside
+    for channel, (low, high) in ((1, (-160, 240)), (2, (-1000, 2000))):
+        values = three["image"][channel].as_tensor()
+        seen = (hu > max(low, -200) + 1) & (hu < min(high, 1000) - 1)
+        assert seen.any()
+        expected = 2 * (hu - low) / (high - low) - 1
+        torch.testing.assert_close(values[seen], expected[seen], atol=1e-4, rtol=0)
+    heat = torch.rand(1, 96, 144, 14)
+    found = [
+        to_ct_grid(heat, x["image"], chains[n]) for n, x in zip(chains, (one, three), strict=True)
+    ]
+    np.testing.assert_array_equal(*found)
+    parser.update({"backbone": "resnet18"})
+    assert parser.get_parsed_content("network_def").in_channels == 3
 
 
 @pytest.mark.parametrize("names", [("common",), ("common", "train"), ("common", "inference")])
@@ -256,7 +288,7 @@ def test_training_leaves_weights_sidecar_curve_and_refusals(trained: Trained) ->
     names = {path.name for path in trained.out.iterdir()}
     assert {
         *("model.pt", "model.json", "last_checkpoint_epoch=1.pt", "metrics_history.csv"),
-        *("tensorboard", "refused.jsonl", "settings.json"),
+        *("tensorboard", "refused.jsonl", "settings.json", "split.json"),
     } == names
     (row,) = history(trained.out)
     assert row["epoch"] == "1"
@@ -377,7 +409,8 @@ def test_the_list_of_refused_cases_is_written_anew(trained: Trained, tmp_path: P
     rows = trained.cohort.read_text().splitlines()
     rows += [rows[-1].replace("p8,", f"q{number},") for number in range(3)]
     table.write_text("\n".join(rows) + "\n")
-    halves = split_cohort(table, fold=0, folds=2, seed=0).values()
+    split = split_cohort(table, fold=0, folds=2, seed=0)
+    halves = (split["train"], split["validate"])
     unusable = [{str(i["case"]) for i in half} & {"p8", "q0", "q1", "q2"} for half in halves]
     assert all(unusable)
     (tmp_path / "refused.jsonl").write_text('{"case": "long ago"}\n')

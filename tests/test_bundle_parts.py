@@ -164,6 +164,7 @@ def test_scores_are_probabilities_of_class_one() -> None:
         ("network_def::num_classes: 3", "network_def"),
         ("+train: {preprocessing: {_target_: Compose}}", "train::preprocessing"),
         ("model_settings: {}", "model_settings"),
+        ("clinical: {names: [age]}", "clinical"),
     ],
 )
 def test_an_overlay_must_leave_network_and_chain_alone(
@@ -188,7 +189,9 @@ def test_an_overlay_may_change_settings_and_training(tmp_path: Path, text: str) 
     check_overlay(tmp_path / "mine.yaml")
 
 
-@pytest.mark.parametrize("name", ["bone_only", "cpu_small", "multi_gpu"])
+@pytest.mark.parametrize(
+    "name", ["bone_only", "cpu_small", "clinical", "hazard", "three_windows", "multi_gpu"]
+)
 def test_the_bundle_s_own_overlays_pass(name: str) -> None:
     check_overlay(bundle_root() / "configs" / f"{name}.yaml")
 

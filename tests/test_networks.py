@@ -195,14 +195,14 @@ def test_clinical_variables_reach_the_logits_only_through_the_last_layer() -> No
         network(x)
 
 
-def test_hazard_head_stands_beside_the_binary_head() -> None:
-    network, x = small(hazard_years=5), images()
+def test_hazard_logits_follow_those_of_the_classes() -> None:
+    torch.manual_seed(0)
+    network, x = small(hazard_years=5).eval(), images()
     with torch.no_grad():
-        logits, hazard = network.forward_hazard(x)
-        torch.testing.assert_close(logits, network(x))
-    assert hazard.shape == (2, 5)
-    with pytest.raises(ValueError, match="hazard_years is 0"):
-        small().forward_hazard(x)
+        both, state = network(x), network.decode(network.encode(x)[0])
+        assert both.shape == (2, 2 + 5)
+        torch.testing.assert_close(both[:, :2], network.head(state))
+        torch.testing.assert_close(both[:, 2:], network.hazard(state))
 
 
 def test_gradient_reaches_every_influential_parameter() -> None:

@@ -263,6 +263,18 @@ def test_hospital_is_complete_and_the_same_whatever_the_workers(tmp_path):
     assert json.loads((tmp_path / "one" / "hospital.json").read_text())["simulated"] is True
 
 
+def test_a_second_ct_of_a_registry_shows_the_same_patient(tmp_path):
+    table = simulate_hospital(
+        tmp_path, 34, hospital="registry", file_format="nifti", field_of_view="quick", workers=1
+    )
+    frame = pd.read_csv(table)
+    assert frame["patient"].tolist()[-1] == frame["patient"][0] == "R00001"
+    first, second = (np.asarray(nib.load(tmp_path / frame["mask"][n]).dataobj) for n in (0, 33))
+    # A year's ageing moves a few edges; another patient has another grid or spine.
+    assert first.shape == second.shape
+    assert ((first > 0) & (second > 0)).sum() > 0.97 * (first > 0).sum()
+
+
 def test_dicom_and_nifti_hold_the_same_image(tmp_path):
     settings = {"patients": 2, "seed": 4, "field_of_view": "quick", "workers": 1}
     nifti = simulate_hospital(tmp_path / "n", file_format="nifti", **settings)

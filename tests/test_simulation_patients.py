@@ -13,6 +13,7 @@ from monai_vfx.simulation.patients import (
     TRUTH_COLUMNS,
     attainable_auroc,
     draw_patients,
+    draw_population,
 )
 
 
@@ -87,7 +88,9 @@ def test_values_keep_their_ranges(development):
     assert set(development["sex"]) == {"F", "M"}
     cases = development[development["fracture"] == 1]
     assert cases["follow_up_years"].between(1, 5).all()
-    assert development.drop(cases.index)["follow_up_years"].between(5, 9).all()
+    others = development.drop(cases.index)
+    assert others["follow_up_years"].between(1, 9).all()
+    assert (others["follow_up_years"] >= 5).mean() > 0.8
 
 
 @pytest.mark.parametrize(("signal", "image"), [("paper", 0.75), ("strong", 0.90)])
@@ -128,3 +131,74 @@ def test_table_and_truth_share_no_column_and_draws_repeat():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         draw_patients(*arguments)
+
+
+# ---------------------------------------------------------------- what records add
+
+
+def test_some_are_censored_or_die_early_but_never_a_case(external):
+    early = external[external["follow_up_years"] < 5]
+    others = early[early["fracture"] == 0]
+    assert 0.06 < (others["death"] == 0).sum() / (external["fracture"] == 0).sum() < 0.10
+    assert 0.01 < external["death"].mean() < 0.06
+    assert (external.loc[external["death"] == 1, "follow_up_years"] < 5).all()
+    assert external.loc[external["fracture"] == 1, "death"].sum() == 0
+
+
+def test_frax_stand_in_is_in_percent_and_ranks_somewhat(external):
+    for column in ("frax_major", "frax_hip"):
+        assert external[column].between(0, 100).all()
+        groups = external.groupby("fracture")[column].mean()
+        assert groups[1] > groups[0] * 1.1
+    assert (external["frax_hip"] <= external["frax_major"]).all()
+
+
+def test_selected_hospitals_hold_eligible_patients_only(development, external):
+    for frame, first, last in (
+        (development, "2010-01-01", "2019-12-31"),
+        (external, "2012-01-01", "2013-12-31"),
+    ):
+        assert frame["scan_date"].between(first, last).all()
+        assert frame["patient"].tolist() == frame["case"].tolist()
+        assert frame[["baseline_fracture", "spinal_surgery", "traumatic_fracture"]].sum().sum() == 0
+        assert frame["image_adequate"].all()
+
+
+def test_registry_breaks_rules_whatever_the_outcome_and_some_come_twice():
+    registry = draw_population(20000, 3, "registry")
+    kept = (
+        registry["age"].between(50, 80)
+        & (registry["follow_up_years"] >= 1)
+        & (registry[["baseline_fracture", "spinal_surgery"]].sum(axis=1) == 0)
+        & (registry["image_adequate"] == 1)
+    )
+    assert 0.10 < 1 - kept.mean() < 0.16
+    assert registry["fracture"].mean() == pytest.approx(0.25, abs=0.01)
+    eligible = registry[kept]
+    assert eligible["fracture"].mean() == pytest.approx(eligible["five_year_risk"].mean(), abs=0.01)
+    twice = registry[registry.duplicated("patient")]
+    assert len(twice) == 600
+    first = registry.set_index("case").loc[twice["patient"]]
+    assert (twice["scan_date"].to_numpy() > first["scan_date"].to_numpy()).all()
+    assert (twice["follow_up_years"].to_numpy() < first["follow_up_years"].to_numpy()).all()
+    assert (twice["bone_z"].to_numpy() == first["bone_z"].to_numpy()).all()
+    assert ((registry["traumatic_fracture"] == 1) & (registry["fracture"] == 1)).sum() == 0
+
+
+def test_population_is_the_unsampled_hospital(external):
+    pd.testing.assert_frame_equal(draw_population(4000, 0, "external"), external)
+    whole = draw_population(20000, 0, "development")
+    assert whole["fracture"].mean() == pytest.approx(0.0374, abs=0.005)
+    assert whole["five_year_risk"].mean() == pytest.approx(0.0374, abs=1e-4)
+
+
+def test_first_patient_of_a_seed_is_kept_for_ever():
+    # Images of existing hospitals hang on these values: they were there before the records.
+    person = draw_patients(6, seed=1)[0]
+    assert (person.age, person.sex, person.bmi, person.bone_z, person.lean_hu) == (
+        76.0,
+        "F",
+        19.3,
+        -0.9037,
+        54.9863,
+    )

@@ -137,7 +137,10 @@ def test_a_sidecar_sets_settings_only(weights: Path, name: str) -> None:
 def test_settings_of_the_sidecar_are_those_of_the_bundle() -> None:
     common = yaml.safe_load((bundle_root() / "configs" / "common.yaml").read_text())
     rules = schema("model_settings")
-    assert set(rules["properties"]) == set(rules["required"]) == set(common["model_settings"])
+    assert set(rules["properties"]) == set(common["model_settings"])
+    later = {"clinical_model", "clinical", "hazard_years"}  # weights of before go on to work
+    later |= {"in_channels", "window_2_hu", "window_3_hu"}
+    assert set(rules["required"]) == set(common["model_settings"]) - later
     defaults = {name: common[name] for name in common["model_settings"]}
     assert violations(defaults, "model_settings") == []
 
@@ -180,6 +183,48 @@ def test_settings_that_build_nothing_are_refused(weights: Path, name: str, value
     refusal = refused(build)
     assert refusal.code == "weights_mismatch"
     assert "\n" not in refusal.message
+
+
+STATISTICS: dict[str, Any] = {"names": ["age"], "mean": [66.0], "sd": [9.0], "missing": [0]}
+
+
+def test_clinical_statistics_come_with_the_weights(weights: Path) -> None:
+    state = AttentionCNNRNN("resnet18", rnn_hidden=8, clinical_features=1).state_dict()
+    torch.save({"network": state}, weights)
+    config = {**SETTINGS, "clinical_model": "A", "clinical": STATISTICS}
+    write_sidecar(weights, facts(config=config))
+    model = TrainedModel(weights)
+    assert model.clinical == STATISTICS
+    assert model.network_def.clinical_features == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"mean": [66.0, 1.0]}, "weights_mismatch"),
+        ({"sd": [0.0]}, "weights_mismatch"),
+        ({"names": []}, "weights_mismatch"),
+        ({"missing": [-1]}, "weights_mismatch"),
+        ({"mean": ["$1"]}, "weights_unreadable"),
+        ({"names": ["@cohort"]}, "weights_unreadable"),
+        ({"_target_": ["os.getcwd"]}, "weights_unreadable"),
+        ({"mean": 66.0}, "weights_unreadable"),
+    ],
+)
+def test_clinical_statistics_that_are_none_are_refused(
+    weights: Path, change: dict[str, Any], code: str
+) -> None:
+    config = {**SETTINGS, "clinical": {**STATISTICS, **change}}
+    document = facts(config=config, weights_sha256=sha256_of(weights))
+    sidecar_path(weights).write_text(json.dumps(document))
+    assert refused(TrainedModel, weights).code == code
+
+
+@pytest.mark.parametrize("name", ["window_hu", "window_2_hu", "window_3_hu"])
+def test_a_window_must_rise(weights: Path, name: str) -> None:
+    write_sidecar(weights, facts(config={**SETTINGS, name: [100.0, 100.0]}))
+    refusal = refused(TrainedModel, weights)
+    assert f"{name}: must rise" in refusal.message
 
 
 def test_a_chain_that_cannot_be_built_is_refused(weights: Path, tmp_path: Path) -> None:

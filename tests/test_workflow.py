@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,191 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from monai_vfx.calibration.outliers import OutlierDetector
+from monai_vfx.calibration.risk import Calibration
+from monai_vfx.calibration.terms import Term
 from monai_vfx.cli import main
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.preflight import load_case
+from monai_vfx.results import write_json
 from monai_vfx.schemas import violations
 from monai_vfx.volumes import world_positions
-from monai_vfx.weights import write_sidecar
+from monai_vfx.weights import sha256_of, write_sidecar
 from monai_vfx.workflow import config_files, predict, preprocessing, read_prediction, train
 from phantoms import SIDECAR, Phantom
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untrained(folder: Path, seed: int) -> Path:
     """An untrained network: these tests are about the way of a case, not about scores."""
     from monai_vfx.networks import AttentionCNNRNN
 
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = AttentionCNNRNN(backbone="resnet18", rnn_hidden=16)
-    torch.save({"network": network.state_dict()}, path)
-    write_sidecar(path, SIDECAR)
-    return path
+    torch.save({"network": network.state_dict()}, folder / "model.pt")
+    write_sidecar(folder / "model.pt", SIDECAR)
+    return folder / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained(tmp_path_factory.mktemp("weights"), seed=0)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A case, three networks, and the score of each."""
+
+    image: Path
+    mask: Path
+    weights: list[Path]
+    scores: list[float]
+
+    def predict(self, out: Path, **settings: Any) -> dict[str, Any]:
+        document = predict(
+            self.image, self.mask, **{"weights": self.weights, "out": out, **settings}
+        ).to_json()
+        assert document == json.loads((out / "prediction.json").read_text())
+        return document
+
+
+@pytest.fixture(scope="module")
+def ensemble(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    image, mask = phantom.save(tmp_path_factory.mktemp("case"))
+    members = [untrained(tmp_path_factory.mktemp("member"), seed=seed) for seed in (1, 2, 3)]
+    out = tmp_path_factory.mktemp("out")
+    scores = [predict(image, mask, weights=member, out=out).score for member in members]
+    assert len(set(scores)) == 3
+    return Ensemble(image, mask, members, [float(score) for score in scores if score])
+
+
+def calibration_file(folder: Path, *terms: Term, **facts: Any) -> Path:
+    """The study's offset for random controls, and 0.1 for each unit of a term."""
+    width = 2 + len(terms)
+    calibration = Calibration(
+        kind="matched_controls" if terms else "random_controls",
+        terms=terms,
+        coefficients=(-3.25, 1.0, *(0.1 for _ in terms)),
+        covariance=tuple(tuple(0.01 * (i == j) for i in range(width)) for j in range(width)),
+        n=1216,
+        events=608,
+        population_n=16279,
+        population_events=608,
+    )
+    write_json(folder / "calibration.json", calibration.to_json() | facts)
+    return folder / "calibration.json"
+
+
+def odds(p: float) -> float:
+    return p / (1 - p)
+
+
+def test_an_ensemble_scores_with_its_mean(ensemble: Ensemble, tmp_path: Path) -> None:
+    document = ensemble.predict(tmp_path)
+    assert document["score"] == pytest.approx(np.mean(ensemble.scores), abs=1e-9)
+    assert document["model"]["members"] == [sha256_of(member) for member in ensemble.weights]
+    assert document["risk_5y"] is document["calibration"] is None
+    codes = [warning["code"] for warning in document["warnings"]]
+    assert len(codes) == len(set(codes))
+    inputs = json.loads((tmp_path / "run.json").read_text())["inputs_sha256"]
+    assert inputs["weights_3"] == sha256_of(ensemble.weights[2])
+    assert {path.name for path in tmp_path.iterdir()} == {"prediction.json", "run.json"}
+    single = ensemble.predict(tmp_path, weights=ensemble.weights[1])
+    assert single["score"] == pytest.approx(ensemble.scores[1], abs=1e-9)
+    assert single["model"]["members"] == []
+
+
+def test_a_calibration_gives_a_risk_and_an_ensemble_its_interval(
+    ensemble: Ensemble, tmp_path: Path
+) -> None:
+    path = calibration_file(tmp_path)
+    document = ensemble.predict(tmp_path / "out", calibration=path)
+    risk, (low, high) = document["risk_5y"], document["risk_5y_interval"]
+    assert odds(risk) == pytest.approx(odds(np.mean(ensemble.scores)) * np.exp(-3.25), rel=1e-9)
+    assert low < risk < high
+    assert document["calibration"] == {
+        "method": "random_controls",
+        "prevalence": pytest.approx(0.03735, abs=1e-5),
+        "source": f"calibration.json sha256:{sha256_of(path)}",
+    }
+    single = ensemble.predict(tmp_path / "out", weights=ensemble.weights[0], calibration=path)
+    assert odds(single["risk_5y"]) == pytest.approx(odds(ensemble.scores[0]) * np.exp(-3.25))
+    assert single["risk_5y_interval"] is None
+
+
+def test_a_calibration_s_variables_come_from_the_row(ensemble: Ensemble, tmp_path: Path) -> None:
+    path = calibration_file(tmp_path, Term("age", centre=65.0, scale=1.0))
+    (tmp_path / "row.csv").write_text("age,sex\n72,F\n")
+    settings = {"calibration": path, "weights": ensemble.weights[0]}
+    document = ensemble.predict(tmp_path / "out", clinical=tmp_path / "row.csv", **settings)
+    expected = odds(ensemble.scores[0]) * np.exp(-3.25 + 0.1 * 7)
+    assert odds(document["risk_5y"]) == pytest.approx(expected)
+    with pytest.raises(CaseRefused, match="the calibration takes age") as refused:
+        ensemble.predict(tmp_path / "out", **settings)
+    assert refused.value.code == "clinical_invalid"
+    (tmp_path / "row.csv").write_text("age,sex\n,F\n")
+    unknown = ensemble.predict(tmp_path / "out", clinical=tmp_path / "row.csv", **settings)
+    assert unknown["risk_5y"] is unknown["calibration"] is None
+    messages = {warning["code"]: warning["message"] for warning in unknown["warnings"]}
+    assert messages["clinical_missing"] == "no absolute risk without age"
+
+
+def test_a_calibration_that_is_none_is_wrong_use(ensemble: Ensemble, tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text("{}")
+    with pytest.raises(SettingError, match="calibration breaks its schema"):
+        ensemble.predict(tmp_path / "out", calibration=tmp_path / "calibration.json")
+    assert not (tmp_path / "out" / "prediction.json").exists()
+
+
+@pytest.mark.parametrize(("far", "flagged"), [(0, False), (1, False), (2, True), (3, True)])
+def test_most_members_must_find_a_case_strange(
+    ensemble: Ensemble, tmp_path: Path, far: int, flagged: bool
+) -> None:
+    """Detectors lie beside the weights; ``far`` of three were fitted far from the case."""
+    rng = np.random.default_rng(0)
+    copies = []
+    for number, member in enumerate(ensemble.weights):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in ("model.pt", "model.json"):
+            (folder / name).symlink_to(member.with_name(name))
+        # A GRU's states lie in (-1, 1): 0 ± 1 holds all of them, 9 ± 1 none.
+        detector = OutlierDetector.fit(rng.normal(9.0 * (number < far), 1.0, size=(200, 16)))
+        write_json(folder / "outliers.json", detector.to_json())
+        copies.append(folder / "model.pt")
+    document = ensemble.predict(tmp_path / "out", weights=copies)
+    codes = [warning["code"] for warning in document["warnings"]]
+    assert ("out_of_distribution" in codes) is flagged
+    assert document["score"] == pytest.approx(np.mean(ensemble.scores), abs=1e-9)
+
+
+def test_a_detector_of_other_features_is_wrong_use(ensemble: Ensemble, tmp_path: Path) -> None:
+    for name in ("model.pt", "model.json"):
+        (tmp_path / name).symlink_to(ensemble.weights[0].with_name(name))
+    detector = OutlierDetector.fit(np.random.default_rng(0).normal(size=(40, 5)))
+    write_json(tmp_path / "outliers.json", detector.to_json())
+    with pytest.raises(SettingError, match=r"outliers\.json beside model\.pt: .* 5 are needed"):
+        ensemble.predict(tmp_path / "out", weights=tmp_path / "model.pt")
+
+
+def test_the_command_takes_an_ensemble_a_row_and_a_calibration(
+    ensemble: Ensemble, tmp_path: Path
+) -> None:
+    path = calibration_file(tmp_path, Term("age", centre=65.0), simulated=True)
+    (tmp_path / "row.csv").write_text("age\n72\n")
+    arguments = ["predict", str(ensemble.image), "--mask", str(ensemble.mask)]
+    for member in ensemble.weights[:2]:
+        arguments += ["--weights", str(member)]
+    arguments += ["--clinical", str(tmp_path / "row.csv"), "--calibration", str(path)]
+    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert document["score"] == pytest.approx(np.mean(ensemble.scores[:2]), abs=1e-9)
+    assert document["risk_5y_interval"][0] < document["risk_5y"]
+    (tmp_path / "row.csv").write_text("sex\nF\n")
+    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "refused")])
+    assert result.exit_code == 3
+    refused = json.loads((tmp_path / "refused" / "prediction.json").read_text())
+    assert refused["refusal"]["code"] == "clinical_invalid"
 
 
 def test_a_case_leaves_its_files_in_the_folder(

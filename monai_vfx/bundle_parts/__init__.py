@@ -4,6 +4,7 @@ Everything here is a part that a config puts together; nothing here knows a whol
 that is refused never stops the others.
 """
 
+from monai_vfx.bundle_parts.covariates import Standardiser
 from monai_vfx.bundle_parts.data import (
     CaseDataset,
     CohortCache,
@@ -11,10 +12,13 @@ from monai_vfx.bundle_parts.data import (
     cohort_cases,
     collate_cases,
     evaluate_accepted,
+    fit_clinical,
     fracture_score,
+    prepare_batch,
     score_and_label,
     split_cohort,
 )
+from monai_vfx.bundle_parts.hazards import JointLoss
 from monai_vfx.bundle_parts.overlays import check_overlay
 from monai_vfx.bundle_parts.prediction import (
     EvaluationWriter,
@@ -23,6 +27,7 @@ from monai_vfx.bundle_parts.prediction import (
     prediction_of,
 )
 from monai_vfx.bundle_parts.training import (
+    EpochSeeds,
     HistoryWriter,
     SidecarWriter,
     TrainingCheckpoints,
@@ -35,11 +40,14 @@ from monai_vfx.weights import TrainedModel, bundle_root
 __all__ = [
     "CaseDataset",
     "CohortCache",
+    "EpochSeeds",
     "EvaluationWriter",
     "HeatMapWriter",
     "HistoryWriter",
+    "JointLoss",
     "PredictionWriter",
     "SidecarWriter",
+    "Standardiser",
     "TrainedModel",
     "TrainingCheckpoints",
     "bundle_root",
@@ -49,9 +57,11 @@ __all__ = [
     "cohort_cases",
     "collate_cases",
     "evaluate_accepted",
+    "fit_clinical",
     "fracture_score",
     "newest_checkpoint",
     "prediction_of",
+    "prepare_batch",
     "score_and_label",
     "split_cohort",
     "start_from",

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator, Workflow
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from monai_vfx.anatomy import LEVEL_NAMES
 from monai_vfx.bundle_parts.data import append_refusals, fracture_score
+from monai_vfx.bundle_parts.hazards import CLASSES, yearly_risk
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.evaluation import auroc
 from monai_vfx.explanation import (
@@ -60,6 +63,11 @@ def prediction_of(item: Mapping[Hashable, Any], score: float, sidecar: Json) -> 
     if different < len(slices):
         warnings.append(
             CaseWarning("slices_repeated", f"{different} slices fill {len(slices)} places")
+        )
+    if item.get("clinical_missing"):
+        names = ", ".join(item["clinical_missing"])
+        warnings.append(
+            CaseWarning("clinical_missing", f"set to the mean of the training patients: {names}")
         )
     if sidecar["simulated"]:
         warnings.append(
@@ -104,8 +112,64 @@ class ResultWriter(ABC):
         """Take over the results of one step."""
 
 
+class FeatureTable:
+    """Collect the vector that the network's head takes, case by case (``features.csv``).
+
+    It is read in the pass that gives the scores, by a hook on ``network.head``.
+
+    Args:
+        path: CSV to write when the run ends: case, f0, f1, …, float32 in the shortest text that
+            reads back as the same number. An earlier one goes when the run starts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen = torch.empty(0, 0)
+        self._rows: dict[str, list[str]] = {}
+        self._hook: RemovableHandle | None = None
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator, before anything that runs the network once more."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def __call__(self, engine: SupervisedEvaluator) -> None:
+        """Keep the vectors of one step."""
+        accepted = engine.state.batch["accepted"]
+        vectors = self._seen.float().cpu().numpy() if accepted else ()
+        for item, vector in zip(accepted, vectors, strict=True):
+            self._rows[str(item["case"])] = [str(value) for value in vector]
+
+    def _start(self, engine: SupervisedEvaluator) -> None:
+        self._rows = {}
+        self.path.unlink(missing_ok=True)
+        head = cast(nn.Module, engine.network.head)
+        self._hook = head.register_forward_pre_hook(self._note)
+
+    def _note(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._seen = inputs[0].detach()
+
+    def _write(self, engine: Workflow) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        width = max((len(vector) for vector in self._rows.values()), default=0)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(("case", *(f"f{n}" for n in range(width))))
+            table.writerows([case, *vector] for case, vector in self._rows.items())
+
+
 class PredictionWriter(ResultWriter):
-    """Write ``<output_dir>/<case>/prediction.json`` for every case, refused ones too."""
+    """Write ``<output_dir>/<case>/prediction.json`` for every case, refused ones too.
+
+    And ``<output_dir>/features.csv``, see :class:`FeatureTable`.
+    """
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator."""
+        FeatureTable(self.output_dir / "features.csv").attach(engine)
+        super().attach(engine)
 
     def __call__(self, engine: SupervisedEvaluator) -> None:
         """Write the results of one step."""
@@ -147,14 +211,21 @@ class HeatMapWriter(ResultWriter):
 
     def __call__(self, engine: SupervisedEvaluator) -> None:
         """Explain the accepted cases of one step."""
+        inputs = {
+            name: engine.state.batch[name].to(engine.state.device)
+            for name in ("image", "clinical")
+            if name in engine.state.batch
+        }
         for number, (item, score) in enumerate(_scored(engine)):
-            image = engine.state.batch["image"][number : number + 1].to(engine.state.device)
+            own = {name: batch[number : number + 1] for name, batch in inputs.items()}
             prediction = prediction_of(item, score, self.sidecar)
-            for name, heat in self._heats(engine.network, image).items():
+            for name, heat in self._heats(engine.network, **own).items():
                 self._write(name, heat.cpu(), item, asdict(prediction))
 
-    def _heats(self, network: nn.Module, image: Tensor) -> dict[str, Tensor]:
-        heats = {"gradcam": gradcam(network, image, self.layer)}
+    def _heats(
+        self, network: nn.Module, image: Tensor, clinical: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        heats = {"gradcam": gradcam(network, image, self.layer, clinical=clinical)}
         if self.attention:
             for stage, heat in attention_heat(network, image).items():
                 heats[f"attention_{stage}"] = heat
@@ -182,6 +253,11 @@ class HeatMapWriter(ResultWriter):
 class EvaluationWriter(ResultWriter):
     """Write ``predictions.csv``, ``metrics.json`` and ``refused.jsonl`` of a labelled cohort.
 
+    The predictions of weights with a hazard head hold the risk up to each year as well:
+    ``risk_year_1``, ``risk_year_2``, … The metrics count the refused cases, and as
+    ``clinical_missing`` those with a variable set to the training mean. ``features.csv`` is
+    written as well, see :class:`FeatureTable`.
+
     Those of an earlier evaluation go as soon as this one starts, so that a run that fails leaves
     no numbers of other weights behind.
     """
@@ -191,11 +267,14 @@ class EvaluationWriter(ResultWriter):
     def __init__(self, output_dir: str | Path, model: TrainedModel) -> None:
         super().__init__(output_dir, model)
         self._rows: list[tuple[str, int, float]] = []
+        self._risks: list[list[float]] = []
+        self._filled = 0
         self._refused: dict[str, CaseRefused] = {}
 
     def attach(self, engine: Workflow) -> None:
         """Register with the evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
+        FeatureTable(self.output_dir / "features.csv").attach(engine)
         super().attach(engine)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
@@ -203,19 +282,25 @@ class EvaluationWriter(ResultWriter):
         """Keep the results of one step."""
         for item, score in _scored(engine):
             self._rows.append((str(item["case"]), int(item["label"]), score))
+            self._filled += bool(item.get("clinical_missing"))
+        self._risks += yearly_risk(engine.state.output["pred"][:, CLASSES:]).tolist()
         refused = engine.state.batch["refused"]
         self._refused |= {str(item["case"]): item["refusal"] for item in refused}
 
     def _start(self, engine: Workflow) -> None:
-        self._rows, self._refused = [], {}
+        self._rows, self._risks, self._refused = [], [], {}
+        self._filled = 0
         for name in self.FILES:
             (self.output_dir / name).unlink(missing_ok=True)
 
     def _write(self, engine: Workflow) -> None:
         with (self.output_dir / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(("case", "label", "score"))
-            table.writerows((case, label, f"{score:.9f}") for case, label, score in self._rows)
+            years = len(self._risks[0]) if self._risks else 0
+            risks = (f"risk_year_{year}" for year in range(1, years + 1))
+            table.writerow(("case", "label", "score", *risks))
+            for (case, label, score), risk in zip(self._rows, self._risks, strict=True):
+                table.writerow((case, label, *(f"{value:.9f}" for value in (score, *risk))))
         append_refusals(self.output_dir / "refused.jsonl", self._refused)
         labels = np.array([label for _, label, _ in self._rows])
         result = auroc(labels, np.array([score for _, _, score in self._rows]))
@@ -223,6 +308,7 @@ class EvaluationWriter(ResultWriter):
             "n": result.n,
             "events": result.events,
             "refused": len(self._refused),
+            "clinical_missing": self._filled,
             "auroc": result.value,
             "auroc_ci": [result.ci_low, result.ci_high],
             "simulated_weights": self.sidecar["simulated"],

@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from ignite.engine import Events
-from monai.engines import Workflow
+from monai.engines import Trainer, Workflow
 from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.transforms import Compose
+from monai.utils import MAX_SEED, set_determinism
+from torch.utils.data import DistributedSampler
 
 from monai_vfx.backbones import load_backbone
 from monai_vfx.cohort import CohortItem
@@ -25,6 +29,8 @@ from monai_vfx.weights import read_sidecar, sha256_of, write_sidecar
 
 _LOG = logging.getLogger(__name__)
 CHECKPOINT = re.compile(r"last_checkpoint_epoch=(\d+)\.pt")
+KEPT = 2
+"""Checkpoints to resume from that a folder keeps."""
 
 
 def check_resumable(
@@ -91,12 +97,23 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
     A file that was cut short, as when the machine lost power while writing it, is passed over.
     """
-    whole = [
-        path
-        for path in Path(folder).glob("last_checkpoint_epoch=*.pt")
-        if CHECKPOINT.fullmatch(path.name) and zipfile.is_zipfile(path)
-    ]
-    return max(whole, key=_epoch_of, default=None)
+    newest_first = sorted(_checkpoints(folder), key=_epoch_of, reverse=True)
+    return next((path for path in newest_first if _is_whole(path)), None)
+
+
+def _checkpoints(folder: str | Path) -> list[Path]:
+    """Return all checkpoints to resume from, whole or not."""
+    found = Path(folder).glob("last_checkpoint_epoch=*.pt")
+    return [path for path in found if CHECKPOINT.fullmatch(path.name)]
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a checkpoint's archive ends as it should and its checksums hold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError):
+        return False
 
 
 def _epoch_of(checkpoint: Path) -> int:
@@ -104,10 +121,43 @@ def _epoch_of(checkpoint: Path) -> int:
     return int(CHECKPOINT.sub(r"\1", checkpoint.name))
 
 
+class EpochSeeds:
+    """Seed every random draw of an epoch by the run's seed and the epoch's number.
+
+    An epoch then draws the same whether the epochs before it ran in this process or in one that
+    was killed: order of patients, first slices, dropout. Attach it to the trainer.
+
+    Args:
+        seed: of the run.
+        transform: chain of the training images, with its random parts.
+    """
+
+    def __init__(self, seed: int, transform: Compose) -> None:
+        self.seed = seed
+        self.transform = transform
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Seed the epoch that begins; each of several processes draws its own."""
+        key = [self.seed % MAX_SEED, engine.state.epoch, engine.state.rank]
+        draws, slices = np.random.SeedSequence(key).generate_state(2).tolist()
+        # Worker processes take their seeds from torch's generator when an epoch's loader starts.
+        set_determinism(seed=draws)
+        self.transform.set_random_state(seed=slices % MAX_SEED)
+        sampler = getattr(engine.data_loader, "sampler", None)
+        if isinstance(sampler, DistributedSampler):
+            sampler.set_epoch(engine.state.epoch)
+
+
 class TrainingCheckpoints:
     """Save network, optimizer and trainer after each epoch; resume from the newest.
 
-    The newest two are kept, so that one is whole whenever the machine stops.
+    The newest two are kept, so that one is whole whenever the machine stops. What an epoch leaves
+    besides (best checkpoint, sidecar, curve) must be written before, by handlers attached earlier:
+    an epoch without its checkpoint is run again, and gives the same.
 
     Args:
         save_dir: folder of ``last_checkpoint_epoch=N.pt``.
@@ -134,7 +184,7 @@ class TrainingCheckpoints:
 
     def attach(self, engine: Workflow) -> None:
         """Register with the trainer; only the first of several processes saves."""
-        everything = {**self.save_dict, "trainer": engine}
+        everything = {**self.save_dict, "trainer": engine, "scaler": _Scaler(cast(Trainer, engine))}
         newest = newest_checkpoint(self.save_dir) if self.resume else None
         if newest is not None:
             anywhere = cast(Any, "cpu")  # torch.load takes a name too; MONAI's hint is narrower
@@ -146,8 +196,13 @@ class TrainingCheckpoints:
                 save_dict=everything,
                 file_prefix="last",
                 save_interval=1,
-                n_saved=2,
             ).attach(engine)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._tidy)
+
+    def _tidy(self, engine: Workflow) -> None:
+        """Remove all checkpoints but the newest two, those of an earlier process too."""
+        for path in sorted(_checkpoints(self.save_dir), key=_epoch_of)[:-KEPT]:
+            path.unlink()
 
     def _remember_best(self) -> None:
         """Tell the saver of the best checkpoint what the earlier run reached."""
@@ -161,8 +216,28 @@ class TrainingCheckpoints:
         self.best.load_state_dict({"_saved": [(reached, Path(self.best_path).name)]})
 
 
+class _Scaler:
+    """The state of mixed precision's loss scaling, which MONAI makes anew at each run."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def state_dict(self) -> Json:
+        """Return the state; empty without mixed precision."""
+        return {} if self.trainer.scaler is None else dict(self.trainer.scaler.state_dict())
+
+    def load_state_dict(self, state: Json) -> None:
+        """Go on with this state."""
+        if self.trainer.scaler is not None and state:
+            self.trainer.scaler.load_state_dict(state)
+
+
 class SidecarWriter:
-    """Write the sidecar whenever the best checkpoint was saved anew.
+    """Write the sidecar, and ``split.json``, whenever the best checkpoint was saved anew.
+
+    ``split.json`` holds the cases' names by part, so that anybody can check that no patient
+    trained on is tested on: ``train`` and ``validation`` as the table gives them, ``test`` of the
+    fold left out, ``refused`` those of the first two whose images were not accepted.
 
     Attach it to the validation engine, after the saver.
 
@@ -172,6 +247,7 @@ class SidecarWriter:
         config: merged settings of network and preprocessing, plain values.
         training: merged settings of the training, plain values.
         cohort: the table.
+        split: patients by part, ``train``, ``validate`` and ``test``.
         train_items: patients trained on.
         validation_items: patients validated on.
         metric: name of the validation AUROC.
@@ -184,6 +260,7 @@ class SidecarWriter:
         config: Json,
         training: Json,
         cohort: str | Path,
+        split: Mapping[str, Sequence[CohortItem]],
         train_items: Sequence[CohortItem],
         validation_items: Sequence[CohortItem],
         metric: str = "val_auroc",
@@ -191,6 +268,15 @@ class SidecarWriter:
         self.weights = Path(weights)
         self.metric = metric
         self.validation = _counts(validation_items)
+        accepted = {item["case"] for item in (*train_items, *validation_items)}
+        used = [item["case"] for part in ("train", "validate") for item in split[part]]
+        self.split: Json = {
+            **{name: training.get(name) for name in ("folds", "fold", "test_fold", "seed")},
+            "train": [item["case"] for item in split["train"]],
+            "validation": [item["case"] for item in split["validate"]],
+            "test": [item["case"] for item in split["test"]],
+            "refused": [case for case in used if case not in accepted],
+        }
         self.document: Json = {
             "bundle": bundle["name"],
             "version": bundle["version"],
@@ -211,6 +297,7 @@ class SidecarWriter:
         """Write, if the checkpoint is new."""
         if self._stamp() == self._written:
             return
+        write_json(self.weights.with_name("split.json"), self.split)
         facts = {"epoch": engine.state.epoch, "auroc": float(engine.state.metrics[self.metric])}
         write_sidecar(self.weights, {**self.document, "validation": {**facts, **self.validation}})
         self._written = self._stamp()
@@ -246,7 +333,9 @@ class HistoryWriter:
         self._loss = self._patients = 0.0
 
     def attach(self, engine: Workflow) -> None:
-        """Register with the trainer."""
+        """Register with the trainer; only the first of several processes writes."""
+        if engine.state.rank != 0:
+            return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
@@ -268,10 +357,12 @@ class HistoryWriter:
             "train_loss": f"{self._loss / self._patients:.6f}",
             "val_auroc": f"{self.validator.state.metrics[self.metric]:.6f}" if validated else "",
         }
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, self.COLUMNS)
             table.writeheader()
             table.writerows([*earlier, row])
+        partial.replace(self.path)
 
     def _earlier(self, epoch: int) -> list[dict[str, str]]:
         if not self.path.is_file():

@@ -9,6 +9,7 @@ from monai_vfx.cli.cases import check, explain, predict
 from monai_vfx.cli.clinical import clinical
 from monai_vfx.cli.cohort import cohort
 from monai_vfx.cli.evaluate import evaluate
+from monai_vfx.cli.morphometry import morphometry
 from monai_vfx.cli.simulated import demo, simulate
 from monai_vfx.cli.study import study
 from monai_vfx.cli.training import train
@@ -32,6 +33,7 @@ for command in (
     explain,
     train,
     cohort,
+    morphometry,
     clinical,
     evaluate,
     calibrate,

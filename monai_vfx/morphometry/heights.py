@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -100,8 +100,9 @@ def measure_heights(
     around = nonzero_box(labels)
     boxes: list[Region | None] = [None] * max(VERTEBRAE.values())
     if around is not None:
-        found = ndimage.find_objects(labels[around], max_label=len(boxes))
-        boxes = [box and _shifted(box, around) for box in found]
+        # None stands for a label that is absent.
+        found = cast(list[Any], ndimage.find_objects(labels[around], max_label=len(boxes)))
+        boxes = [None if box is None else _shifted(box, around) for box in found]
     centres = _centres(labels, affine, boxes)
     heights: dict[str, BodyHeights] = {}
     reasons: dict[str, str] = {}
@@ -318,4 +319,5 @@ def _three_heights(
         lines.append(np.stack([foot, foot + height * frame.up]))
     if min(heights) < HEIGHT_RANGE_MM[0] or max(heights) > HEIGHT_RANGE_MM[1]:
         return None
-    return BodyHeights(*heights, frame.centre, frame.up, np.stack(lines))
+    anterior, middle_height, posterior = heights
+    return BodyHeights(anterior, middle_height, posterior, frame.centre, frame.up, np.stack(lines))

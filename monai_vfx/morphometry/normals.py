@@ -79,11 +79,6 @@ class NormalValues:
         """Return whose values count for a patient: those of the sex if there are any."""
         return str(sex) if (sex, LEVELS[0], "wedge") in self.values else "all"
 
-    def cut(self, sex: object, level: str, ratio: str) -> float:
-        """Return the cut of a ratio; NaN with ``genant``."""
-        key = (self.group(sex), level, ratio)
-        return self.values[key].cut if key in self.values else float("nan")
-
     def to_json(self) -> Json:
         """Return the document (``data_schemas/normal_values.schema.json``)."""
         rows = [

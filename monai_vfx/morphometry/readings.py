@@ -74,8 +74,9 @@ def read_heights(path: str | Path) -> pd.DataFrame:
     faults.sort(key=lambda fault: (fault.row, place_of.get(fault.column, -1)))
     refuse_faults(faults)
     frame = pd.DataFrame(columns)[[name for name in COLUMNS if name in columns]]
-    numbers = [n for n in frame if COLUMNS[str(n)].kind in ("continuous", "binary")]
-    frame[numbers] = frame[numbers].astype(np.float64)
+    for name in columns:
+        if COLUMNS[name].kind in ("continuous", "binary"):
+            frame[name] = frame[name].astype(np.float64)
     return frame
 
 

@@ -11,10 +11,13 @@ smaller: it cannot make a fracture, but two crushed neighbours can hide each oth
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from monai_vfx.morphometry.normals import NormalValues
+from monai_vfx.morphometry.normals import CUT_SD, NormalValues
 from monai_vfx.morphometry.ratios import RATIOS, ratios_of
+
+Floats = npt.NDArray[np.float64]
 
 FRACTURED, NORMAL, NOT_ASSESSABLE = "fractured", "normal", "not_assessable"
 STATUSES = (NORMAL, FRACTURED, NOT_ASSESSABLE)
@@ -62,9 +65,8 @@ def classify(ratios: pd.DataFrame, normal: NormalValues) -> pd.DataFrame:
         mean, sd = _reference(normal, keys, name)
         frame[f"z_{name}"] = (ratio - mean) / sd
         grades[name] = [np.nan if np.isnan(r) else genant_grade(r) for r in ratio]
-        below[name] = (
-            grades[name] >= 1 if normal.source == "genant" else ratio < _cuts(normal, keys, name)
-        )
+        low = ratio < mean - CUT_SD * sd
+        below[name] = grades[name] >= 1 if normal.source == "genant" else low
         expected = np.array([name in ratios_of(level) for level in frame["level"]])
         missing[name] = np.isnan(ratio) & expected
     frame["below"], frame["missing"] = _joined(below), _joined(missing)
@@ -78,17 +80,12 @@ def classify(ratios: pd.DataFrame, normal: NormalValues) -> pd.DataFrame:
 
 def _reference(
     normal: NormalValues, keys: list[tuple[str, str]], ratio: str
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Floats, Floats]:
     """Return means and SDs for each row, NaN where there are none."""
     found = [normal.values.get((group, level, ratio)) for group, level in keys]
     mean = np.array([value.mean if value else np.nan for value in found], np.float64)
     sd = np.array([value.sd if value else np.nan for value in found], np.float64)
     return mean, sd
-
-
-def _cuts(normal: NormalValues, keys: list[tuple[str, str]], ratio: str) -> np.ndarray:
-    found = [normal.values.get((group, level, ratio)) for group, level in keys]
-    return np.array([value.cut if value else np.nan for value in found], np.float64)
 
 
 def _joined(flags: pd.DataFrame) -> list[str]:

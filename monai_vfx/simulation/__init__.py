@@ -1,15 +1,22 @@
 """CT phantoms and patients with a known truth: hospitals for demonstrations and tests.
 
-``patients`` draws the table (no image); ``spine`` and ``torso`` hold the geometry, ``tissue``,
-``organs`` and ``bones`` paint it on a ``canvas``, ``scanner`` adds blur and noise, ``phantom``
-joins them for one patient and ``hospital`` writes everything to files. Nothing here is a model of
-a real person.
+``patients`` draws the table (no image), ``records`` what a hospital notes beside it; ``spine`` and
+``torso`` hold the geometry, ``tissue``, ``organs`` and ``bones`` paint it on a ``canvas``,
+``scanner`` adds blur and noise, ``phantom`` joins them for one patient and ``hospital`` writes
+everything to files. Nothing here is a model of a real person.
 """
 
 from __future__ import annotations
 
 from monai_vfx.simulation.hospital import simulate_hospital
-from monai_vfx.simulation.patients import Patient, draw_patients
+from monai_vfx.simulation.patients import Patient, draw_patients, draw_population
 from monai_vfx.simulation.phantom import Phantom, make_phantom
 
-__all__ = ["Patient", "Phantom", "draw_patients", "make_phantom", "simulate_hospital"]
+__all__ = [
+    "Patient",
+    "Phantom",
+    "draw_patients",
+    "draw_population",
+    "make_phantom",
+    "simulate_hospital",
+]

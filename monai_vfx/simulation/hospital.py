@@ -54,7 +54,8 @@ def simulate_hospital(
         out: folder; made if missing.
         patients: number of patients, at least 2.
         seed: not negative.
-        hospital: ``development`` (cases and matched controls, one to one) or ``external``.
+        hospital: ``development`` (cases and matched controls, one to one), ``external`` or
+            ``registry`` (unselected, with rows that break the eligibility rules).
         file_format: ``dicom`` writes a series a patient, ``nifti`` one uncompressed file.
         field_of_view: ``full`` (abdomen) or ``quick`` (around T12-L4, for demonstrations).
         signal: how strongly the image's truth drives the fracture, ``paper`` or ``strong``.
@@ -76,9 +77,10 @@ def simulate_hospital(
         raise FileExistsError(f"out: {table} exists; choose another folder or remove it")
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    jobs = [
-        _Job(person, row, seed, hospital, file_format, field_of_view, out)
-        for row, person in enumerate(people)
+    rows = {person.case: row for row, person in enumerate(people)}
+    jobs = [  # a second CT shows the anatomy of the first
+        _Job(person, rows[person.patient], seed, hospital, file_format, field_of_view, out)
+        for person in people
     ]
     for done, _ in enumerate(_finished(jobs, workers), start=1):
         if progress is not None:
@@ -149,8 +151,8 @@ def _facts(job: _Job) -> SeriesFacts:
     patient = job.patient
     return SeriesFacts(
         uid_seed=job.uid_seed,
-        patient_id=f"SIM-{job.seed}-{patient.case}",
-        patient_name=f"Simulated^{patient.case}",
+        patient_id=f"SIM-{job.seed}-{patient.patient}",
+        patient_name=f"Simulated^{patient.patient}",
         sex=patient.sex,
         age_years=int(patient.age),
         height_cm=patient.height_cm,

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import expit
 
 from monai_vfx.simulation.populations import (
-    AGE_LIMITS,
     APPEARANCES,
     POPULATIONS,
     RISK_MODELS,
@@ -25,8 +25,10 @@ from monai_vfx.simulation.populations import (
     RiskModel,
     Signal,
 )
+from monai_vfx.simulation.records import draw_records, repeat_rows, shift_repeats
 
 Column = npt.NDArray[np.float64]
+Text = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,20 @@ class Patient:
     """One simulated patient: what the table says and, below it, the hidden truth.
 
     Args:
-        case: identifier.
+        case: identifier of the CT.
+        patient: identifier of the patient; that of the first CT.
+        scan_date: day of the CT, YYYY-MM-DD.
+        scanner: the machine; machines of one hospital take the same images.
+        contrast_phase: of every CT ``portal_venous``.
         age: years, one decimal.
         sex: ``"F"`` or ``"M"``.
         height_cm: standing height.
         weight_kg: weight.
         fracture: incident vertebral fracture within five years, 0 or 1.
-        follow_up_years: years to the fracture or, without one, to the last imaging.
+        follow_up_years: years to the fracture or, without one, to death or the last imaging.
+        death: follow-up ended by death without fracture, 0 or 1.
+        frax_major: percent; a simulated stand-in for FRAX, not its formula. ``frax_hip`` likewise.
+        baseline_fracture: 0 or 1; like the other three only in a registry what excludes.
         five_year_risk: true probability of the fracture in the hospital's whole population.
         bone_z: bone state, z-score, high is healthy; ``muscle_z`` likewise.
         trabecular_hu: enhanced trabecular attenuation of L1 in HU.
@@ -53,6 +62,10 @@ class Patient:
     """
 
     case: str
+    patient: str
+    scan_date: str
+    scanner: str
+    contrast_phase: str
     age: float
     sex: str
     height_cm: float
@@ -66,8 +79,15 @@ class Patient:
     hiv: int
     hepatitis_c: int
     renal_failure: int
+    frax_major: float
+    frax_hip: float
     fracture: int
     follow_up_years: float
+    death: int
+    baseline_fracture: int
+    spinal_surgery: int
+    image_adequate: int
+    traumatic_fracture: int
     five_year_risk: float
     bone_z: float
     muscle_z: float
@@ -81,9 +101,11 @@ class Patient:
 
 
 COHORT_COLUMNS: tuple[str, ...] = (
+    *("patient", "scan_date", "scanner", "contrast_phase"),
     *("age", "sex", "height_cm", "weight_kg", "bmi", "smoker", "drinker", "glucocorticoids"),
     *("secondary_osteoporosis", "type2_diabetes", "hiv", "hepatitis_c", "renal_failure"),
-    *("fracture", "follow_up_years"),
+    *("frax_major", "frax_hip", "fracture", "follow_up_years", "death"),
+    *("baseline_fracture", "spinal_surgery", "image_adequate", "traumatic_fracture"),
 )
 """Fields of a patient that a hospital would know."""
 
@@ -91,6 +113,12 @@ TRUTH_COLUMNS: tuple[str, ...] = tuple(
     name for name in Patient.__dataclass_fields__ if name not in ("case", *COHORT_COLUMNS)
 )
 """Fields of a patient that only the simulation knows."""
+
+_WHOLE: tuple[str, ...] = (
+    *("smoker", "drinker", "glucocorticoids", "secondary_osteoporosis", "type2_diabetes", "hiv"),
+    *("hepatitis_c", "renal_failure", "fracture", "death", "baseline_fracture"),
+    *("spinal_surgery", "image_adequate", "traumatic_fracture"),
+)
 
 
 def draw_patients(
@@ -100,10 +128,11 @@ def draw_patients(
 
     ``development`` labels a large population, takes ``count // 2`` of its cases and for each the
     nearest free control of the same sex in age and BMI, as the study did; ``external`` takes
-    everyone as they come.
+    everyone as they come; so does ``registry``, a hospital before selection in which some rows
+    break the eligibility rules and a few patients have a second CT.
 
     Args:
-        count: number of patients, at least 2.
+        count: number of patients (in a registry: of CTs), at least 2.
         seed: not negative; the same arguments give the same patients.
         hospital: which population and sampling.
         signal: strength of the relation between hidden state and fracture.
@@ -115,22 +144,35 @@ def draw_patients(
     >>> sum(p.fracture for p in people), {p.sex for p in people} <= {"F", "M"}
     (3, True)
     """
-    _check_choices(count, seed, hospital, signal)
-    population = POPULATIONS[hospital]
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
-    if not population.matched:
-        chosen = _draw_population(rng, count, population, signal)
-    else:
-        pool = _draw_population(rng, 40 * count + 2000, population, signal)
-        rows = _matched_sample(pool, count)
-        order = rng.permutation(rows)
-        chosen = {name: values[order] for name, values in pool.items()}
-    chosen |= _appearance(rng, chosen, signal)
-    chosen["follow_up_years"] = np.where(
-        chosen["fracture"] == 1, rng.uniform(1.0, 5.0, count), rng.uniform(5.0, 9.0, count)
-    )
-    prefix = "D" if hospital == "development" else "E"
-    return [_patient(f"{prefix}{row + 1:05d}", chosen, row) for row in range(count)]
+    frame = _draw(count, seed, hospital, signal, matched=True)
+    rows = frame.to_dict("records")
+    return [Patient(**{str(name): value for name, value in row.items()}) for row in rows]
+
+
+def draw_population(
+    count: int, seed: int, hospital: Hospital = "development", signal: Signal = "paper"
+) -> pd.DataFrame:
+    """Draw a hospital's whole population as a table, nobody sampled: for tests of statistics.
+
+    Args:
+        count: number of patients, at least 2; thousands take milliseconds.
+        seed: not negative. Of the unmatched hospitals these are the patients of
+            :func:`draw_patients`.
+        hospital: which population.
+        signal: strength of the relation between hidden state and fracture.
+
+    Returns:
+        (count rows) the columns of :class:`Patient`, the truth among them
+        (``five_year_risk``, ``bone_z``, ``muscle_z``, …).
+
+    Raises:
+        ValueError: for a count, seed, hospital or signal outside these.
+
+    >>> people = draw_population(5000, seed=1)
+    >>> len(people), bool(abs(people["five_year_risk"].mean() - 0.0374) < 1e-4)
+    (5000, True)
+    """
+    return _draw(count, seed, hospital, signal, matched=False)
 
 
 def attainable_auroc(patients: list[Patient], signal: Signal) -> dict[str, float]:
@@ -180,11 +222,52 @@ def _check_choices(count: int, seed: int, hospital: str, signal: str) -> None:
         raise ValueError(f"signal: {signal!r}; choose one of {sorted(RISK_MODELS)}")
 
 
+def _draw(count: int, seed: int, hospital: Hospital, signal: Signal, matched: bool) -> pd.DataFrame:
+    """Return the patients as rows; ``matched`` samples where the hospital does."""
+    _check_choices(count, seed, hospital, signal)
+    population = POPULATIONS[hospital]
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    if not (population.matched and matched):
+        chosen = _draw_population(rng, count, population, signal)
+    else:
+        pool = _draw_population(rng, 40 * count + 2000, population, signal)
+        rows = _matched_sample(pool, count)
+        order = rng.permutation(rows)
+        chosen = {name: values[order] for name, values in pool.items()}
+    chosen |= _appearance(rng, chosen, signal)
+    chosen["follow_up_years"] = np.where(
+        chosen["fracture"] == 1, rng.uniform(1.0, 5.0, count), rng.uniform(5.0, 9.0, count)
+    )
+    records = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
+    numbers, text = draw_records(records, chosen, population)
+    scans = repeat_rows(count, population)
+    numbers = {name: values[scans] for name, values in (chosen | numbers).items()}
+    text = {name: values[scans] for name, values in text.items()}
+    shift_repeats(scans, numbers, text)
+    return _frame(population.prefix, scans, numbers, text)
+
+
+def _frame(
+    prefix: str, scans: npt.NDArray[np.int64], numbers: dict[str, Column], text: dict[str, Text]
+) -> pd.DataFrame:
+    """Return one row a CT with the fields of a patient, in their order."""
+    names = np.array([f"{prefix}{row + 1:05d}" for row in range(len(scans))])
+    frame = pd.DataFrame(
+        {name: np.round(values, 4) for name, values in numbers.items()}
+        | text
+        | {"case": names, "patient": names[scans]}
+        | {"sex": np.where(numbers["female"] == 1, "F", "M")}
+    )
+    return frame.astype(dict.fromkeys(_WHOLE, np.int64))[list(Patient.__dataclass_fields__)]
+
+
 def _draw_population(
     rng: np.random.Generator, count: int, population: Population, signal: Signal
 ) -> dict[str, Column]:
     """Draw people with risk factors, states, true risk and label, as columns."""
-    low, high = ((limit - population.age_location) / population.age_scale for limit in AGE_LIMITS)
+    low, high = (
+        (limit - population.age_location) / population.age_scale for limit in population.age_limits
+    )
     age = stats.truncnorm.rvs(
         low, high, population.age_location, population.age_scale, size=count, random_state=rng
     )
@@ -286,17 +369,3 @@ def _appearance(
         "fat_fraction": shown(look.fat_fraction, muscle, 0.02, 0.5),
         "lean_hu": shown(look.lean_hu, muscle, 40.0, 75.0),
     }
-
-
-def _patient(case: str, columns: dict[str, Column], row: int) -> Patient:
-    whole = {
-        *("smoker", "drinker", "glucocorticoids", "secondary_osteoporosis", "type2_diabetes"),
-        *("hiv", "hepatitis_c", "renal_failure", "fracture"),
-    }
-    values: dict[str, float | int | str] = {
-        name: int(columns[name][row]) if name in whole else round(float(columns[name][row]), 4)
-        for name in Patient.__dataclass_fields__
-        if name in columns
-    }
-    sex = "F" if columns["female"][row] else "M"
-    return Patient(case=case, sex=sex, **values)  # type: ignore[arg-type]

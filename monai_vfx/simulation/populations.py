@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Hospital = Literal["development", "external"]
+Hospital = Literal["development", "external", "registry"]
 Signal = Literal["paper", "strong"]
 
 AGE_LIMITS = (50.0, 80.0)
@@ -23,7 +23,11 @@ class Population:
         smoker: share among women and among men; ``drinker`` likewise.
         glucocorticoids: share; the following likewise.
         prevalence: five-year fracture risk, mean of the population.
-        matched: sample cases and matched controls one to one (development) or everyone (external).
+        matched: sample cases and matched controls one to one (development) or everyone.
+        prefix: first letter of the cases' names.
+        scan_dates: first and last day of the CTs.
+        registry: whether some rows break the eligibility rules and some patients come twice.
+        age_limits: years; patients are drawn within them.
     """
 
     age_location: float
@@ -35,6 +39,10 @@ class Population:
     secondary_osteoporosis: float
     prevalence: float
     matched: bool
+    prefix: str
+    scan_dates: tuple[str, str]
+    registry: bool = False
+    age_limits: tuple[float, float] = AGE_LIMITS
     type2_diabetes: float = 0.22
     hiv: float = 0.003
     hepatitis_c: float = 0.02
@@ -52,6 +60,8 @@ POPULATIONS: dict[Hospital, Population] = {
         secondary_osteoporosis=0.074,
         prevalence=0.0374,
         matched=True,
+        prefix="D",
+        scan_dates=("2010-01-01", "2019-12-31"),
     ),
     "external": Population(
         age_location=79.0,
@@ -63,6 +73,25 @@ POPULATIONS: dict[Hospital, Population] = {
         secondary_osteoporosis=0.032,
         prevalence=0.123,
         matched=False,
+        prefix="E",
+        scan_dates=("2012-01-01", "2013-12-31"),
+    ),
+    # The development hospital before any selection, with more fractures than in life so that a
+    # couple of hundred CTs hold enough of them; some ages lie outside the eligible ones.
+    "registry": Population(
+        age_location=66.5,
+        age_scale=8.0,
+        female=0.70,
+        smoker=(0.075, 0.44),
+        drinker=(0.085, 0.41),
+        glucocorticoids=0.078,
+        secondary_osteoporosis=0.074,
+        prevalence=0.25,
+        matched=False,
+        prefix="R",
+        scan_dates=("2010-01-01", "2019-12-31"),
+        registry=True,
+        age_limits=(42.0, 90.0),
     ),
 }
 

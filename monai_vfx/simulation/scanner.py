@@ -43,6 +43,7 @@ SCANNERS: dict[Hospital, Scanner] = {
     "development": Scanner(0.62, 17.0, 150.0, 0.0, "monai_vfx simulated scanner A"),
     "external": Scanner(0.72, 15.0, 140.0, -4.0, "monai_vfx simulated scanner B"),
 }
+SCANNERS["registry"] = SCANNERS["development"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ on the others. On the external hospital the mean of the K probabilities is the s
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,10 @@ def train_fold(plan: Plan, model: ImageModel, fold: int, table: Path, folder: Pa
         chosen = plan.images.pretrained
         settings["pretrained"] = None if chosen == "none" else chosen
     validation = (fold + 1) % plan.folds
+    result = [folder / name for name in ("model.pt", "model.json", "split.json")]
+    begun = any(folder.glob("last_checkpoint_epoch=*.pt"))
+    if begun and not all(path.is_file() for path in result):
+        shutil.rmtree(folder)  # checkpoints alone do not bring back the best epoch's weights
     train(
         table,
         out=folder,
@@ -111,8 +116,7 @@ def train_fold(plan: Plan, model: ImageModel, fold: int, table: Path, folder: Pa
             folds=plan.folds,
             workers=plan.images.workers,
         )
-    made = [folder / name for name in ("model.pt", "model.json", "split.json")]
-    made += [folder / part / "predictions.csv" for part in parts]
+    made = [*result, *(folder / part / "predictions.csv" for part in parts)]
     return made + [folder / part / "features.csv" for part in parts]
 
 

@@ -2,26 +2,37 @@
 
 Nothing is taken on trust. Each check recomputes from the files of a study what they would hold
 if all were right, and compares: folds from the table of patients, the standardiser from the rows
-that a network trained on, thresholds from the scores that they may be chosen on.
+that a network trained on, clinical models by fitting them once more on the rows that they may
+see, thresholds from the scores that they may be chosen on. What a network trained on is what its
+``split.json`` says.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from monai_vfx.clinical.variables import design_matrix
+from monai_vfx.clinical.engines import FIT
+from monai_vfx.clinical.fusion import Fusion, fit_fusion
+from monai_vfx.clinical.models import ClinicalModel, load_clinical
+from monai_vfx.clinical.variables import design_matrix, outcomes
 from monai_vfx.evaluation.thresholds import choose_thresholds
 from monai_vfx.results import write_json
 from monai_vfx.study.images import fold_scores
 
 TOLERANCE = 1e-6
 """Relative; tables keep at least this many digits."""
+LOG_ODDS_TOLERANCE = 1e-4
+"""Absolute; between fits of the same rows on different machines."""
+SAMPLE_BYTES = 1 << 20
+"""Of the middle of an image, which tell images of one size apart."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,8 @@ def audit(study: Path) -> list[Check]:
         checks += _network(split, selected)
     for fits in sorted(study.glob("clinical/**/fits.json")):
         checks += _clinical(fits, selected, features)
+    for file in sorted(study.glob("clinical/late_fusion_*/model_fold_*.json")):
+        checks += _late_fusion(study, file, selected)
     predictions = study / "predictions"
     if (predictions / "thresholds.csv").is_file():
         checks += _out_of_fold(study)
@@ -86,13 +99,51 @@ def groups_in_one_fold(selected: pd.DataFrame, column: str) -> Check:
 
 
 def hospitals_apart(development: pd.DataFrame, external: pd.DataFrame) -> Check:
-    """No image of the external hospital may be one of the development hospital's."""
-    shared = set(development["image"]) & set(external["image"])
+    """No image of the external hospital may be one of the development hospital's, or a copy."""
+    name = "hospitals apart"
+    if "image" not in development or "image" not in external:
+        return Check(name, True, "the tables have no images to compare")
+    home, away = (set(frame["image"].dropna()) for frame in (development, external))
+    shared = (home & away) | _copies(home, away)
     return Check(
-        "hospitals apart",
+        name,
         not shared,
         f"{len(shared)} shared images among {len(development)} and {len(external)} patients",
     )
+
+
+def _copies(home: Iterable[str], away: Iterable[str]) -> set[str]:
+    """Return the images of ``away`` whose content is that of one of ``home``."""
+    by_size: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for image in home:
+        by_size[_sizes(image)].append(image)
+    return {
+        image
+        for image in away
+        if _sizes(image) and any(_digest(image) == _digest(o) for o in by_size[_sizes(image)])
+    }
+
+
+def _sizes(image: str) -> tuple[int, ...]:
+    """Return the sizes of an image's files in bytes, empty where the image is not here."""
+    return tuple(sorted(path.stat().st_size for path in _files(image)))
+
+
+def _digest(image: str) -> tuple[str, ...]:
+    """Return what tells an image's content from others': a part of each of its files."""
+    found = []
+    for path in _files(image):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - SAMPLE_BYTES) // 2)
+            found.append(hashlib.sha256(file.read(SAMPLE_BYTES)).hexdigest())
+    return tuple(sorted(found))
+
+
+def _files(image: str) -> list[Path]:
+    path = Path(image)
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file())
+    return [path] if path.is_file() else []
 
 
 def split_apart(
@@ -105,6 +156,8 @@ def split_apart(
     seen = {*split["train"], *split["validation"]}
     if seen & tested:
         return Check(name, False, f"{len(seen & tested)} cases of fold {fold} were seen")
+    if seen - set(rows.index):
+        return Check(name, False, f"{len(seen - set(rows.index))} cases seen were not selected")
     for column in ("patient", "pair"):
         if column in rows:
             known = set(rows.loc[sorted(seen), column].dropna())
@@ -171,43 +224,143 @@ def _network(split: Path, selected: pd.DataFrame) -> list[Check]:
 
 
 def _clinical(fits: Path, selected: pd.DataFrame, features: pd.DataFrame) -> list[Check]:
-    """Check one cross-fitted model: what its fits and thresholds saw, and their statistics."""
-    place = "/".join(fits.parts[-3:-1])
+    """Check one cross-fitted model: what its fits and thresholds saw, and what came of it."""
     table = selected.merge(features, on="case", how="left") if len(features) else selected
     checks = []
     for entry in json.loads(fits.read_text(encoding="utf-8"))["fits"]:
         fold = int(entry["fold"])
+        place = f"{'/'.join(fits.parts[-3:-1])}/fold_{fold}"
         parts = {"train": entry["seen"]["fit"], "validation": entry["seen"]["threshold"]}
-        checks.append(split_apart(parts, selected, fold, f"{place}/fold_{fold}"))
-        model = json.loads((fits.parent / f"model_fold_{fold}.json").read_text(encoding="utf-8"))
-        linear = model.get("logistic")
-        if linear is not None:
+        checks.append(split_apart(parts, selected, fold, place))
+        file = fits.parent / f"model_fold_{fold}.json"
+        if (fits.parent / "inner.csv").is_file():  # a late fusion takes scores, not the table
             rows = table[table["case"].isin(entry["seen"]["fit"])]
-            values = design_matrix(rows, model["variables"]).fillna(linear["fill"])
-            found = {
-                term["column"]: (term["mean"], term["scale"])
-                for term in linear["terms"]
-                if not term["missing"]
-            }
-            checks.append(statistics_from(found, values, f"{place}/fold_{fold}"))
+            model = load_clinical(file)
+            if model.kind == "logistic":
+                checks.append(_statistics(model, rows, place))
+            checks.append(fitted_on(model, rows, place))
     return checks
 
 
+def _statistics(model: ClinicalModel, rows: pd.DataFrame, place: str) -> Check:
+    """Check a logistic model's imputation, centres and scales."""
+    linear = model.engine.to_json()
+    values = design_matrix(rows, model.variables).dropna(how="all")
+    for variable, fill in linear["fill"].items():
+        median = values[variable].median()
+        if not np.isclose(fill, median, rtol=TOLERANCE, atol=TOLERANCE):
+            name = f"standardised by training rows: {place}"
+            return Check(name, False, f"fill of {variable} {fill:.6g}, not {median:.6g}")
+    gaps = values.isna().astype(float).add_prefix("no ")
+    found = {
+        f"no {term['column']}" if term["missing"] else term["column"]: (term["mean"], term["scale"])
+        for term in linear["terms"]
+    }
+    return statistics_from(found, values.fillna(linear["fill"]).join(gaps), place)
+
+
+def fitted_on(model: ClinicalModel, rows: pd.DataFrame, place: str) -> Check:
+    """A clinical model must be what its settings and seed give on the training rows."""
+    name = f"fitted on training rows: {place}"
+    rows = rows[design_matrix(rows, model.variables).notna().any(axis=1)]
+    x, y = design_matrix(rows, model.variables), outcomes(rows)
+    again = FIT[model.kind](x, y, model.hyperparameters, model.seed)
+    far = float(np.abs(again.margin(x) - model.engine.margin(x)).max())
+    detail = f"log odds of {len(rows)} patients differ by {far:.2g} at most from a new fit's"
+    return Check(name, far < LOG_ODDS_TOLERANCE, detail)
+
+
 def _out_of_fold(study: Path) -> Iterator[Check]:
-    """A network's score of a development patient must be that of the fold's own network."""
+    """A score of a development patient must be that of the fold's own model."""
     home = _table(study / "predictions" / "development.csv").set_index("case")
+    yield from _clinical_out_of_fold(study, home)
     for folder in sorted(study.glob("image/*/fold_*")):
         score, column = _score_of(folder.parent.name)
         if score not in home:
             continue
         fold = int(folder.name.removeprefix("fold_"))
         right = fold_scores(folder, "test", column)
-        found = home.loc[home["fold"] == fold, score].dropna()
-        same = len(found) == len(right) and bool(
-            np.allclose(found, right.reindex(found.index), rtol=TOLERANCE, atol=1e-12)
-        )
-        name = f"out-of-fold scores: {folder.parent.name}/{folder.name}"
-        yield Check(name, same, f"{len(found)} patients, {len(right)} scored by the fold's network")
+        yield _same_scores(home, score, fold, right, f"{folder.parent.name}/{folder.name}")
+
+
+def _clinical_out_of_fold(study: Path, home: pd.DataFrame) -> Iterator[Check]:
+    """Score each fold anew by its clinical models."""
+    table = _table(study / "cohort" / "development" / "selected.csv")
+    measured = study / "imaging" / "development.csv"
+    if measured.is_file():
+        table = table.merge(_table(measured), on="case", how="left")
+    for inner in sorted(study.glob("clinical/*/inner.csv")):
+        score = inner.parent.name
+        for file in sorted(inner.parent.glob("model_fold_*.json")):
+            fold = int(file.stem.removeprefix("model_fold_"))
+            rows = table[table["fold"] == fold]
+            right = pd.Series(load_clinical(file).predict(rows), rows["case"]).dropna()
+            yield _same_scores(home, score, fold, right, f"{score}/fold_{fold}")
+
+
+def _late_fusion(study: Path, file: Path, selected: pd.DataFrame) -> Iterator[Check]:
+    """Fit one fold's late fusion once more, and score the fold by it."""
+    score, fold = file.parent.name, int(file.stem.removeprefix("model_fold_"))
+    fitted = _fusion_again(study, score, fold, selected)
+    if fitted is None:
+        return
+    fusion, _ = fitted
+    found, right = json.loads(file.read_text(encoding="utf-8")), fusion.to_json()
+    pairs = [(found["intercept"], right["intercept"])]
+    pairs += [
+        (a["coefficient"], b["coefficient"])
+        for a, b in zip(found["terms"], right["terms"], strict=False)
+    ]
+    far = max(abs(a - b) for a, b in pairs)
+    same = found["n"] == right["n"] and len(pairs) == 1 + len(right["terms"])
+    yield Check(
+        f"fitted on training rows: clinical/{score}/fold_{fold}",
+        same and far < LOG_ODDS_TOLERANCE,
+        f"coefficients of {right['n']} patients differ by {far:.2g} at most from a new fit's",
+    )
+    home = _table(study / "predictions" / "development.csv").set_index("case")
+    rows = home[home["fold"] == fold]
+    scores = fusion.predict(
+        rows[f"image_{_main(study)}"], rows[score.replace("late_fusion", "clinical")]
+    )
+    own = pd.Series(scores, rows.index).dropna()
+    yield _same_scores(home, score, fold, own, f"{score}/fold_{fold}")
+
+
+def _fusion_again(
+    study: Path, score: str, fold: int, selected: pd.DataFrame
+) -> tuple[Fusion, pd.Series[float]] | None:
+    """Return a fold's late fusion fitted anew, and its scores of the patients it rests on."""
+    main = _main(study)
+    if main is None:
+        return None
+    image = fold_scores(study / "image" / main / f"fold_{fold}", "validation")
+    clinical = _inner_scores(study, score.replace("late_fusion", "clinical"), fold, selected)
+    joined = pd.concat({"image": image, "clinical": clinical}, axis=1, join="inner").dropna()
+    outcome = selected.set_index("case")["fracture"].loc[joined.index]
+    fusion = fit_fusion(joined["image"], joined["clinical"], outcome)
+    scores = fusion.predict(joined["image"], joined["clinical"])
+    return fusion, pd.Series(scores, joined.index)
+
+
+def _main(study: Path) -> str | None:
+    """Return the network that late fusions take, as the study's settings name it."""
+    settings = study / "steps" / "settings.json"
+    if not settings.is_file():
+        return None
+    main: str = json.loads(settings.read_text(encoding="utf-8"))["images"]["main"]
+    return main
+
+
+def _same_scores(
+    home: pd.DataFrame, score: str, fold: int, right: pd.Series[float], place: str
+) -> Check:
+    found = home.loc[home["fold"] == fold, score].dropna()
+    same = set(found.index) == set(right.index) and bool(
+        np.allclose(found, right.reindex(found.index), rtol=TOLERANCE, atol=1e-12)
+    )
+    detail = f"{len(found)} patients, {len(right)} scored by the fold's model"
+    return Check(f"out-of-fold scores: {place}", same, detail)
 
 
 def _score_of(model: str) -> tuple[str, str]:
@@ -221,8 +374,9 @@ def _thresholds(study: Path, selected: pd.DataFrame) -> Iterator[Check]:
     """Recompute every threshold from the scores that it may be chosen on."""
     folder = study / "predictions"
     table = pd.read_csv(folder / "thresholds.csv", dtype={"fold": str})
-    home = pd.read_csv(folder / "development.csv", dtype={"case": str}).set_index("case")
-    outcome = selected.set_index("case")["fracture"]
+    home = _table(folder / "development.csv").set_index("case")
+    rows = selected.set_index("case")
+    outcome, fold_of = rows["fracture"], rows["fold"]
     for row in table.to_dict("records"):
         score, fold = str(row["score"]), str(row["fold"])
         allowed: pd.Series[float] | None
@@ -231,9 +385,16 @@ def _thresholds(study: Path, selected: pd.DataFrame) -> Iterator[Check]:
         elif row["chosen_on"] == "other folds":
             allowed = home.loc[home["fold"] != int(fold), score].dropna()
         else:
-            allowed = _inner_scores(study, score, int(fold))
+            allowed = _inner_scores(study, score, int(fold), selected)
         if allowed is None:
-            continue  # fitted with the scores of fits.json, whose cases are checked there
+            name = f"threshold not from the test set: {score}/{fold}"
+            yield Check(name, False, "no scores are there that it could come from")
+            continue
+        inside = 0 if fold == "frozen" else int((fold_of.loc[allowed.index] == int(fold)).sum())
+        if inside:
+            name = f"threshold not from the test set: {score}/{fold}"
+            yield Check(name, False, f"the scores it comes from hold {inside} cases of the fold")
+            continue
         yield threshold_from(
             str(row["rule"]),
             float(row["threshold"]),
@@ -243,11 +404,16 @@ def _thresholds(study: Path, selected: pd.DataFrame) -> Iterator[Check]:
         )
 
 
-def _inner_scores(study: Path, score: str, fold: int) -> pd.Series[float] | None:
+def _inner_scores(
+    study: Path, score: str, fold: int, selected: pd.DataFrame
+) -> pd.Series[float] | None:
     """Return the scores of patients outside a fold by the model that is tested on it."""
+    if score.startswith("late_fusion_"):
+        fitted = _fusion_again(study, score, fold, selected)
+        return None if fitted is None else fitted[1]
     inner = study / "clinical" / score / "inner.csv"
     if inner.is_file():
-        rows = pd.read_csv(inner, dtype={"case": str})
+        rows = _table(inner)
         return rows[rows["fold"] == fold].set_index("case")["score"]
     model = score.removeprefix("image_")
     folder = study / "image" / model / f"fold_{fold}"
@@ -257,4 +423,5 @@ def _inner_scores(study: Path, score: str, fold: int) -> pd.Series[float] | None
 
 
 def _table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"case": str, "patient": str, "pair": str})
+    text = {"case": str, "patient": str, "pair": str}
+    return pd.read_csv(path, dtype=text, float_precision="round_trip")

@@ -47,7 +47,7 @@ class Steps:
             self.done.append({**earlier, "outputs": len(earlier["outputs"])})
             return
         self.tell(name)
-        record.unlink(missing_ok=True)
+        self._clear(record)
         start = time.monotonic()
         outputs = {str(p.relative_to(self.out)): sha256_of(p) for p in sorted(set(work()))}
         entry: Json = {
@@ -69,6 +69,21 @@ class Steps:
                 self.tell(f"{entry['name']}: {name} is missing or was changed")
                 return None
         return entry
+
+
+    def _clear(self, record: Path) -> None:
+        """Remove a record and, of the files it names, those that were changed.
+
+        Work that goes on from what it finds, such as a training, must not find them.
+        """
+        if not record.is_file():
+            return
+        entry: Json = json.loads(record.read_text(encoding="utf-8"))
+        for name, digest in entry["outputs"].items():
+            path = self.out / name
+            if path.is_file() and sha256_of(path) != digest:
+                path.unlink()
+        record.unlink()
 
 
 @contextmanager

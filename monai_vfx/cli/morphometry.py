@@ -1,0 +1,112 @@
+"""Heights of vertebrae: which are fractured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from monai_vfx.cli.common import EXISTING, FOLDER, SCHEMES, TABLE, exit_statuses, say, writable
+from monai_vfx.errors import CaseRefused, SettingError
+from monai_vfx.shapes import Json
+
+
+@click.command()
+@click.argument("source", type=EXISTING)
+@click.option(
+    "--mask", type=EXISTING, help="Label map or folder of per-structure files, with an image."
+)
+@click.option(
+    "--labels", "scheme", type=SCHEMES, help="Label scheme of the mask; found by default."
+)
+@click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
+@click.option(
+    "--case", "case_name", default="case", show_default=True, help="Name of the case of an image."
+)
+@click.option("--allow-thick", is_flag=True, help="Measure slices thicker than 3 mm all the same.")
+@click.option(
+    "--normal",
+    metavar="paper|genant|FILE",
+    help="What is normal: a preset, or a JSON of normal values.  [default: genant]",
+)
+@click.option("--fit-normal", is_flag=True, help="Fit normal values on the table's patients.")
+@click.option("--second", type=TABLE, help="Heights by another reader: how well they agree.")
+@click.option("--baseline", type=TABLE, help="Heights at an earlier time: new fractures.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for tables and pictures.")
+@exit_statuses
+def morphometry(
+    source: Path,
+    mask: Path | None,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    allow_thick: bool,
+    normal: str | None,
+    fit_normal: bool,
+    second: Path | None,
+    baseline: Path | None,
+    out: Path,
+) -> None:
+    """Measure vertebral heights and name the fractured vertebrae T12-L4.
+
+    SOURCE is a CT (with --mask), or a CSV of heights by a reader: case, level, anterior_mm,
+    middle_mm, posterior_mm. What cannot be judged is "not assessable", never "normal".
+    """
+    is_table = source.suffix.lower() == ".csv"
+    if is_table and (mask or scheme or series_uid or allow_thick):
+        raise SettingError("--mask, --labels, --series and --allow-thick go with an image only")
+    if fit_normal and not is_table:
+        raise SettingError("--fit-normal needs a table of heights: one CT is no normal population")
+    writable(out)
+    from monai_vfx.study.morphometry_job import run_morphometry_case, run_morphometry_table
+
+    try:
+        if is_table:
+            document = run_morphometry_table(
+                source, out, normal=normal, fit_normal=fit_normal, second=second, baseline=baseline
+            )
+        else:
+            document = run_morphometry_case(
+                source,
+                mask,
+                out,
+                case=case_name,
+                normal=normal,
+                second=second,
+                baseline=baseline,
+                allow_thick=allow_thick,
+                series_uid=series_uid,
+                scheme=scheme,
+            )
+    except CaseRefused as refusal:
+        click.echo(json.dumps(_refused(refusal, out)))
+        raise
+    click.echo(json.dumps(document))
+    _tell(document)
+
+
+def _refused(refusal: CaseRefused, out: Path) -> Json:
+    """Leave the record of a refusal beside what is there, with every fault of a table."""
+    from monai_vfx.cohort.sheet import FaultyTable
+    from monai_vfx.results import write_json
+
+    facts = {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
+    answer: Json = {"status": "refused", "refusal": facts}
+    if isinstance(refusal, FaultyTable):
+        answer["faults"] = [vars(fault) for fault in refusal.faults]
+    write_json(out / "refused.json", answer)
+    return answer
+
+
+def _tell(document: Json) -> None:
+    for warning in document["warnings"]:
+        say(f"warning {warning['code']}: {warning['message']}")
+    for name in ("patients", "vertebrae"):
+        counts = document[name]
+        say(
+            f"{name}: {counts['n']}, of them {counts['fractured']} fractured, {counts['normal']} "
+            f"normal, {counts['not_assessable']} not assessable"
+        )
+    for entry in document.get("not_measured", ()):
+        say(f"{entry['level']} not measured: {entry['reason']}")

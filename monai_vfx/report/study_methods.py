@@ -1,0 +1,280 @@
+"""The methods of a study in sentences, with the settings that were in force, and its model card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai_vfx.report.study_data import StudyFolder, estimate, label_of, number, percent
+from monai_vfx.report.study_text import short_set
+from monai_vfx.shapes import Json
+
+
+def methods(study: StudyFolder) -> list[tuple[str, list[str]]]:
+    """Return the methods with the study's own settings: (heading, paragraphs)."""
+    parts = [
+        ("Participants", _participants_methods(study)),
+        ("Controls", _matching_methods(study)),
+        ("Images and networks", _image_methods(study)),
+        ("Clinical models", _clinical_methods(study)),
+        ("Validation", _validation_methods(study)),
+        ("Statistics", _statistics_methods(study)),
+        ("Absolute risk", _risk_methods(study)),
+    ]
+    return [(heading, paragraphs) for heading, paragraphs in parts if paragraphs]
+
+
+def _participants_methods(study: StudyFolder) -> list[str]:
+    rules = study.settings.get("eligibility") or {}
+    if not rules:
+        return []
+    parts = [
+        f"People aged {number(rules.get('min_age'), 0)} to {number(rules.get('max_age'), 0)} years "
+        f"with at least {number(rules.get('min_follow_up_years'), 1)} years of follow-up could "
+        "take part."
+    ]
+    for key, sentence in (
+        ("exclude_baseline_fracture", "A vertebral fracture at baseline excluded."),
+        ("exclude_spinal_surgery", "Earlier spinal surgery excluded."),
+        ("first_scan_only", "Of several CTs of one patient the earliest was used."),
+        ("need_image_quality", "CTs that were judged inadequate were dropped, and counted."),
+    ):
+        if rules.get(key):
+            parts.append(sentence)
+    outcome = (
+        "The outcome is an incident vertebral fracture from T12 to L4, without trauma, within five "
+        "years of the CT, as the patient table states it. A value that a rule needs and that is "
+        "not known excludes; such exclusions are counted apart. No missing value was filled in "
+        "before the models' own steps."
+    )
+    return [" ".join(parts), outcome]
+
+
+def _matching_methods(study: StudyFolder) -> list[str]:
+    rules = study.settings.get("matching") or {}
+    method = rules.get("method")
+    if method is None:
+        return []
+    if method == "none":
+        return ["Controls were not matched: every eligible patient was analysed."]
+    ratio = rules.get("ratio", 1)
+    again = "with" if rules.get("replacement") else "without"
+    if method == "risk_set":
+        return [
+            f"For each case {ratio} control(s) were drawn at random, {again} replacement, from "
+            "patients of the same sex still under observation and free of fracture at the time of "
+            f"the case's fracture (age within {number(rules.get('age_tolerance_years'), 1)} years, "
+            f"CT within {rules.get('year_tolerance')} year(s)). The external set was not matched."
+        ]
+    variables = ", ".join(str(v).replace("_", " ") for v in rules.get("variables", ()))
+    caliper = rules.get("caliper")
+    limit = (
+        "without a caliper"
+        if caliper is None
+        else f"within a caliper of {caliper:g} standard deviations of the logit"
+    )
+    return [
+        f"Cases were matched 1:{ratio} to controls by the nearest propensity score on the logit "
+        f"({variables}), {again} replacement, {limit}. Follow-up, where it is among the variables, "
+        "is no part of the score but a rule: the control was followed without fracture at least as "
+        "long as its case. The external set was not matched."
+    ]
+
+
+def _image_methods(study: StudyFolder) -> list[str]:
+    if not study.sidecars:
+        return []
+    paragraphs = []
+    for name, sidecar in study.sidecars.items():
+        if name.startswith(("fusion_", "hazard")) or "_seed_" in name:
+            continue
+        paragraphs.append(f"“{label_of(f'image_{name}')}”: {_image_model(sidecar)}")
+    others = [n for n in study.sidecars if n.startswith("fusion_")]
+    if others:
+        letters = ", ".join(n.removeprefix("fusion_") for n in others)
+        paragraphs.append(
+            f"Fusion ({letters}): the variables of the clinical model, standardised with the "
+            "training patients' mean and SD, join the image's vector before the last layer."
+        )
+    if "hazard" in study.sidecars:
+        paragraphs.append(
+            "A further network learned yearly hazards for years 1 to 5 beside the binary outcome, "
+            "with censoring and death taken into account."
+        )
+    return paragraphs
+
+
+def _image_model(sidecar: Json) -> str:
+    """Return input, network and training of one image model."""
+    config, training = sidecar["config"], sidecar["training"]
+    rows, columns = config["crop_size"]
+    low, high = (number(bound, 0) for bound in config["window_hu"])
+    blanked = ", everything outside the bodies blanked" if config["masked"] else ""
+    image = (
+        f"{config['slices']} axial slices, evenly spread from T12 to L4, at "
+        f"{config['pixel_mm']:g} mm in plane; {rows} × {columns} pixels (antero-posterior × "
+        f"left-right) around the vertebral body, moved {config['posterior_mm']:g} mm to the "
+        f"back{blanked}; {low} to {high} HU scaled to −1 to 1."
+    )
+    network = (
+        f"Encoder {config['backbone']}, attention “{config['attention']}” on "
+        f"{', '.join(config['attention_layers'])}, decoder {config['decoder']} "
+        f"({config['rnn_hidden']} states), dropout {config['dropout']:g}."
+    )
+    fitting = (
+        f"Adam, learning rate {_setting(training, 'learning_rate')}, batches of "
+        f"{_setting(training, 'batch_size')} patients, {_setting(training, 'max_epochs')} epochs "
+        f"at most, first weights: {_setting(training, 'pretrained')}; cross-entropy. The epoch "
+        "with the best AUROC on the validation fold was kept."
+    )
+    return f"{image} {network} {fitting}"
+
+
+def _setting(settings: Json, name: str) -> str:
+    value: Any = settings.get(name)
+    if value is None:
+        return "none" if name == "pretrained" else "not stated"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _clinical_methods(study: StudyFolder) -> list[str]:
+    letters = study.settings.get("clinical") or []
+    if not letters:
+        return []
+    contents = {
+        "A": "age and sex",
+        "B": "A and BMI",
+        "C": "B and glucocorticoids, drinking, smoking, possible secondary osteoporosis",
+        "D": "C and type 2 diabetes, HIV, hepatitis C, renal failure",
+    }
+    listed = "; ".join(f"{letter}: {contents[letter]}" for letter in letters)
+    return [
+        f"Nested models ({listed}), each as gradient-boosted trees (XGBoost) and as penalised "
+        "logistic regression, tuned inside the training folds only. FRAX scores were taken as the "
+        "table gives them; the formula is not public."
+    ]
+
+
+def _validation_methods(study: StudyFolder) -> list[str]:
+    folds = study.settings.get("folds")
+    if folds is None:
+        return []
+    return [
+        f"{folds}-fold cross-validation on the development set; all CTs of a patient and all "
+        "members of a matched pair lie in one fold. Of the folds one is tested on, the next "
+        "chooses epoch and threshold, the others train. Out-of-fold scores of all patients are "
+        "pooled.",
+        "The external set was scored once: by the mean probability of the networks of all folds, "
+        "at frozen thresholds."
+        if "external" in study.evaluations
+        else "There was no external set.",
+        f"Seed {study.about.get('seed', study.settings.get('seed'))}.",
+    ]
+
+
+def _statistics_methods(study: StudyFolder) -> list[str]:
+    samples = sorted(
+        {
+            entry["bootstrap_samples"]
+            for evaluation in study.evaluations.values()
+            for entry in evaluation["scores"].values()
+            if entry.get("bootstrap_samples")
+        }
+    )
+    if not study.evaluations:
+        return []
+    boot = (
+        f" A second interval comes from {', '.join(f'{n:,}' for n in samples)} stratified "
+        "bootstrap samples of patients."
+        if samples
+        else ""
+    )
+    return [
+        "The patient is the unit. AUROC with DeLong's 95 % interval on the logit scale, compared "
+        f"by DeLong's paired test.{boot} Accuracy, sensitivity and specificity with Wilson "
+        "intervals, compared by the exact McNemar test. Holm's method corrects the p-values of a "
+        "set, apart for AUROC and for each threshold rule and quantity. "
+        "Where DeLong's interval has no answer (a perfect score, say) the file names what took its "
+        "place.",
+        "Tables 1 and 2: Student's t and chi-square test unless the cohort's settings say "
+        "otherwise, with standardised mean differences.",
+    ]
+
+
+def _risk_methods(study: StudyFolder) -> list[str]:
+    sampling = study.settings.get("sampling")
+    if sampling is None or study.json("calibration/calibration.json") is None:
+        return []
+    how = {
+        "random_controls": "a constant offset of the logit (King and Zeng): the controls are taken "
+        "as a random sample",
+        "matched_controls": "an offset of the logit that depends on the matched variables, whose "
+        "risk comes from the whole cohort's table",
+    }[sampling]
+    stated = study.settings.get("population_risk")
+    prior = (
+        f"the stated population risk of {percent(stated)}"
+        if stated
+        else "the share of fractures in the whole cohort"
+    )
+    return [
+        f"Controls were sampled, so the score was turned into an absolute five-year risk by {how}; "
+        f"it rests on {prior}. Slope and intercept were fitted on out-of-fold scores."
+    ]
+
+
+def model_card(study: StudyFolder) -> list[tuple[str, str]]:
+    """Return what a user of the weights must know, as name and text."""
+    pairs = [
+        ("Model", f"{label_of(study.main)}; {len(study.sidecars)} image models in this study"),
+        ("Purpose", "Research on the five-year risk of a vertebral fracture from T12 to L4."),
+        (
+            "Not for",
+            "Diagnosis, treatment or any decision about a patient. It finds no fracture that is "
+            "there today and replaces no reading of the CT.",
+        ),
+        (
+            "Input",
+            "A routine abdominal CT that covers T12 to L4, with a mask of the vertebral bodies; "
+            "for the fused models also clinical variables.",
+        ),
+        ("Output", "A score between 0 and 1; an absolute risk only with a calibration."),
+    ]
+    sidecar = study.sidecars.get(study.main.removeprefix("image_"))
+    if sidecar is not None:
+        trained = sidecar["trained_on"]
+        pairs += [
+            (
+                "Trained on (fold 0)",
+                f"{trained['patients']:,} patients, {trained['fractures']:,} with a fracture"
+                + (", simulated" if sidecar["simulated"] else ""),
+            ),
+            ("Bundle", f"{sidecar['bundle']} {sidecar['version']}"),
+            ("Weights of fold 0, SHA-256", sidecar["weights_sha256"]),
+        ]
+    pairs += [
+        (f"Performance, {short_set(name)}", estimate_words(evaluation["scores"].get(study.main)))
+        for name, evaluation in study.evaluations.items()
+    ]
+    pairs.append(
+        (
+            "Limits",
+            "Holds for people like those in Table 1, for CTs like those in the methods. Subgroups "
+            "with few fractures are not known. Scores of another scanner, contrast phase or "
+            "population need a calibration of their own.",
+        )
+    )
+    if study.simulated:
+        pairs.append(
+            ("Data", "Simulated patients. Nothing in this study says anything about real people.")
+        )
+    return pairs
+
+
+def estimate_words(entry: Json | None) -> str:
+    """Return an AUROC with interval and counts, or that there is none."""
+    if entry is None or entry["auroc"] is None:
+        return "not estimated"
+    return (
+        f"AUROC {estimate(entry['auroc'], entry['auroc_ci'])}, {entry['events']:,} fractures of "
+        f"{entry['n']:,} patients"
+    )
