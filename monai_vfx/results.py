@@ -188,6 +188,9 @@ def run_record(command: str, settings: Json, inputs: Mapping[str, str | None]) -
         "torchvision",
         "numpy",
         "scipy",
+        "pandas",
+        "scikit-learn",
+        "xgboost",
         "pydicom",
         "nibabel",
     )

@@ -238,6 +238,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     pretrained: str | None = UNCHANGED,
+    cache_dir: str | Path | None = None,
 ) -> Json:
     """Train on one fold; a run that was stopped goes on from its newest checkpoint.
 
@@ -256,6 +257,7 @@ def train(
         seed: of folds, weights and draws; 0 by default.
         pretrained: first weights of the encoder: ``imagenet``, a local file, or None for random
             ones; the overlays' or ``imagenet`` by default.
+        cache_dir: folder of prepared images, which further trainings may share.
 
     Returns:
         ``weights``, and ``epoch`` and ``val_auroc`` of the best checkpoint.
@@ -276,7 +278,9 @@ def train(
     split = (fold, merged["folds"], merged["seed"], test_fold)
     clinical = fit_clinical(merged["clinical_model"], cohort, *split)
     split_cohort(cohort, *split, clinical, merged["hazard_years"])
-    run_bundle(names, "train", cohort=Path(cohort), output_dir=out, resume=True, **chosen)
+    paths = {"cohort": Path(cohort), "output_dir": out}
+    paths |= {} if cache_dir is None else {"cache_dir": Path(cache_dir)}
+    run_bundle(names, "train", resume=True, **paths, **chosen)
     facts = {**chosen, "overlays": [_named(overlay) for overlay in overlays]}
     if isinstance(chosen.get("pretrained"), Path):
         facts["pretrained"] = _named(chosen["pretrained"])
@@ -310,6 +314,7 @@ def evaluate(
     folds: int | None = None,
     seed: int | None = None,
     workers: int = 0,
+    cache_dir: str | Path | None = None,
 ) -> Json:
     """Score a labelled cohort through the bundle.
 
@@ -323,6 +328,7 @@ def evaluate(
         folds: number of folds; by default that of the weights' training.
         seed: of the split; by default that of the weights' training.
         workers: processes that prepare images; 0 prepares them in this one.
+        cache_dir: folder of prepared images, which trainings on the same images may share.
 
     Returns:
         The metrics: AUROC with its DeLong interval, n and events.
@@ -346,6 +352,7 @@ def evaluate(
         weights=Path(weights),
         output_dir=Path(out),
         workers=workers,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
         **chosen,
     )
     inputs = {"cohort": content_hash(Path(cohort)), "weights": sidecar["weights_sha256"]}

@@ -75,7 +75,9 @@ def build(root: Path, *, unknown: Sequence[str] = ()) -> Scored:
         first = known["fold"].iloc[0]
         known.loc[known["case"] == SECOND, "fold"] = (first + 1) % FOLDS
     away = _patients(root, "external", 40)
-    selected = {side: root / "cohort" / side / "selected.csv" for side in ("development", "external")}
+    selected = {
+        side: root / "cohort" / side / "selected.csv" for side in ("development", "external")
+    }
     write_patients(known, selected["development"])
     write_patients(away.drop(columns="pair"), selected["external"])
     sides = {}
@@ -112,7 +114,9 @@ def _patients(root: Path, hospital: str, count: int) -> pd.DataFrame:
     for column in ("case", "patient"):
         frame[column] = [f"{'P' if hospital == 'development' else 'X'}{i}" for i in range(count)]
     matched = Matching(variables=("age", "sex", "bmi"), caliper=None)
-    frame["pair"] = match(frame, matched).frame.set_index("case")["pair"].reindex(frame["case"]).to_numpy()
+    frame["pair"] = (
+        match(frame, matched).frame.set_index("case")["pair"].reindex(frame["case"]).to_numpy()
+    )
     if hospital == "development":
         second = frame.iloc[[0]].assign(case=SECOND, pair=np.nan)
         frame = pd.concat([frame, second], ignore_index=True)
@@ -122,7 +126,7 @@ def _patients(root: Path, hospital: str, count: int) -> pd.DataFrame:
     for case in frame["case"]:
         (images / f"{hospital}_{case}.nii").write_bytes(f"voxels of {case}".ljust(400).encode())
     frame["image"] = [str(images / f"{hospital}_{case}.nii") for case in frame["case"]]
-    frame["mask"] = frame["image"]
+    frame["mask"] = [image.replace(".nii", "_mask.nii") for image in frame["image"]]
     return frame
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from calibration_cases import Study, make_study, slope_and_intercept
 
+from calibration_cases import Study, make_study, slope_and_intercept
 from monai_vfx.calibration.risk import Calibration, Kind, fit_calibration, mean_risk_interval
 
 KINDS: dict[str, Kind] = {"random": "random_controls", "matched": "matched_controls"}

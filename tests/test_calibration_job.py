@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from calibration_cases import make_study
 from click.testing import CliRunner
 from scipy.special import expit
 
+from calibration_cases import make_study
 from monai_vfx.calibration.risk import MATCHED, read_calibration
 from monai_vfx.cli import main
 from monai_vfx.errors import SettingError

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from calibration_cases import make_study
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
+from calibration_cases import make_study
 from monai_vfx.calibration.assessment import group_risks, sampled_summary
 from monai_vfx.calibration.fitting import fit_logistic
 from monai_vfx.calibration.risk import (

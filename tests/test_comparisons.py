@@ -11,9 +11,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from monai_vfx.evaluation.adjusted import adjusted_auroc
-from monai_vfx.evaluation.auroc import auroc, delong_test
 from monai_vfx.evaluation.bootstrap import draw_counts
 from monai_vfx.evaluation.comparisons import difference_interval, holm, mcnemar_tests
+from monai_vfx.evaluation.discrimination import auroc, delong_test
 from monai_vfx.evaluation.subgroups import split_groups, subgroup_rows
 
 

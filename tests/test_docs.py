@@ -30,6 +30,19 @@ def test_vfx_lines_of_the_readme_name_commands_and_options_that_exist(line: str)
     assert {word for word in words if word.startswith("--")} <= known
 
 
+def test_vfx_in_running_text_names_commands_and_options_that_exist() -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.yaml")]
+    seen = set()
+    for page in pages:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for name, rest in re.findall(r"(?m)(?:`|^|# +)vfx (\w+)([^`\n]*)", text):
+            known = {option for p in main.commands[name].params for option in p.opts}
+            used = set(re.findall(r"(?<![\w-])--[\w-]+", rest))
+            seen.add(name)
+            assert used <= known, (page.name, name, used - known)
+    assert seen >= {"cohort", "clinical", "evaluate", "calibrate", "morphometry", "study"}
+
+
 def test_readme_shows_every_step_with_a_bundle_line() -> None:
     assert len(VFX) >= 5
     assert {re.search(r"run (\w+)", line).group(1) for line in BUNDLE} == {  # type: ignore[union-attr]

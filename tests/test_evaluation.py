@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from monai_vfx.evaluation.auroc import (
+from monai_vfx.evaluation.bootstrap import auroc_samples, draw_counts, percentile_interval
+from monai_vfx.evaluation.discrimination import (
     auroc,
     delong_test,
     hanley_mcneil_variance,
     roc_curve,
     wilson_interval,
 )
-from monai_vfx.evaluation.bootstrap import auroc_samples, draw_counts, percentile_interval
 
 
 def mann_whitney(y, score):

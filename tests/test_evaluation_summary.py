@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from monai_vfx.errors import CaseRefused, SettingError
-from monai_vfx.evaluation.auroc import auroc, delong_test
 from monai_vfx.evaluation.comparisons import holm, mcnemar_tests
+from monai_vfx.evaluation.discrimination import auroc, delong_test
 from monai_vfx.evaluation.score_table import Columns, check_table, read_score_table
 from monai_vfx.evaluation.summary import evaluate_scores
 from monai_vfx.schemas import violations

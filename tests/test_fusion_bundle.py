@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from cohorts import CONFIGS, META, SMALL, files, make_cohort, run
 from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
 
+from cohorts import CONFIGS, META, SMALL, files, make_cohort, run
 from monai_vfx.bundle_parts import Standardiser, cohort_cases, prepare_batch, split_cohort
 from monai_vfx.bundle_parts.covariates import clinical_values, model_variables, row_values
 from monai_vfx.bundle_parts.data import fit_clinical

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cohorts import SMALL, make_cohort, run
 
+from cohorts import SMALL, make_cohort, run
 from monai_vfx.bundle_parts import JointLoss, prepare_batch, score_and_label
 from monai_vfx.bundle_parts.hazards import hazard_loss, yearly_risk
 from monai_vfx.errors import CaseRefused, find_refusal

@@ -120,7 +120,7 @@ def test_a_biconcave_body_has_a_low_middle():
 def test_error_grows_with_the_slices_and_stays_below_the_limits(step, height_sd, ratio_sd):
     rng = np.random.default_rng(3)
     errors, ratios = [], []
-    for _ in range(12):
+    for _ in range(8):
         anterior, posterior = rng.uniform(18, 30), rng.uniform(24, 32)
         shape, affine = box_grid((0.9, 0.9, step), shift=rng.uniform(-0.5, 0.5, 3) * step)
         turn = turned(rng.uniform(-20, 20), rng.uniform(-8, 8), rng.uniform(-10, 10))

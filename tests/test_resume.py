@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from cohorts import SMALL, make_cohort, run, workflow
 from ignite.engine import Events
 
+from cohorts import SMALL, make_cohort, run, workflow
 from monai_vfx.weights import load_state
 
 TRAINING = ("common", "train", "cpu_small")

@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from study_folder import build_study
 
 from monai_vfx.errors import MissingDependencyError, SettingError
 from monai_vfx.report import study_page
@@ -21,6 +20,7 @@ from monai_vfx.report.study_data import StudyFolder
 from monai_vfx.report.study_figures import architecture
 from monai_vfx.report.study_page import write_study_report
 from monai_vfx.report.study_text import cautions, summary
+from study_folder import build_study
 
 CHROMIUM = shutil.which("chromium")
 

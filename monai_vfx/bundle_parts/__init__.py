@@ -26,6 +26,7 @@ from monai_vfx.bundle_parts.prediction import (
     PredictionWriter,
     prediction_of,
 )
+from monai_vfx.bundle_parts.prepared import PreparedImages
 from monai_vfx.bundle_parts.training import (
     EpochSeeds,
     HistoryWriter,
@@ -46,6 +47,7 @@ __all__ = [
     "HistoryWriter",
     "JointLoss",
     "PredictionWriter",
+    "PreparedImages",
     "SidecarWriter",
     "Standardiser",
     "TrainedModel",

@@ -17,6 +17,8 @@ from monai_vfx.cohort.table import outcome_times, read_patients
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.shapes import Json
 
+FOR_GOOD = 1000.0
+"""Years that stand for the follow-up of a patient who died without a fracture."""
 NO_MODEL = "none"
 """Name of the clinical model of a network that sees the image alone."""
 
@@ -162,8 +164,9 @@ def row_values(path: str | Path, names: Sequence[str]) -> dict[str, float]:
 def follow_up(cohort: str | Path) -> dict[str, tuple[float, float]]:
     """Return (years, 1 for a fracture at that time or 0 for its end without one) by case.
 
-    A death ends the follow-up like any other censoring: the hazard is that of a fracture in those
-    alive, the cause-specific one.
+    Who died without a fracture will never have one and stays at risk for good. The hazards are then
+    those of the subdistribution (Fine and Gray 1999), and 1 - Π(1 - h) is the share of all patients
+    who fracture; were the dead censored it would be the share in a world without death.
 
     Raises:
         CaseRefused: ``cohort_invalid``, also where a time is not known.
@@ -177,6 +180,7 @@ def follow_up(cohort: str | Path) -> dict[str, tuple[float, float]]:
             f"follow_up_years is empty in {unknown} rows; a hazard needs it in all",
         )
     fractured = (event == 1).astype(float)
+    time = np.where(event == 2, FOR_GOOD, time)
     return {
         str(case): (float(years), float(end))
         for case, years, end in zip(frame["case"], time, fractured, strict=True)

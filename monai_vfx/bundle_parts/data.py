@@ -23,6 +23,7 @@ from monai_vfx.bundle_parts.covariates import (
     row_values,
 )
 from monai_vfx.bundle_parts.hazards import CLASSES
+from monai_vfx.bundle_parts.prepared import PreparedImages, first_random
 from monai_vfx.cohort import CohortItem, read_cohort, split_folds
 from monai_vfx.errors import CaseRefused, SettingError, find_refusal
 from monai_vfx.shapes import Json
@@ -172,6 +173,7 @@ class CohortCache(CacheDataset):
         data: patients, each with a ``label``.
         transform: the chain; what follows its first random transform runs at each iteration.
         refusals: file for the refused cases, one JSON line each; None writes none.
+        prepared: where images that went through this part before are kept; None keeps none.
         **settings: of :class:`monai.data.CacheDataset`.
 
     Raises:
@@ -183,8 +185,10 @@ class CohortCache(CacheDataset):
         data: Sequence[CohortItem],
         transform: Callable[..., Any],
         refusals: str | Path | None = None,
+        prepared: PreparedImages | None = None,
         **settings: Any,
     ) -> None:
+        self.prepared = prepared or PreparedImages(None, {})
         super().__init__(data=data, transform=transform, **settings)
         refused = {
             str(item["case"]): cached
@@ -207,7 +211,9 @@ class CohortCache(CacheDataset):
 
     def _load_cache_item(self, idx: int) -> Any:
         try:
-            return super()._load_cache_item(idx)
+            return self.prepared(
+                self.data[idx], lambda: super(CohortCache, self)._load_cache_item(idx)
+            )
         except Exception as error:
             refusal = find_refusal(error)
             if refusal is None:
@@ -223,6 +229,8 @@ class CaseDataset(Dataset):
             a one-row table, or raw values by name.
         transform: the chain.
         clinical: how the weights' clinical variables are standardised; None: they take none.
+        prepared: where images that went through the deterministic part before are kept; what is
+            read from there lacks the facts of the CT that a ``prediction.json`` holds.
     """
 
     def __init__(
@@ -230,21 +238,28 @@ class CaseDataset(Dataset):
         data: Sequence[Mapping[str, Any]],
         transform: Callable[..., Any],
         clinical: Standardiser | None = None,
+        prepared: PreparedImages | None = None,
     ) -> None:
         super().__init__(data=data, transform=transform)
         self.clinical = clinical
+        self.prepared = prepared or PreparedImages(None, {})
 
     def _transform(self, index: int) -> Any:
         item = self.data[index]
         try:
             clinical = self._clinical(item)  # before the image: a bad row is found at once
-            return {**super()._transform(index), **clinical}
+            return {**self._prepare(item), **clinical}
         except Exception as error:  # one bad case must not stop the others
             refusal = find_refusal(error)
             if refusal is None:
                 _LOG.exception("case %s", item["case"])
                 refusal = CaseRefused("internal", f"{type(error).__name__} in the preprocessing")
             return {"case": item["case"], "refusal": refusal}
+
+    def _prepare(self, item: Mapping[str, Any]) -> Json:
+        first = first_random(self.transform)
+        kept = self.prepared(item, lambda: self.transform(dict(item), end=first))
+        return cast(Json, self.transform(kept, start=first))
 
     def _clinical(self, item: Mapping[str, Any]) -> Json:
         """Return the standardised ``clinical`` (F,), and which were ``clinical_missing``."""

@@ -19,8 +19,9 @@ def hazard_loss(hazard: Tensor, years: Tensor, event: Tensor) -> Tensor:
     """Negative log likelihood of the follow-up, the mean over patients.
 
     A fracture in year k contributes log h_k + Σ_{j<k} log(1 - h_j); an end without fracture
-    contributes Σ log(1 - h_j) over the years that were survived to their end. A death counts as
-    such an end (cause-specific hazard). What happens after the last year counts as surviving all.
+    contributes Σ log(1 - h_j) over the years that were survived to their end. A death is no such
+    end, see :func:`monai_vfx.bundle_parts.covariates.follow_up`. What happens after the last year
+    counts as surviving all.
 
     Args:
         hazard: (B, K) logits of the yearly hazards.

@@ -24,26 +24,34 @@ from monai.transforms.traits import RandomizableTrait
 from monai_vfx.shapes import Json
 from monai_vfx.transforms.slices import PER_SLICE_META
 
+NETWORK_SETTINGS = frozenset(
+    {
+        *("backbone", "attention", "attention_layers", "include_global", "decoder", "rnn_hidden"),
+        *("bidirectional", "slice_pooling", "dropout", "slices"),
+        *("clinical_model", "clinical", "hazard_years"),
+    }
+)
+"""Of the settings that weights carry, those that the deterministic part does not depend on."""
+
 
 class PreparedImages:
     """Run the deterministic part of a chain, or read what it gave before.
 
     Args:
         folder: for the files; None prepares every time.
-        settings: of the chain, plain values: all of the configs that the result depends on.
+        settings: the ``model_settings`` of the configs, plain values.
     """
 
     def __init__(self, folder: str | Path | None, settings: Mapping[str, Any]) -> None:
         self.folder = None if folder is None else Path(folder)
-        self.settings = {**settings, "version": metadata.version("monai_vfx")}
+        self.settings = {k: v for k, v in settings.items() if k not in NETWORK_SETTINGS}
+        self.settings["version"] = metadata.version("monai_vfx")
 
-    def __call__(self, item: Json, chain: Compose, run: Callable[[], Json]) -> Json:
+    def __call__(self, item: Mapping[str, Any], run: Callable[[], Any]) -> Any:
         """Return an item after the deterministic part of its chain.
 
         Args:
-            item: with ``image`` and ``mask``, paths.
-            chain: whose transforms up to the first random one make that part; what they do
-                besides the image (labels, clinical values) passes through from ``item``.
+            item: with ``image`` and ``mask``, paths; what else it holds stays as it is.
             run: does that part for real.
         """
         if self.folder is None:
@@ -64,16 +72,16 @@ class PreparedImages:
         partial.replace(path)
         return done
 
-    def _name(self, item: Json) -> str:
+    def _name(self, item: Mapping[str, Any]) -> str:
         files = [_state(Path(item[key])) for key in ("image", "mask") if item.get(key)]
         text = json.dumps([files, item.get("scheme"), self.settings], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def first_random(chain: Compose) -> int | None:
-    """Return the place of the first random transform of a chain, None without one."""
-    place: int | None = chain.get_index_of_first(lambda t: isinstance(t, RandomizableTrait))
-    return place
+def first_random(chain: Compose) -> int:
+    """Return the place of the first random transform of a chain, its length without one."""
+    place = chain.get_index_of_first(lambda t: isinstance(t, RandomizableTrait))
+    return len(chain.transforms) if place is None else int(place)
 
 
 def _state(path: Path) -> Json:

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from monai_vfx.calibration.fitting import fit_logistic
 from monai_vfx.calibration.model import Calibration, mean_risk_interval
 from monai_vfx.calibration.terms import Floats
-from monai_vfx.evaluation.auroc import check_outcome, wilson_interval
+from monai_vfx.evaluation.discrimination import check_outcome, wilson_interval
 from monai_vfx.shapes import Json
 
 Bools = npt.NDArray[np.bool_]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from crepes import ConformalClassifier
 
 from monai_vfx.errors import SettingError
-from monai_vfx.evaluation.auroc import check_outcome
+from monai_vfx.evaluation.discrimination import check_outcome
 from monai_vfx.shapes import Json
 
 Floats = npt.NDArray[np.float64]

@@ -46,7 +46,7 @@ from monai_vfx.calibration.model import (
 )
 from monai_vfx.calibration.terms import Floats, Term, choose_terms, design
 from monai_vfx.errors import SettingError
-from monai_vfx.evaluation.auroc import check_outcome
+from monai_vfx.evaluation.discrimination import check_outcome
 
 __all__ = [
     "Calibration",

@@ -17,7 +17,14 @@ from typing import Any, NoReturn, ParamSpec
 
 import click
 
-from monai_vfx.errors import CaseRefused, CaseWarning, SettingError, find_cause, find_refusal
+from monai_vfx.errors import (
+    CaseRefused,
+    CaseWarning,
+    MissingDependencyError,
+    SettingError,
+    find_cause,
+    find_refusal,
+)
 
 P = ParamSpec("P")
 
@@ -62,6 +69,9 @@ def exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
                 refuse(refusal)
             if setting is not None:
                 raise click.UsageError(str(setting)) from error
+            missing = find_cause(error, MissingDependencyError)
+            if missing is not None:
+                raise click.ClickException(str(missing)) from error
             raise
 
     return wrapped

@@ -33,6 +33,13 @@ from monai_vfx.shapes import Json
 @click.option("--fit-normal", is_flag=True, help="Fit normal values on the table's patients.")
 @click.option("--second", type=TABLE, help="Heights by another reader: how well they agree.")
 @click.option("--baseline", type=TABLE, help="Heights at an earlier time: new fractures.")
+@click.option(
+    "--pictures",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Draw at most so many patients of a table, fractured ones first.",
+)
 @click.option("--out", required=True, type=FOLDER, help="Folder for tables and pictures.")
 @exit_statuses
 def morphometry(
@@ -46,6 +53,7 @@ def morphometry(
     fit_normal: bool,
     second: Path | None,
     baseline: Path | None,
+    pictures: int,
     out: Path,
 ) -> None:
     """Measure vertebral heights and name the fractured vertebrae T12-L4.
@@ -64,7 +72,13 @@ def morphometry(
     try:
         if is_table:
             document = run_morphometry_table(
-                source, out, normal=normal, fit_normal=fit_normal, second=second, baseline=baseline
+                source,
+                out,
+                normal=normal,
+                fit_normal=fit_normal,
+                second=second,
+                baseline=baseline,
+                pictures=pictures,
             )
         else:
             document = run_morphometry_case(

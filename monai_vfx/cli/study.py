@@ -13,7 +13,7 @@ from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, writable
 @click.command()
 @click.argument("plan", metavar="STUDY.yaml", type=TABLE)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the study.")
-@click.option("--pdf/--no-pdf", default=True, show_default=True, help="Also the report as PDF.")
+@click.option("--pdf", is_flag=True, help="Also write the report as PDF (needs WeasyPrint).")
 @exit_statuses
 def study(plan: Path, out: Path, pdf: bool) -> None:
     """Everything of the paper on your cohorts: flow, models, statistics, report.

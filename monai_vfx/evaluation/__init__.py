@@ -7,7 +7,9 @@ The unit is the patient: every number carries how many patients (``n``) and how 
 from __future__ import annotations
 
 from monai_vfx.evaluation.adjusted import AdjustedAuroc, adjusted_auroc
-from monai_vfx.evaluation.auroc import (
+from monai_vfx.evaluation.bootstrap import auroc_samples, draw_counts, percentile_interval
+from monai_vfx.evaluation.comparisons import McnemarTest, difference_interval, holm, mcnemar_tests
+from monai_vfx.evaluation.discrimination import (
     Auroc,
     DelongTest,
     Proportion,
@@ -19,8 +21,6 @@ from monai_vfx.evaluation.auroc import (
     roc_curve,
     wilson_interval,
 )
-from monai_vfx.evaluation.bootstrap import auroc_samples, draw_counts, percentile_interval
-from monai_vfx.evaluation.comparisons import McnemarTest, difference_interval, holm, mcnemar_tests
 from monai_vfx.evaluation.subgroups import split_groups, subgroup_rows
 from monai_vfx.evaluation.thresholds import (
     OperatingPoint,

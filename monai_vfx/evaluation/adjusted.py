@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
-from monai_vfx.evaluation.auroc import Floats, check_outcome
 from monai_vfx.evaluation.bootstrap import Counts, percentile_interval, sample_rows
+from monai_vfx.evaluation.discrimination import Floats, check_outcome
 
 if TYPE_CHECKING:
     import pandas as pd

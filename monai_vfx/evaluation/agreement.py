@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
-from monai_vfx.evaluation.auroc import _finite_vector, _quantile
+from monai_vfx.evaluation.discrimination import _finite_vector, _quantile
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.evaluation.auroc import Floats, check_outcome
+from monai_vfx.evaluation.discrimination import Floats, check_outcome
 
 Counts = npt.NDArray[np.int16]
 """(samples, n): how often each sample holds each patient."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logit
 
-from monai_vfx.evaluation.auroc import _quantile, check_outcome, wilson_interval
+from monai_vfx.evaluation.discrimination import _quantile, check_outcome, wilson_interval
 from monai_vfx.shapes import Json
 
 Floats = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from monai_vfx.evaluation.auroc import DelongTest, Floats, _quantile, check_outcome
+from monai_vfx.evaluation.discrimination import DelongTest, Floats, _quantile, check_outcome
 
 Quantity = Literal["accuracy", "sensitivity", "specificity"]
 QUANTITIES: tuple[Quantity, ...] = ("accuracy", "sensitivity", "specificity")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.evaluation.auroc import check_outcome
+from monai_vfx.evaluation.discrimination import check_outcome
 from monai_vfx.shapes import Json
 
 THRESHOLDS = tuple(percent / 100 for percent in range(1, 51))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from monai_vfx.evaluation.auroc import _finite_vector, _quantile
+from monai_vfx.evaluation.discrimination import _finite_vector, _quantile
 from monai_vfx.shapes import Json
 
 Floats = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from monai_vfx.errors import SettingError
-from monai_vfx.evaluation.auroc import Floats
+from monai_vfx.evaluation.discrimination import Floats
 from monai_vfx.evaluation.score_table import fold_name
 from monai_vfx.evaluation.thresholds import FIXED, SAME_ROWS, choose_thresholds, parse_rule
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.evaluation.auroc import Floats
 from monai_vfx.evaluation.bootstrap import Counts, auroc_samples, draw_counts
+from monai_vfx.evaluation.discrimination import Floats
 from monai_vfx.evaluation.score_table import Columns
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, ttest_ind_from_stats
 
-from monai_vfx.evaluation.auroc import hanley_mcneil_variance
+from monai_vfx.evaluation.discrimination import hanley_mcneil_variance
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from monai_vfx.evaluation.auroc import _quantile
+from monai_vfx.evaluation.discrimination import _quantile
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_vfx.errors import CaseRefused, SettingError
-from monai_vfx.evaluation.auroc import Floats
+from monai_vfx.evaluation.discrimination import Floats
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.evaluation.auroc import auroc, check_outcome
+from monai_vfx.evaluation.discrimination import auroc, check_outcome
 from monai_vfx.shapes import Json
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from monai_vfx.errors import SettingError
 from monai_vfx.evaluation.adjusted import adjusted_auroc
-from monai_vfx.evaluation.auroc import Floats, auroc, delong_test
 from monai_vfx.evaluation.bootstrap import (
     FEWEST_SAMPLES,
     SAMPLES,
@@ -24,6 +23,7 @@ from monai_vfx.evaluation.bootstrap import (
 from monai_vfx.evaluation.calibration_curve import calibration_summary
 from monai_vfx.evaluation.comparisons import difference_interval, holm, mcnemar_tests
 from monai_vfx.evaluation.decision import decision_curve
+from monai_vfx.evaluation.discrimination import Floats, auroc, delong_test
 from monai_vfx.evaluation.operating import Decision, decide
 from monai_vfx.evaluation.patients import Patients
 from monai_vfx.evaluation.score_table import Columns, check_table

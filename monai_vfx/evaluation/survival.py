@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-from monai_vfx.evaluation.auroc import _finite_vector, _quantile, hanley_mcneil_variance
+from monai_vfx.evaluation.discrimination import _finite_vector, _quantile, hanley_mcneil_variance
 from monai_vfx.evaluation.incidence import (
     CENSORED,
     DEATH,

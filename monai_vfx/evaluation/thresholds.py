@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.evaluation.auroc import Proportion, check_outcome, wilson_interval
+from monai_vfx.evaluation.discrimination import Proportion, check_outcome, wilson_interval
 from monai_vfx.shapes import Json
 
 DEFAULT_RULES: tuple[str, ...] = ("youden", "sensitivity_0.80")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from monai_vfx.evaluation.agreement import (
+    Agreement,
     intraclass_correlation,
     limits_of_agreement,
     weighted_kappa,
@@ -64,12 +68,18 @@ def reader_agreement(first: pd.DataFrame, second: pd.DataFrame) -> Json:
         pair = both[[f"{name}_1", f"{name}_2"]].dropna().to_numpy()
         left_out = len(both) - len(pair)
         document["heights"][name] = {
-            "icc": _entry(left_out, lambda pair=pair: intraclass_correlation(pair)),
+            "icc": _entry(left_out, lambda pair=pair: _correlation(pair)),
             "limits_mm": _entry(
                 left_out, lambda pair=pair: limits_of_agreement(pair[:, 0], pair[:, 1])
             ),
         }
     return document
+
+
+def _correlation(pair: npt.NDArray[np.float64]) -> Agreement:
+    if len(pair) and np.ptp(pair.mean(axis=1)) < 1e-9:
+        raise ValueError("the vertebrae do not differ in height; a correlation has no value")
+    return intraclass_correlation(pair)
 
 
 def _entry(left_out: int, compute: Any) -> Json:
@@ -78,7 +88,11 @@ def _entry(left_out: int, compute: Any) -> Json:
         found = asdict(compute())
     except ValueError as error:
         return {"value": None, "note": str(error), "left_out": left_out}
-    return {
-        **{name: list(cell) if isinstance(cell, tuple) else cell for name, cell in found.items()},
-        "left_out": left_out,
-    }
+    return {**{name: _plain(cell) for name, cell in found.items()}, "left_out": left_out}
+
+
+def _plain(cell: Any) -> Any:
+    """Return a number or an interval as JSON has it: null for what is not finite."""
+    if isinstance(cell, tuple):
+        return [_plain(part) for part in cell]
+    return None if isinstance(cell, float) and not isfinite(cell) else cell

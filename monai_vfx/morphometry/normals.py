@@ -65,7 +65,7 @@ class NormalValues:
         source: ``fitted``, ``paper`` or ``genant``. With ``genant`` there are no values: a
             vertebra is fractured from grade 1 on.
         values: (sex, level, ratio) → mean and SD; ``all`` is always there, ``F`` and ``M`` where
-            both had enough vertebrae.
+            the sex has enough vertebrae.
         patients: whom they were fitted on; None for a preset.
         simulated: whether they were fitted on simulated patients.
     """

@@ -49,8 +49,8 @@ def add_ratios(heights: pd.DataFrame) -> pd.DataFrame:
 
     >>> rows = [("a", level, 24.0, 25.0, 30.0) for level in ("T12", "L1")]
     >>> table = add_ratios(pd.DataFrame(rows, columns=["case", "level", *HEIGHTS]))
-    >>> table.loc[0, ["level", "wedge", "crush_below", "crush_above"]].tolist()
-    ['T12', 0.8, 1.0, nan]
+    >>> table.loc[:1, ["wedge", "crush_below", "crush_above"]].to_numpy().tolist()
+    [[0.8, 1.0, nan], [0.8, nan, 1.0]]
     """
     cases = list(dict.fromkeys(heights["case"]))
     grid = pd.MultiIndex.from_product([cases, MEASURED], names=["case", "level"])

@@ -10,6 +10,8 @@ smaller: it cannot make a fracture, but two crushed neighbours can hide each oth
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -21,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 FRACTURED, NORMAL, NOT_ASSESSABLE = "fractured", "normal", "not_assessable"
 STATUSES = (NORMAL, FRACTURED, NOT_ASSESSABLE)
+_OUTCOME = {FRACTURED: 1.0, NORMAL: 0.0}
 GRADES = (0, 1, 2, 3)
 """Genant's grades: none, mild, moderate, severe."""
 GRADE_LOSS = (0.20, 0.25, 0.40)
@@ -108,21 +111,34 @@ def patient_statuses(vertebrae: pd.DataFrame) -> pd.DataFrame:
         ``worst_grade``.
     """
     rows = []
-    for case, body in vertebrae.groupby("case", sort=False):
-        levels = {s: list(body.loc[body["status"] == s, "level"]) for s in STATUSES}
-        status = overall(list(body["status"]))
+    names = ("level", "status", "sex", "grade")
+    for case, body in _by_case(vertebrae, names):
+        of_status: dict[str, list[str]] = {status: [] for status in STATUSES}
+        for level, status, _, _ in body:
+            of_status[status].append(level)
+        status = overall([row[1] for row in body])
+        grades = [row[3] for row in body if not np.isnan(row[3])]
         rows.append(
             {
                 "case": case,
-                "sex": body["sex"].iloc[0],
+                "sex": body[0][2],
                 "status": status,
-                "fracture": {FRACTURED: 1.0, NORMAL: 0.0}.get(status, np.nan),
-                "fractured_levels": ";".join(levels[FRACTURED]),
-                "not_assessable_levels": ";".join(levels[NOT_ASSESSABLE]),
-                "worst_grade": body["grade"].max(),
+                "fracture": _OUTCOME.get(status, np.nan),
+                "fractured_levels": ";".join(of_status[FRACTURED]),
+                "not_assessable_levels": ";".join(of_status[NOT_ASSESSABLE]),
+                "worst_grade": max(grades, default=np.nan),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _by_case(frame: pd.DataFrame, names: tuple[str, ...]) -> list[tuple[str, list[Any]]]:
+    """Return each case with its rows as tuples, in order: thousands of groups take no time."""
+    found: dict[str, list[Any]] = {}
+    cells = zip(*(frame[name].tolist() for name in names), strict=True)
+    for case, row in zip(frame["case"].tolist(), cells, strict=True):
+        found.setdefault(case, []).append(row)
+    return list(found.items())
 
 
 def overall(statuses: list[str]) -> str:
@@ -167,16 +183,15 @@ def incident_fractures(
         NOT_ASSESSABLE,
     )
     rows = []
-    for case, body in frame.groupby("case", sort=False):
-        kinds = set(body["incident"])
+    for case, body in _by_case(frame, ("level", "incident", "baseline_status")):
+        kinds = {row[1] for row in body}
         known = 1.0 if "new" in kinds else np.nan if NOT_ASSESSABLE in kinds else 0.0
-        at_first = overall(list(body["baseline_status"]))
         rows.append(
             {
                 "case": case,
-                "baseline_fracture": {FRACTURED: 1.0, NORMAL: 0.0}.get(at_first, np.nan),
+                "baseline_fracture": _OUTCOME.get(overall([row[2] for row in body]), np.nan),
                 "incident_fracture": known,
-                "new_levels": ";".join(body.loc[body["incident"] == "new", "level"]),
+                "new_levels": ";".join(row[0] for row in body if row[1] == "new"),
             }
         )
     return frame, pd.DataFrame(rows)

@@ -13,12 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from monai_vfx.anatomy import LEVELS
 from monai_vfx.morphometry.heights import BodyHeights
-from monai_vfx.morphometry.normals import Normal, NormalValues
-from monai_vfx.morphometry.ratios import HEIGHTS, RATIOS, ratios_of
-from monai_vfx.morphometry.rules import FRACTURED, GRADE_LOSS
-from monai_vfx.report.figures import INK, QUIET, calm
+from monai_vfx.morphometry.normals import NormalValues
+from monai_vfx.morphometry.ratios import HEIGHTS, ratios_of
+from monai_vfx.morphometry.rules import FRACTURED
+from monai_vfx.report.figures import INK
 from monai_vfx.report.pixels import WINDOW_HU
 from monai_vfx.shapes import Json
 from monai_vfx.volumes import Volume
@@ -28,7 +27,6 @@ STATUS_COLOURS = {"normal": "#5fd3f3", "fractured": "#ff7a59", "not_assessable":
 """On the CT: light, as bone and soft tissue behind are grey."""
 CHART_COLOURS = {"normal": "#1f5f8b", "fractured": "#c8553d", "not_assessable": "#8a6d00"}
 """On white."""
-STATUS_MARKS = {"normal": "o", "fractured": "X", "not_assessable": "s"}
 SHORT = {
     "wedge": "Ha/Hp",
     "biconcavity": "Hm/Hp",
@@ -136,7 +134,7 @@ def sagittal_figure(
     )
     axes.set_facecolor("black")
     axes.set_axis_off()
-    rows = _by_level(vertebrae)
+    rows = by_level(vertebrae)
     for level, body in bodies.items():
         _draw_body(axes, level, body, rows.get(level))
     _orientation(axes)
@@ -155,113 +153,10 @@ def sagittal_figure(
     return figure
 
 
-def ratio_figure(vertebrae: pd.DataFrame, normal: NormalValues) -> Figure:
-    """Draw the ratios of one patient, level by level, against their cuts.
-
-    Args:
-        vertebrae: rows of one case, of :func:`monai_vfx.morphometry.rules.classify`.
-        normal: what was taken for normal.
-    """
-    figure = Figure(figsize=(7.4, 6.6), layout="constrained", facecolor="white")
-    panels = figure.subplots(2, 2, sharex=True)
-    for axes, name in zip(panels.flat, RATIOS, strict=True):
-        _ratio_panel(axes, vertebrae, normal, name)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("ratio")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    status = ", ".join(
-        f"{row['level']} {STATUS_WORDS[row['status']]}" for row in vertebrae.to_dict("records")
-    )
-    figure.suptitle(status, fontsize=10, color=INK)
-    return figure
-
-
-def _ratio_panel(axes: Axes, vertebrae: pd.DataFrame, normal: NormalValues, name: str) -> None:
-    rows = _by_level(vertebrae)
-    places = list(range(len(LEVELS)))
-    for place, level in enumerate(LEVELS):
-        _normal_band(axes, place, normal.values.get((rows[level]["normal_group"], level, name)))
-        if not normal.values and name in ratios_of(level):
-            cut = 1 - GRADE_LOSS[0]
-            axes.plot(
-                [place - 0.3, place + 0.3],
-                [cut, cut],
-                color=INK,
-                linewidth=1.6,
-                label="cut: 20 % loss" if not place else None,
-            )
-        ratio, low = rows[level][name], name in str(rows[level]["below"]).split(";")
-        if name not in ratios_of(level):
-            _word(axes, place, "not in\nthe rule")
-        elif np.isnan(ratio):
-            _word(axes, place, "not\nassessable")
-        else:
-            status = FRACTURED if low else "normal"
-            axes.plot(
-                place,
-                ratio,
-                STATUS_MARKS[status],
-                color=CHART_COLOURS[status],
-                markersize=8 if low else 6,
-            )
-            axes.annotate(
-                f"{ratio:.2f}" + (" below" if low else ""),
-                (place, ratio),
-                (7, 4),
-                textcoords="offset points",
-                fontsize=8,
-                color=CHART_COLOURS[status],
-                fontweight="bold" if low else "normal",
-            )
-    axes.set_title(RATIOS[name], fontsize=10, color=INK)
-    known = vertebrae[name].dropna()
-    axes.set_ylim(
-        min(0.55, *(known - 0.06)) if len(known) else 0.55,
-        max(1.25, *(known + 0.08)) if len(known) else 1.25,
-    )
-    axes.set_xlim(-0.6, len(LEVELS) - 0.2)
-    axes.set_xticks(places, LEVELS)
-    calm(axes)
-
-
-def _by_level(vertebrae: pd.DataFrame) -> dict[str, Json]:
+def by_level(vertebrae: pd.DataFrame) -> dict[str, Json]:
+    """Return the rows of one case by their level."""
     records = vertebrae.to_dict("records")
     return {str(row["level"]): {str(k): cell for k, cell in row.items()} for row in records}
-
-
-def _word(axes: Axes, place: int, words: str) -> None:
-    axes.text(
-        place,
-        0.03,
-        words,
-        fontsize=7.5,
-        color=QUIET,
-        ha="center",
-        va="bottom",
-        transform=axes.get_xaxis_transform(),
-    )
-
-
-def _normal_band(axes: Axes, place: int, value: Normal | None) -> None:
-    if value is None:
-        return
-    label = place == 0
-    axes.bar(
-        place,
-        6 * value.sd,
-        bottom=value.mean - 3 * value.sd,
-        width=0.6,
-        color="#dfe9f0",
-        label="normal mean ± 3 SD" if label else None,
-    )
-    axes.plot(
-        [place - 0.3, place + 0.3],
-        [value.cut, value.cut],
-        color=INK,
-        linewidth=1.6,
-        label="cut: mean - 3 SD" if label else None,
-    )
 
 
 def _draw_body(axes: Axes, level: str, body: BodyHeights, row: Json | None) -> None:
@@ -400,7 +295,7 @@ def _heading(level: str, row: Json | None) -> str:
         return f"{level}  neighbour of T12, not judged"
     grade = row["grade"]
     words = STATUS_WORDS[str(row["status"])]
-    if row["status"] == FRACTURED and not np.isnan(grade):
+    if row["status"] == FRACTURED and grade >= 1:  # a small loss can be far from normal
         words += f", grade {int(grade)}"
     return f"{level}  {words}"
 
@@ -425,4 +320,5 @@ def _rule_words(normal: NormalValues) -> str:
         )
     if normal.source == "paper":
         return "Fractured: a ratio below 0.67 (0.91 - 3 × 0.08 for all levels and ratios)."
-    return f"Fractured: a ratio below mean - 3 SD of {normal.patients} people without fracture."
+    people = f"{normal.patients} {'simulated ' if normal.simulated else ''}people"
+    return f"Fractured: a ratio below mean - 3 SD of {people} without fracture."

@@ -12,7 +12,7 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from monai_vfx.cohort.variables import label as variable_label
-from monai_vfx.evaluation.auroc import roc_curve
+from monai_vfx.evaluation.discrimination import roc_curve
 from monai_vfx.report.evaluation_figures import (
     ForestRow,
     RocPanel,

@@ -83,14 +83,14 @@ def _page(study: StudyFolder, sections: Sequence[Section]) -> str:
     return rendered
 
 
-def _write_pdf(text: str, path: Path) -> None:
-    """Set a page on paper.
+def require_pdf() -> None:
+    """Say early that the report cannot be a PDF here.
 
     Raises:
         MissingDependencyError: WeasyPrint, or Pango beneath it, is not there.
     """
     try:
-        import weasyprint
+        import weasyprint  # noqa: F401 - the import is the check
     except ImportError as error:
         raise MissingDependencyError("weasyprint", "pdf", "for the report as PDF") from error
     except OSError as error:  # WeasyPrint is there, the system's Pango is not
@@ -99,6 +99,17 @@ def _write_pdf(text: str, path: Path) -> None:
             "pdf",
             "for the report as PDF (on Debian also: apt install libpango-1.0-0 libpangoft2-1.0-0)",
         ) from error
+
+
+def _write_pdf(text: str, path: Path) -> None:
+    """Set a page on paper.
+
+    Raises:
+        MissingDependencyError: WeasyPrint, or Pango beneath it, is not there.
+    """
+    require_pdf()
+    import weasyprint
+
     # The page holds all its images; nothing may be fetched, not even by a name that slipped in.
     fetcher = weasyprint.urls.URLFetcher(allowed_protocols={"data"}, fail_on_errors=True)
     log = logging.getLogger("weasyprint")

@@ -22,7 +22,7 @@ from monai_vfx.clinical.variables import MATCHING_VARIABLES, MODELS, design_matr
 from monai_vfx.cohort.table import outcome_times, read_patients
 from monai_vfx.cohort.variables import label
 from monai_vfx.errors import SettingError
-from monai_vfx.evaluation.auroc import auroc
+from monai_vfx.evaluation.discrimination import auroc
 from monai_vfx.results import run_record, write_json
 from monai_vfx.shapes import Json
 from monai_vfx.volumes import content_hash

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from monai_vfx.evaluation.auroc import roc_curve
+from monai_vfx.evaluation.discrimination import roc_curve
 from monai_vfx.evaluation.score_table import Columns, check_table, read_score_table
 from monai_vfx.evaluation.summary import evaluate_scores
 from monai_vfx.report.evaluation_figures import (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from monai_vfx.anatomy import LEVEL_NAMES
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
 from monai_vfx.study.plan import Plan
@@ -41,12 +42,12 @@ def draw_gallery(
     entries: list[Json] = []
     made: list[Path] = []
     out.mkdir(parents=True, exist_ok=True)
-    for number, (case, fracture, value, fold) in enumerate(
+    for number, (case, fracture, fold) in enumerate(
         _chosen(predictions, score, plan.gallery), start=1
     ):
         png = out / f"{side}_{number}.png"
         with tempfile.TemporaryDirectory(dir=out) as scratch:
-            predict(
+            result = predict(
                 str(rows.at[case, "image"]),
                 str(rows.at[case, "mask"]),
                 weights=_weights(images, plan.images.main, fold),
@@ -64,10 +65,10 @@ def draw_gallery(
                 "set": side,
                 "case_number": number,
                 "fracture": int(fracture),
-                "score": float(value),
+                "score": result.score,
                 "png": png.name,
                 "alt": f"Heat maps of patient {number} {outcome} within five years; "
-                f"score {value:.2f}",
+                f"score {result.score:.2f}",
             }
         )
     inputs = _draw_inputs(plan, images, table, out)
@@ -75,14 +76,14 @@ def draw_gallery(
     return [*made, inputs, out / "gallery.json"]
 
 
-def _chosen(predictions: pd.DataFrame, score: str, count: int) -> list[tuple[str, int, float, int]]:
-    """Return (case, fracture, score, fold), patients with and without fracture in turn."""
+def _chosen(predictions: pd.DataFrame, score: str, count: int) -> list[tuple[str, int, int]]:
+    """Return (case, fracture, fold), patients with and without fracture in turn."""
     known = predictions[predictions[score].notna()].sort_values([score, "case"])
     with_fracture, without = (
         known[known["fracture"] == outcome].to_dict("records") for outcome in (1, 0)
     )
     with_fracture.reverse()
-    chosen: list[tuple[str, int, float, int]] = []
+    chosen: list[tuple[str, int, int]] = []
     for n in range((count + 1) // 2):
         for rows in (with_fracture, without):
             # Highest, lowest, next highest, … so that errors of the network are shown as well.
@@ -90,7 +91,7 @@ def _chosen(predictions: pd.DataFrame, score: str, count: int) -> list[tuple[str
             if n < len(rows) and len(chosen) < count:
                 row = rows[position]
                 fold = int(row["fold"]) if "fold" in row else 0
-                chosen.append((str(row["case"]), int(row["fracture"]), float(row[score]), fold))
+                chosen.append((str(row["case"]), int(row["fracture"]), fold))
     return chosen
 
 
@@ -102,14 +103,15 @@ def _draw_inputs(plan: Plan, images: Path, table: pd.DataFrame, out: Path) -> Pa
     """Draw what the networks of both image classes take of one patient."""
     from monai_vfx.report.montage import montage
     from monai_vfx.weights import TrainedModel
+    from monai_vfx.workflow import IMAGE_CLASSES
 
     row = table.iloc[0]
     item = {"image": row["image"], "mask": row["mask"]}
     models = [TrainedModel(_weights(images, name, 0)) for name in plan.images.models][:2]
     stacks = [model.preprocessing(item)["image"] for model in models]
     path = out / "inputs.png"
-    titles = [str(level) for level in stacks[0].meta["slice_level"]]
-    names = list(plan.images.models)[:2]
+    titles = [LEVEL_NAMES[int(level)] for level in stacks[0].meta["slice_level"]]
+    names = [IMAGE_CLASSES.get(name, name) for name in plan.images.models][:2]
     second = (stacks[1].as_tensor()[0].numpy(), None) if len(stacks) > 1 else None
     montage(
         stacks[0].as_tensor()[0].numpy(),

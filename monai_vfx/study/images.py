@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from monai_vfx.errors import SettingError
 from monai_vfx.study.plan import Plan
 
 
@@ -40,9 +41,10 @@ class ImageModel:
 def image_models(plan: Plan) -> list[ImageModel]:
     """List the networks that a plan trains, in the order of the paper's tables."""
     images = plan.images
-    main = (*images.overlays, *images.models.get(images.main, ()))
+    # Those of every training come last: they may make any image class small.
+    main = (*images.models.get(images.main, ()), *images.overlays)
     models = [
-        ImageModel(name, f"image_{name}", (*images.overlays, *overlays), plan.seed)
+        ImageModel(name, f"image_{name}", (*overlays, *images.overlays), plan.seed)
         for name, overlays in images.models.items()
     ]
     if not images.models:
@@ -59,7 +61,7 @@ def image_models(plan: Plan) -> list[ImageModel]:
         ImageModel(
             f"{name}_seed_{seed}",
             f"image_{name}",
-            (*images.overlays, *overlays),
+            (*overlays, *images.overlays),
             seed,
             further_seed=True,
         )
@@ -69,7 +71,28 @@ def image_models(plan: Plan) -> list[ImageModel]:
     return models
 
 
-def train_fold(plan: Plan, model: ImageModel, fold: int, table: Path, folder: Path) -> list[Path]:
+def check_models(plan: Plan) -> None:
+    """Check what trainings take besides patients, before the first of them.
+
+    Raises:
+        SettingError: an overlay that there is not or that cannot be used, or a file of first
+            weights that does not exist.
+    """
+    models = image_models(plan)
+    if not models:
+        return
+    from monai_vfx.bundle_parts.overlays import training_configs
+
+    for model in models:
+        training_configs(model.overlays)
+    first = plan.images.pretrained
+    if first not in (None, "none", "imagenet") and not Path(first).is_file():
+        raise SettingError(f"images: pretrained: {Path(first).name!r} does not exist")
+
+
+def train_fold(
+    plan: Plan, model: ImageModel, fold: int, table: Path, folder: Path, cache: Path
+) -> list[Path]:
     """Train on all folds but two, and score these two.
 
     Args:
@@ -78,6 +101,7 @@ def train_fold(plan: Plan, model: ImageModel, fold: int, table: Path, folder: Pa
         fold: the fold to be tested on.
         table: development patients with their folds.
         folder: of this training; an interrupted one goes on from its newest checkpoint.
+        cache: of prepared images, which all trainings share.
 
     Returns:
         The files that count as the result.
@@ -102,6 +126,7 @@ def train_fold(plan: Plan, model: ImageModel, fold: int, table: Path, folder: Pa
         overlays=model.overlays,
         epochs=plan.images.epochs,
         seed=model.seed,
+        cache_dir=cache,
         **settings,
     )
     parts: dict[str, int | None] = {"test": fold, "validation": validation}
@@ -115,17 +140,24 @@ def train_fold(plan: Plan, model: ImageModel, fold: int, table: Path, folder: Pa
             fold=scored,
             folds=plan.folds,
             workers=plan.images.workers,
+            cache_dir=cache,
         )
     made = [*result, *(folder / part / "predictions.csv" for part in parts)]
     return made + [folder / part / "features.csv" for part in parts]
 
 
-def score_external(plan: Plan, table: Path, folder: Path) -> list[Path]:
+def score_external(plan: Plan, table: Path, folder: Path, cache: Path) -> list[Path]:
     """Score the external patients with one fold's network."""
     from monai_vfx.workflow import evaluate
 
     out = folder / "external"
-    evaluate(table, weights=folder / "model.pt", out=out, workers=plan.images.workers)
+    evaluate(
+        table,
+        weights=folder / "model.pt",
+        out=out,
+        workers=plan.images.workers,
+        cache_dir=cache,
+    )
     return [out / "predictions.csv", out / "features.csv"]
 
 

@@ -9,39 +9,32 @@ see, thresholds from the scores that they may be chosen on. What a network train
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from monai_vfx.clinical.engines import FIT
 from monai_vfx.clinical.fusion import Fusion, fit_fusion
 from monai_vfx.clinical.models import ClinicalModel, load_clinical
-from monai_vfx.clinical.variables import design_matrix, outcomes
-from monai_vfx.evaluation.thresholds import choose_thresholds
+from monai_vfx.clinical.variables import design_matrix
 from monai_vfx.results import write_json
 from monai_vfx.study.images import fold_scores
-
-TOLERANCE = 1e-6
-"""Relative; tables keep at least this many digits."""
-LOG_ODDS_TOLERANCE = 1e-4
-"""Absolute; between fits of the same rows on different machines."""
-SAMPLE_BYTES = 1 << 20
-"""Of the middle of an image, which tell images of one size apart."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One rule, whether it holds, and what was compared or found."""
-
-    name: str
-    passed: bool
-    detail: str
+from monai_vfx.study.leakage_rules import (
+    LOG_ODDS_TOLERANCE,
+    TOLERANCE,
+    Check,
+    fitted_on,
+    groups_in_one_fold,
+    hospitals_apart,
+    read_table,
+    same_scores,
+    split_apart,
+    statistics_from,
+    threshold_from,
+)
 
 
 def audit(study: Path) -> list[Check]:
@@ -53,16 +46,16 @@ def audit(study: Path) -> list[Check]:
     Returns:
         One entry a rule and place; all must have passed.
     """
-    selected = _table(study / "cohort" / "development" / "selected.csv")
+    selected = read_table(study / "cohort" / "development" / "selected.csv")
     checks = [
         groups_in_one_fold(selected, "patient"),
         groups_in_one_fold(selected, "pair"),
     ]
     external = study / "cohort" / "external" / "selected.csv"
     if external.is_file():
-        checks.append(hospitals_apart(selected, _table(external)))
+        checks.append(hospitals_apart(selected, read_table(external)))
     measured = study / "imaging" / "development.csv"
-    features = _table(measured) if measured.is_file() else pd.DataFrame()
+    features = read_table(measured) if measured.is_file() else pd.DataFrame()
     for split in sorted(study.glob("image/*/fold_*/split.json")):
         checks += _network(split, selected)
     for fits in sorted(study.glob("clinical/**/fits.json")):
@@ -84,120 +77,6 @@ def write_audit(study: Path) -> tuple[Path, list[Check]]:
         path, {"passed": all(c.passed for c in checks), "checks": [asdict(c) for c in checks]}
     )
     return path, checks
-
-
-def groups_in_one_fold(selected: pd.DataFrame, column: str) -> Check:
-    """All rows that share a patient, or a matched pair, must lie in one fold."""
-    name = f"{column}s in one fold"
-    if column not in selected or selected[column].isna().all():
-        return Check(name, True, f"the table has no {column} column")
-    folds = selected.dropna(subset=[column]).groupby(column)["fold"].nunique(dropna=False)
-    torn = folds[folds > 1]
-    if len(torn):
-        return Check(name, False, f"{len(torn)} of {len(folds)} lie in several folds")
-    return Check(name, True, f"{len(folds)} groups, none torn")
-
-
-def hospitals_apart(development: pd.DataFrame, external: pd.DataFrame) -> Check:
-    """No image of the external hospital may be one of the development hospital's, or a copy."""
-    name = "hospitals apart"
-    if "image" not in development or "image" not in external:
-        return Check(name, True, "the tables have no images to compare")
-    home, away = (set(frame["image"].dropna()) for frame in (development, external))
-    shared = (home & away) | _copies(home, away)
-    return Check(
-        name,
-        not shared,
-        f"{len(shared)} shared images among {len(development)} and {len(external)} patients",
-    )
-
-
-def _copies(home: Iterable[str], away: Iterable[str]) -> set[str]:
-    """Return the images of ``away`` whose content is that of one of ``home``."""
-    by_size: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for image in home:
-        by_size[_sizes(image)].append(image)
-    return {
-        image
-        for image in away
-        if _sizes(image) and any(_digest(image) == _digest(o) for o in by_size[_sizes(image)])
-    }
-
-
-def _sizes(image: str) -> tuple[int, ...]:
-    """Return the sizes of an image's files in bytes, empty where the image is not here."""
-    return tuple(sorted(path.stat().st_size for path in _files(image)))
-
-
-def _digest(image: str) -> tuple[str, ...]:
-    """Return what tells an image's content from others': a part of each of its files."""
-    found = []
-    for path in _files(image):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - SAMPLE_BYTES) // 2)
-            found.append(hashlib.sha256(file.read(SAMPLE_BYTES)).hexdigest())
-    return tuple(sorted(found))
-
-
-def _files(image: str) -> list[Path]:
-    path = Path(image)
-    if path.is_dir():
-        return sorted(part for part in path.rglob("*") if part.is_file())
-    return [path] if path.is_file() else []
-
-
-def split_apart(
-    split: Mapping[str, Sequence[str]], selected: pd.DataFrame, fold: int, place: str
-) -> Check:
-    """What a model trained or chose on must share no case, patient or pair with its test fold."""
-    name = f"test fold unseen: {place}"
-    rows = selected.set_index("case")
-    tested = set(rows.index[rows["fold"] == fold])
-    seen = {*split["train"], *split["validation"]}
-    if seen & tested:
-        return Check(name, False, f"{len(seen & tested)} cases of fold {fold} were seen")
-    if seen - set(rows.index):
-        return Check(name, False, f"{len(seen - set(rows.index))} cases seen were not selected")
-    for column in ("patient", "pair"):
-        if column in rows:
-            known = set(rows.loc[sorted(seen), column].dropna())
-            shared = known & set(rows.loc[sorted(tested), column].dropna())
-            if shared:
-                return Check(name, False, f"{len(shared)} {column}s of fold {fold} were seen")
-    return Check(name, True, f"{len(seen)} cases seen, {len(tested)} tested")
-
-
-def statistics_from(
-    found: Mapping[str, tuple[float, float]], values: pd.DataFrame, place: str
-) -> Check:
-    """Centre and scale in a model must be those of the training rows and no others.
-
-    Args:
-        found: variable → (mean, SD with divisor n; 1 where it does not vary or is not scaled).
-        values: the training rows as the model takes them; a column a variable.
-        place: names the model.
-    """
-    name = f"standardised by training rows: {place}"
-    for variable, (mean, sd) in found.items():
-        column = values[variable].dropna()
-        if not np.isclose(mean, column.mean(), rtol=TOLERANCE, atol=TOLERANCE):
-            return Check(name, False, f"mean of {variable} {mean:.6g}, not {column.mean():.6g}")
-        spread = column.std(ddof=0)
-        if sd != 1 and not np.isclose(sd, spread, rtol=TOLERANCE, atol=TOLERANCE):
-            return Check(name, False, f"SD of {variable} {sd:.6g}, not {spread:.6g}")
-    return Check(name, True, f"{len(found)} variables of {len(values)} patients")
-
-
-def threshold_from(
-    rule: str, threshold: float, labels: Sequence[int], scores: Sequence[float], place: str
-) -> Check:
-    """A threshold must be what its rule gives on the patients that it may be chosen on."""
-    right = choose_thresholds(labels, scores, (rule,))[0].threshold
-    return Check(
-        f"threshold not from the test set: {place}",
-        bool(np.isclose(threshold, right, rtol=TOLERANCE, atol=1e-12)),
-        f"{rule}: {threshold:.6g}, recomputed {right:.6g} from {len(labels)} patients",
-    )
 
 
 def _network(split: Path, selected: pd.DataFrame) -> list[Check]:
@@ -259,20 +138,9 @@ def _statistics(model: ClinicalModel, rows: pd.DataFrame, place: str) -> Check:
     return statistics_from(found, values.fillna(linear["fill"]).join(gaps), place)
 
 
-def fitted_on(model: ClinicalModel, rows: pd.DataFrame, place: str) -> Check:
-    """A clinical model must be what its settings and seed give on the training rows."""
-    name = f"fitted on training rows: {place}"
-    rows = rows[design_matrix(rows, model.variables).notna().any(axis=1)]
-    x, y = design_matrix(rows, model.variables), outcomes(rows)
-    again = FIT[model.kind](x, y, model.hyperparameters, model.seed)
-    far = float(np.abs(again.margin(x) - model.engine.margin(x)).max())
-    detail = f"log odds of {len(rows)} patients differ by {far:.2g} at most from a new fit's"
-    return Check(name, far < LOG_ODDS_TOLERANCE, detail)
-
-
 def _out_of_fold(study: Path) -> Iterator[Check]:
     """A score of a development patient must be that of the fold's own model."""
-    home = _table(study / "predictions" / "development.csv").set_index("case")
+    home = read_table(study / "predictions" / "development.csv").set_index("case")
     yield from _clinical_out_of_fold(study, home)
     for folder in sorted(study.glob("image/*/fold_*")):
         score, column = _score_of(folder.parent.name)
@@ -280,29 +148,31 @@ def _out_of_fold(study: Path) -> Iterator[Check]:
             continue
         fold = int(folder.name.removeprefix("fold_"))
         right = fold_scores(folder, "test", column)
-        yield _same_scores(home, score, fold, right, f"{folder.parent.name}/{folder.name}")
+        yield same_scores(home, score, fold, right, f"{folder.parent.name}/{folder.name}")
 
 
 def _clinical_out_of_fold(study: Path, home: pd.DataFrame) -> Iterator[Check]:
     """Score each fold anew by its clinical models."""
-    table = _table(study / "cohort" / "development" / "selected.csv")
+    table = read_table(study / "cohort" / "development" / "selected.csv")
     measured = study / "imaging" / "development.csv"
     if measured.is_file():
-        table = table.merge(_table(measured), on="case", how="left")
+        table = table.merge(read_table(measured), on="case", how="left")
     for inner in sorted(study.glob("clinical/*/inner.csv")):
         score = inner.parent.name
         for file in sorted(inner.parent.glob("model_fold_*.json")):
             fold = int(file.stem.removeprefix("model_fold_"))
             rows = table[table["fold"] == fold]
             right = pd.Series(load_clinical(file).predict(rows), rows["case"]).dropna()
-            yield _same_scores(home, score, fold, right, f"{score}/fold_{fold}")
+            yield same_scores(home, score, fold, right, f"{score}/fold_{fold}")
 
 
 def _late_fusion(study: Path, file: Path, selected: pd.DataFrame) -> Iterator[Check]:
     """Fit one fold's late fusion once more, and score the fold by it."""
     score, fold = file.parent.name, int(file.stem.removeprefix("model_fold_"))
+    name = f"fitted on training rows: clinical/{score}/fold_{fold}"
     fitted = _fusion_again(study, score, fold, selected)
     if fitted is None:
+        yield Check(name, False, "the scores that it may be fitted on are not there")
         return
     fusion, _ = fitted
     found, right = json.loads(file.read_text(encoding="utf-8")), fusion.to_json()
@@ -314,23 +184,26 @@ def _late_fusion(study: Path, file: Path, selected: pd.DataFrame) -> Iterator[Ch
     far = max(abs(a - b) for a, b in pairs)
     same = found["n"] == right["n"] and len(pairs) == 1 + len(right["terms"])
     yield Check(
-        f"fitted on training rows: clinical/{score}/fold_{fold}",
+        name,
         same and far < LOG_ODDS_TOLERANCE,
         f"coefficients of {right['n']} patients differ by {far:.2g} at most from a new fit's",
     )
-    home = _table(study / "predictions" / "development.csv").set_index("case")
+    home = read_table(study / "predictions" / "development.csv").set_index("case")
     rows = home[home["fold"] == fold]
     scores = fusion.predict(
         rows[f"image_{_main(study)}"], rows[score.replace("late_fusion", "clinical")]
     )
     own = pd.Series(scores, rows.index).dropna()
-    yield _same_scores(home, score, fold, own, f"{score}/fold_{fold}")
+    yield same_scores(home, score, fold, own, f"{score}/fold_{fold}")
 
 
 def _fusion_again(
     study: Path, score: str, fold: int, selected: pd.DataFrame
 ) -> tuple[Fusion, pd.Series[float]] | None:
-    """Return a fold's late fusion fitted anew, and its scores of the patients it rests on."""
+    """Return a fold's late fusion fitted anew, and its scores of the patients it rests on.
+
+    None where there are no patients of both outcomes with both scores.
+    """
     main = _main(study)
     if main is None:
         return None
@@ -338,6 +211,8 @@ def _fusion_again(
     clinical = _inner_scores(study, score.replace("late_fusion", "clinical"), fold, selected)
     joined = pd.concat({"image": image, "clinical": clinical}, axis=1, join="inner").dropna()
     outcome = selected.set_index("case")["fracture"].loc[joined.index]
+    if outcome.nunique() < 2:
+        return None
     fusion = fit_fusion(joined["image"], joined["clinical"], outcome)
     scores = fusion.predict(joined["image"], joined["clinical"])
     return fusion, pd.Series(scores, joined.index)
@@ -352,17 +227,6 @@ def _main(study: Path) -> str | None:
     return main
 
 
-def _same_scores(
-    home: pd.DataFrame, score: str, fold: int, right: pd.Series[float], place: str
-) -> Check:
-    found = home.loc[home["fold"] == fold, score].dropna()
-    same = set(found.index) == set(right.index) and bool(
-        np.allclose(found, right.reindex(found.index), rtol=TOLERANCE, atol=1e-12)
-    )
-    detail = f"{len(found)} patients, {len(right)} scored by the fold's model"
-    return Check(f"out-of-fold scores: {place}", same, detail)
-
-
 def _score_of(model: str) -> tuple[str, str]:
     """Return a network's column in the predictions, and in its own evaluations."""
     if model == "hazard":
@@ -374,7 +238,7 @@ def _thresholds(study: Path, selected: pd.DataFrame) -> Iterator[Check]:
     """Recompute every threshold from the scores that it may be chosen on."""
     folder = study / "predictions"
     table = pd.read_csv(folder / "thresholds.csv", dtype={"fold": str})
-    home = _table(folder / "development.csv").set_index("case")
+    home = read_table(folder / "development.csv").set_index("case")
     rows = selected.set_index("case")
     outcome, fold_of = rows["fracture"], rows["fold"]
     for row in table.to_dict("records"):
@@ -413,15 +277,10 @@ def _inner_scores(
         return None if fitted is None else fitted[1]
     inner = study / "clinical" / score / "inner.csv"
     if inner.is_file():
-        rows = _table(inner)
+        rows = read_table(inner)
         return rows[rows["fold"] == fold].set_index("case")["score"]
     model = score.removeprefix("image_")
     folder = study / "image" / model / f"fold_{fold}"
     if not folder.is_dir():
         return None
     return fold_scores(folder, "validation", _score_of(model)[1])
-
-
-def _table(path: Path) -> pd.DataFrame:
-    text = {"case": str, "patient": str, "pair": str}
-    return pd.read_csv(path, dtype=text, float_precision="round_trip")

@@ -32,7 +32,8 @@ from monai_vfx.morphometry.rules import (
 )
 from monai_vfx.preflight import Case, check_case, load_case
 from monai_vfx.report.figures import figure_png
-from monai_vfx.report.morphometry_figures import ratio_figure, sagittal_figure, sagittal_view
+from monai_vfx.report.morphometry_chart import ratio_figure
+from monai_vfx.report.morphometry_figures import sagittal_figure, sagittal_view
 from monai_vfx.results import check_case_name, run_record, write_json
 from monai_vfx.shapes import Json
 from monai_vfx.volumes import content_hash
@@ -42,8 +43,8 @@ COARSE_MM = 1.5
 """Slices further apart, or thicker, are warned of."""
 TOO_COARSE_MM = 3.0
 """Slices further apart, or thicker, are refused unless told otherwise."""
-PICTURES = 50
-"""At most so many patients of a table are drawn; fractured ones first."""
+PICTURES = 20
+"""So many patients of a table are drawn unless told otherwise; fractured ones first."""
 
 
 def run_morphometry_case(
@@ -83,16 +84,18 @@ def run_morphometry_case(
     loaded = load_case(image, mask, series_uid=series_uid, scheme=scheme)
     warnings = [*loaded.warnings, *check_resolution(loaded, allow_thick)]
     check_case(loaded)
-    box_labels, affine = loaded.masks.labels, loaded.volume.affine
-    bodies, reasons = measure_heights(box_labels, affine, loaded.masks.cut)
-    heights = _heights_of(case, bodies, loaded.volume.sex)
+    masks, volume = loaded.masks, loaded.volume
+    bodies, reasons = measure_heights(masks.labels, volume.affine, masks.cut)
+    heights = _heights_of(case, bodies, volume.sex)
     document, tables = _judge(heights, values, others, simulated=values.simulated)
     document["warnings"] += [asdict(warning) for warning in warnings]
+    document["case"] = case
     document["not_measured"] = [{"level": k, "reason": v} for k, v in reasons.items()]
-    document["slice_distance_mm"] = loaded.volume.spacing_mm[loaded.volume.slice_axis]
+    document["slice_distance_mm"] = volume.spacing_mm[volume.slice_axis]
+    _clear(out)
     if bodies:
         note = "; ".join(w.message for w in warnings if w.code == "heights_coarse")
-        view = sagittal_view(loaded.volume, bodies)
+        view = sagittal_view(volume, bodies)
         figure = sagittal_figure(view, bodies, tables["morphometry"], values, note)
         _write_picture(out / "figures" / "patient_0001.png", figure_png(figure, dpi=150))
         document["pictures"] = 1
@@ -115,6 +118,7 @@ def run_morphometry_table(
     fit_normal: bool = False,
     second: str | Path | None = None,
     baseline: str | Path | None = None,
+    pictures: int = PICTURES,
 ) -> Json:
     """Judge a table of heights.
 
@@ -126,6 +130,7 @@ def run_morphometry_table(
             it has that column, else on all, relying on trimming.
         second: the same vertebrae by another reader.
         baseline: the same patients at an earlier time, judged by the same normal values.
+        pictures: draw at most so many patients: fractured ones first, then those not assessable.
 
     Raises:
         FaultyTable: a table has faults; all are named.
@@ -144,7 +149,8 @@ def run_morphometry_table(
         values = load_normals(normal) if normal is not None else GENANT
     document, tables = _judge(heights, values, others, simulated or values.simulated)
     document["fitted_on"] = fitted_on
-    document["pictures"] = _draw_charts(out, tables, values)
+    _clear(out)
+    document["pictures"] = _draw_charts(out, tables, values, pictures)
     tables["heights"] = heights
     inputs = {"table": sha256_of(table), **_digests(normal, second, baseline)}
     _write(out, document, tables, values, {"fit_normal": fit_normal}, inputs)
@@ -281,11 +287,20 @@ def _incident_counts(outcomes: pd.DataFrame, first: pd.DataFrame, vertebrae: pd.
     }
 
 
-def _draw_charts(out: Path, tables: dict[str, pd.DataFrame], values: NormalValues) -> int:
-    """Draw the first patients, fractured ones before the others; return how many."""
+def _clear(out: Path) -> None:
+    """Remove what an earlier run left, as this one may have fewer pictures and no refusal."""
+    for path in (out / "figures").glob("patient_*.png"):
+        path.unlink()
+    (out / "refused.json").unlink(missing_ok=True)
+
+
+def _draw_charts(
+    out: Path, tables: dict[str, pd.DataFrame], values: NormalValues, most: int
+) -> int:
+    """Draw patients, fractured ones before the others; return how many."""
     patients, vertebrae = tables["patients"], tables["morphometry"]
     rank = patients["status"].map({FRACTURED: 0, NOT_ASSESSABLE: 1, NORMAL: 2})
-    chosen = rank.sort_values(kind="stable").index[:PICTURES]
+    chosen = rank.sort_values(kind="stable").index[:most]
     groups = {str(name): rows for name, rows in vertebrae.groupby("case", sort=False)}
     names = pd.Series("", index=patients.index)
     for place in sorted(chosen):

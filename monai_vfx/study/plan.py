@@ -92,11 +92,19 @@ class Plan:
     gallery: int = 4
 
     def to_json(self) -> Json:
-        """Return all settings in force, as plain values; tables by their names alone."""
+        """Return all settings in force, as plain values; files by their names alone."""
         document: Json = asdict(self)
         for side in ("development", "external"):
             if document[side] is not None and document[side]["table"] is not None:
                 document[side]["table"] = Path(document[side]["table"]).name
+        networks = document["images"]
+        networks["overlays"] = [Path(name).name for name in networks["overlays"]]
+        networks["models"] = {
+            model: [Path(name).name for name in names]
+            for model, names in networks["models"].items()
+        }
+        if networks["pretrained"] is not None:
+            networks["pretrained"] = Path(networks["pretrained"]).name
         plain: Json = _plain(document)
         return plain
 
@@ -128,7 +136,10 @@ def read_plan(path: str | Path) -> Plan:
             settings[name] = _section(path.name, name, kind, settings[name])
     if "images" in settings:
         settings["images"] = _images(path.name, settings["images"], folder)
-    return Plan(**{name: _frozen(value) for name, value in settings.items()})
+    plan = Plan(**{name: _frozen(value) for name, value in settings.items()})
+    if not plan.images.models and not plan.clinical:
+        raise SettingError(f"{path.name}: there must be a model: in images, clinical or both")
+    return plan
 
 
 def _hospital(side: str, settings: Json, folder: Path) -> Hospital:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -15,6 +16,7 @@ from monai_vfx.cohort.table import read_patients
 from monai_vfx.cohort.tables import baseline_table
 from monai_vfx.errors import SettingError
 from monai_vfx.evaluation import auroc
+from monai_vfx.evaluation.thresholds import FIXED
 from monai_vfx.results import run_record, write_json
 from monai_vfx.shapes import Json
 from monai_vfx.study import absolute, images, scores
@@ -28,8 +30,11 @@ from monai_vfx.weights import sha256_of
 
 Step = tuple[str, Callable[[], Iterable[Path]]]
 
+RISK_THRESHOLDS = (0.05, 0.10, 0.20)
+"""Five-year risks from which a patient counts as positive, fixed before any patient was seen."""
 
-def run_study(plan_file: str | Path, out: str | Path, pdf: bool = True) -> Json:
+
+def run_study(plan_file: str | Path, out: str | Path, pdf: bool = False) -> Json:
     """Run a study, or go on with one that was stopped.
 
     Args:
@@ -44,8 +49,15 @@ def run_study(plan_file: str | Path, out: str | Path, pdf: bool = True) -> Json:
     Raises:
         SettingError: a setting that cannot be used, or a folder that holds another study.
         CaseRefused: ``cohort_invalid``.
+        MissingDependencyError: a PDF is wanted and cannot be made here.
     """
-    study = Study(read_plan(plan_file), Path(out).resolve(), _tell)
+    if pdf:  # before hours of work
+        from monai_vfx.report.study_page import require_pdf
+
+        require_pdf()
+    plan = read_plan(plan_file)
+    images.check_models(plan)
+    study = Study(plan, Path(out).resolve(), _tell)
     with alone_in(study.out):
         same_study(study.out, study.fingerprint())
         for name, work in study.steps():
@@ -69,6 +81,7 @@ class Study:
     def __init__(self, plan: Plan, out: Path, tell: Callable[[str], None]) -> None:
         self.plan = plan
         self.out = out
+        self.cache = out / "prepared"
         self.log = Steps(out, tell)
         self.hospitals: dict[str, Hospital] = {"development": plan.development}
         if plan.external is not None:
@@ -80,10 +93,10 @@ class Study:
         for side, hospital in self.hospitals.items():
             if hospital.table is not None:
                 settings[f"{side}_sha256"] = sha256_of(hospital.table)
-        for model in images.image_models(self.plan):
-            for overlay in model.overlays:
-                if Path(overlay).is_file():
-                    settings[f"{Path(overlay).name}_sha256"] = sha256_of(overlay)
+        files = {name for m in images.image_models(self.plan) for name in m.overlays}
+        for name in sorted(files | {self.plan.images.pretrained or ""}):
+            if Path(name).is_file():
+                settings[f"{Path(name).name}_sha256"] = sha256_of(name)
         return settings
 
     def steps(self) -> Iterator[Step]:
@@ -101,7 +114,9 @@ class Study:
                 folder = self.fold_folder(model.name, fold)
                 yield (
                     f"image/{model.name}/fold_{fold}",
-                    partial(images.train_fold, self.plan, model, fold, selected, folder),
+                    partial(
+                        images.train_fold, self.plan, model, fold, selected, folder, self.cache
+                    ),
                 )
         yield "predictions/development", self.predict_development
         yield "calibration", self.calibrate
@@ -123,6 +138,7 @@ class Study:
                         self.plan,
                         self.selected_path("external"),
                         self.fold_folder(model.name, fold),
+                        self.cache,
                     ),
                 )
         yield "predictions/external", self.predict_external
@@ -173,15 +189,25 @@ class Study:
             matching=self.plan.matching if home else Matching(method="none"),
             folds=self.plan.folds if home else None,
             seed=self.plan.seed,
+            need=scores.columns(self.plan),
         )
         return [out / name for name in ("flow.json", "analysed.csv", "selected.csv", "table2.csv")]
 
     def imaging(self, side: str) -> Iterable[Path]:
-        """Measure bone and muscle on every CT; a CT that is refused has no measurement."""
-        from monai_vfx.clinical.imaging import feature_table
+        """Measure bone and muscle on every CT; a CT that is refused has no measurement.
 
-        frame = read_patients(self.selected_path(side), need=("image", "mask"))
-        table, refusals = feature_table(frame, workers=max(1, self.plan.images.workers))
+        A study without networks takes tables without CTs as well; nobody is measured then.
+        """
+        from monai_vfx.clinical.imaging import IMAGING_VARIABLES, feature_table
+
+        need = ("image", "mask")
+        frame = read_patients(self.selected_path(side), need if self.plan.images.models else ())
+        refusals: list[Json] = []
+        if set(need) <= set(frame):
+            table, refusals = feature_table(frame, workers=max(1, self.plan.images.workers))
+        else:
+            self.log.tell(f"imaging/{side}: the table names no images and masks, none is measured")
+            table = frame[["case"]].reindex(columns=["case", *IMAGING_VARIABLES, "note"])
         folder = self.out / "imaging"
         folder.mkdir(parents=True, exist_ok=True)
         table.to_csv(folder / f"{side}.csv", index=False)
@@ -192,8 +218,7 @@ class Study:
     def baseline_tables(self) -> Iterable[Path]:
         """Write Table 1, which compares the hospitals; Table 2 is the cohort's own."""
         frames = [
-            read_patients(self.selected_path(side)).assign(hospital=side)
-            for side in self.hospitals
+            read_patients(self.selected_path(side)).assign(hospital=side) for side in self.hospitals
         ]
         path = self.out / "cohort" / "table1.csv"
         baseline_table(pd.concat(frames, ignore_index=True), "hospital").to_csv(path, index=False)
@@ -286,9 +311,7 @@ class Study:
             "fracture",
             names,
             out,
-            thresholds=pd.read_csv(
-                self.out / "predictions" / "thresholds.csv", dtype={"fold": str}
-            ),
+            thresholds=self._thresholds(risks),
             subgroups=[name for name in self.plan.subgroups if name in table],
             adjust_for=[name for name in ("age", "sex", "bmi") if name in table],
             time="time_years" if timed else None,
@@ -299,6 +322,17 @@ class Study:
             seed=self.plan.seed,
         )
         return [out / "evaluation.json"]
+
+    def _thresholds(self, risks: list[str]) -> pd.DataFrame:
+        """Return all thresholds; those on absolute risk are fixed in advance, not chosen."""
+        chosen = pd.read_csv(self.out / "predictions" / "thresholds.csv", dtype={"fold": str})
+        fixed = [
+            {"score": name, "fold": "frozen", "rule": f"risk_{risk:.2f}", "threshold": risk}
+            | {"chosen_on": FIXED, "n": 0, "events": 0}
+            for name in risks
+            for risk in RISK_THRESHOLDS
+        ]
+        return pd.concat([chosen, pd.DataFrame(fixed)], ignore_index=True)
 
     def gallery(self) -> Iterable[Path]:
         """Draw the pictures: of external patients where there are such."""
@@ -345,6 +379,7 @@ class Study:
         )
         self.log.tell("report")
         page = write_study_report(self.out, pdf=pdf)
+        shutil.rmtree(self.cache, ignore_errors=True)  # images of patients, and large
         return {"report": str(page), "leakage_audit": True, "aurocs": self._headline()}
 
     def _headline(self) -> Json:

@@ -54,6 +54,15 @@ class Patients:
         )
 
 
+def columns(plan: Plan) -> list[str]:
+    """Return the columns that the tables of a study must have; single cells may be empty."""
+    models = [*plan.clinical, *(plan.images.fusion if plan.images.models else ())]
+    names = [name for model in models for name in MODELS[model]]
+    if plan.images.models and plan.images.hazard:
+        names.append("follow_up_years")
+    return list(dict.fromkeys(names))
+
+
 def clinical_fits(plan: Plan, patients: Patients) -> dict[str, CrossFit]:
     """Cross-fit every model that takes no picture, by the name of its score."""
     frame = patients.with_features()
@@ -67,8 +76,9 @@ def clinical_fits(plan: Plan, patients: Patients) -> dict[str, CrossFit]:
     if measured:
         name = "imaging_baseline"
         fits[name] = cross_fit(frame, measured, "logistic", plan.seed, name=name)
-    name = "matched_only"
-    fits[name] = cross_fit(frame, MATCHING_VARIABLES, "logistic", plan.seed, name=name)
+    if set(MATCHING_VARIABLES) <= set(frame):
+        name = "matched_only"
+        fits[name] = cross_fit(frame, MATCHING_VARIABLES, "logistic", plan.seed, name=name)
     return fits
 
 
@@ -177,11 +187,10 @@ def score_names(table: pd.DataFrame) -> list[str]:
 def comparisons(plan: Plan, scores: list[str]) -> list[tuple[str, str]]:
     """Return the pairs that the paper's tables compare, as far as both scores exist."""
     main = f"image_{plan.images.main}"
+    scores = [name for name in scores if not name.startswith("risk_")]  # ranks as its score does
     if main not in scores:
-        first = next((name for name in scores if name.startswith("clinical_")), scores[0])
-        return [(first, name) for name in scores if name != first]
-    others = [name for name in scores if name != main and not name.startswith("risk_")]
-    return [(main, name) for name in others]
+        main = next((name for name in scores if name.startswith("clinical_")), scores[0])
+    return [(main, name) for name in scores if name != main]
 
 
 def _base(frame: pd.DataFrame) -> pd.DataFrame:

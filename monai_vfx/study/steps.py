@@ -60,9 +60,9 @@ class Steps:
 
     def _intact(self, record: Path) -> Json | None:
         """Return the record of a step whose files are all as it left them."""
-        if not record.is_file():
+        entry = _read(record)
+        if entry is None:
             return None
-        entry: Json = json.loads(record.read_text(encoding="utf-8"))
         for name, digest in entry["outputs"].items():
             path = self.out / name
             if not path.is_file() or sha256_of(path) != digest:
@@ -70,20 +70,25 @@ class Steps:
                 return None
         return entry
 
-
     def _clear(self, record: Path) -> None:
         """Remove a record and, of the files it names, those that were changed.
 
         Work that goes on from what it finds, such as a training, must not find them.
         """
-        if not record.is_file():
-            return
-        entry: Json = json.loads(record.read_text(encoding="utf-8"))
-        for name, digest in entry["outputs"].items():
+        for name, digest in (_read(record) or {"outputs": {}})["outputs"].items():
             path = self.out / name
             if path.is_file() and sha256_of(path) != digest:
                 path.unlink()
-        record.unlink()
+        record.unlink(missing_ok=True)
+
+
+def _read(record: Path) -> Json | None:
+    """Return a record; None where there is none, or one that a failing machine tore."""
+    try:
+        entry: Json = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return entry
 
 
 @contextmanager
