@@ -131,7 +131,7 @@ class TestIntraclassCorrelation:
             ([1, 2, 3], "shape"),
             ([[1], [2]], "shape"),
             ([[1, 2], [np.nan, 3]], "missing"),
-            ([[5, 5], [5, 5]], "equal"),
+            ([[5, 5], [5, 5]], "do not differ"),
         ],
     )
     def test_refuses(self, ratings, message):

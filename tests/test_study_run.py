@@ -211,3 +211,11 @@ def test_kills_do_not_change_a_number(tmp_path: Path) -> None:
     assert numbers(out) == whole
     assert (out / "report" / "index.html").is_file()
     assert json.loads((out / "audit" / "leakage.json").read_text())["passed"] is True
+    # Damage done afterwards is made good, be it to weights or to what they gave.
+    weights = out / "image" / "bone" / "fold_0" / "model.pt"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-100])
+    (out / "image" / "bone" / "fold_1" / "test" / "predictions.csv").unlink()
+    assert start(plan, out).wait() == 0, (tmp_path / "killed.log").read_text()
+    assert len(weights.read_bytes()) == len(before)
+    assert numbers(out) == whole

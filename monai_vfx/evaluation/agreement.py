@@ -151,8 +151,8 @@ def intraclass_correlation(
         raise ValueError(f"ratings has the shape {matrix.shape}; (n ≥ 2, k ≥ 2) is needed")
     if not np.isfinite(matrix).all():
         raise ValueError("ratings has missing values; leave out subjects not rated by every reader")
-    if np.ptp(matrix) == 0:
-        raise ValueError("all ratings are equal; a correlation has no value")
+    if (matrix == matrix[0]).all():
+        raise ValueError("the subjects do not differ; a correlation has no value")
     n, k = matrix.shape
     subjects = float(k * matrix.mean(axis=1).var(ddof=1))
     readers = float(n * matrix.mean(axis=0).var(ddof=1))

@@ -70,7 +70,6 @@ class Plan:
         clinical: models of the clinical variables, by the paper's letters.
         images: the networks.
         sampling: what the correction to absolute risk assumes about the controls.
-        population_risk: five-year risk of the whole cohort; by default its share of fractures.
         subgroups: columns by which discrimination is shown apart.
         bootstrap: samples of every bootstrap interval.
         gallery: patients whose heat maps are shown.
@@ -86,7 +85,6 @@ class Plan:
     clinical: tuple[str, ...] = ("A", "B", "C", "D")
     images: ImagePlan = field(default_factory=ImagePlan)
     sampling: str = "matched_controls"
-    population_risk: float | None = None
     subgroups: tuple[str, ...] = ("sex", "age", "scanner", "contrast_phase")
     bootstrap: int = 2000
     gallery: int = 4

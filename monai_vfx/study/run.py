@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from monai_vfx.cohort.flow import with_adequate_images
 from monai_vfx.cohort.matching import Matching
 from monai_vfx.cohort.table import read_patients
 from monai_vfx.cohort.tables import baseline_table
@@ -259,7 +260,11 @@ class Study:
         _, document = absolute.calibrate(
             self.plan,
             self.predictions("development"),
-            read_patients(self.out / "cohort" / "development" / "analysed.csv"),
+            # Those who could have been chosen, as the controls were.
+            with_adequate_images(
+                read_patients(self.out / "cohort" / "development" / "analysed.csv"),
+                self.plan.eligibility,
+            ),
             read_patients(self.selected_path("development")),
         )
         write_json(folder / "calibration.json", document)
