@@ -120,7 +120,6 @@ def about(external: bool) -> dict[str, object]:
             "clinical": ["A", "B", "C", "D"],
             "images": {"main": "bone_muscle", "fusion": ["A"], "hazard": True},
             "sampling": "matched_controls",
-            "population_risk": None,
             "subgroups": ["sex", "scanner"],
             "bootstrap": 200,
         },

@@ -145,6 +145,31 @@ def test_a_bare_score_of_unselected_patients(folder):
     assert document["reliability"]["slope"] == pytest.approx(1.0, abs=1e-4)
 
 
+def test_what_makes_a_risk_doubtful_is_said(folder, done):
+    sample = (folder / "predictions.csv", "score", folder / "doubt")
+    notes = {
+        name: " ".join(run_calibration(*sample, **settings)["notes"])
+        for name, settings in {
+            "cohort": {"population": folder / "cohort.csv"},
+            "bare": {},
+            "refit": {
+                "population": folder / "cohort.csv",
+                "refit_of": done[0] / "calibration.json",
+            },
+        }.items()
+    }
+    assert notes["cohort"] == ""
+    assert "50.0% of them fractured" in notes["bare"]
+    assert "no random part" in notes["refit"]
+    turned = pd.read_csv(folder / "predictions.csv")
+    turned["score"] = 1 - turned["score"]
+    turned.to_csv(folder / "turned.csv", index=False)
+    document = run_calibration(
+        folder / "turned.csv", "score", folder / "doubt", population=folder / "cohort.csv"
+    )
+    assert "turned round" in " ".join(document["notes"])
+
+
 def test_a_class_too_small_for_sets_is_said(folder):
     site = pd.read_csv(folder / "site.csv")
     few = pd.concat([site[site["fracture"] == 1].head(12), site[site["fracture"] == 0].head(90)])

@@ -174,7 +174,7 @@ def test_a_faulty_table_is_refused_by_row(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["clinical", str(table), "--out", str(tmp_path / "out")])
     assert result.exit_code == 3
     assert "row 2, sex: 'woman'" in result.stderr
-    assert result.stdout == ""
+    assert json.loads(result.stdout)["refusal"]["code"] == "cohort_invalid"
 
 
 def test_a_missing_variable_is_named(tmp_path: Path) -> None:
@@ -200,6 +200,18 @@ def test_a_table_is_not_tested_on_itself(tmp_path: Path) -> None:
     copy.write_bytes(table.read_bytes())
     with pytest.raises(SettingError, match="external"):
         run_clinical(table, tmp_path / "out", "A", 2, external=copy)
+
+
+def test_patients_trained_on_are_not_external(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", 40, 3)
+    others = write_table(tmp_path / "o.csv", 40, 4)
+    renamed = pd.read_csv(others).assign(case=pd.read_csv(table)["case"])
+    renamed.to_csv(others, index=False)  # other patients, counted alike
+    assert run_clinical(table, tmp_path / "out", "A", 2, external=others)["external"]
+    mixed = pd.concat([pd.read_csv(table).head(5), pd.read_csv(others).tail(20)])
+    mixed.to_csv(others, index=False)
+    with pytest.raises(SettingError, match="external holds 5 patients"):
+        run_clinical(table, tmp_path / "out", "A", 2, external=others)
 
 
 def test_an_external_table_with_one_outcome_has_no_auroc(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_bad_cells_are_refused_together(tmp_path):
     done = vfx(path, "--label", "y", "--score", "a", "--out", tmp_path / "out")
     assert done.exit_code == 3
     assert "row 2, y: 'fracture', must be 0 or 1; row 4, a: 'low'" in done.stderr
-    assert done.stdout == ""
+    assert json.loads(done.stdout)["refusal"]["code"] == "cohort_invalid"
     assert not (tmp_path / "out").exists()
 
 

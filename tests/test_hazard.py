@@ -13,6 +13,7 @@ import torch
 
 from cohorts import SMALL, make_cohort, run
 from monai_vfx.bundle_parts import JointLoss, prepare_batch, score_and_label
+from monai_vfx.bundle_parts.covariates import follow_up
 from monai_vfx.bundle_parts.hazards import hazard_loss, yearly_risk
 from monai_vfx.errors import CaseRefused, find_refusal
 from monai_vfx.weights import TrainedModel, read_sidecar
@@ -133,6 +134,27 @@ def test_planted_hazards_are_found_through_censoring() -> None:
             assert found[group, k - 1] == pytest.approx(broke.sum() / at_risk.sum(), abs=2e-3)
     assert abs(found[0].mean() - 0.05) < 0.01
     assert abs(found[1].mean() - 0.15) < 0.015
+
+
+def test_the_dead_lower_the_risk_to_the_share_that_fractures(tmp_path: Path) -> None:
+    # Nobody is censored: of 8 patients 3 fracture in five years, whatever the 2 deaths.
+    times = [0.5, 1.5, 4.5, 0.2, 2.2, 9.0, 9.0, 9.0]
+    labels = [1, 1, 1, 0, 0, 0, 0, 0]
+    deaths = [0, 0, 0, 1, 1, 0, 0, 0]
+    table = {"follow_up_years": times, "death": deaths}
+    outcome = follow_up(make_cohort(tmp_path, labels, table))
+    years, event = torch.tensor(list(outcome.values())).T
+    hazard = torch.zeros(1, 5, requires_grad=True)
+    optimizer = torch.optim.LBFGS([hazard], max_iter=200, line_search_fn="strong_wolfe")
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = hazard_loss(hazard.expand(8, 5), years, event)
+        loss.backward()
+        return loss
+
+    optimizer.step(step)
+    assert yearly_risk(hazard)[0, 4].item() == pytest.approx(3 / 8, abs=1e-3)
 
 
 def test_a_batch_with_an_outcome_gives_all_three_as_the_target() -> None:

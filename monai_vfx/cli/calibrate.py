@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, say, writable
-from monai_vfx.shapes import Json
+
+if TYPE_CHECKING:
+    from monai_vfx.shapes import Json  # imports numpy
 
 
 @click.command()
@@ -88,7 +90,10 @@ def calibrate(
         "slope": document["reliability"]["slope"],
         "calibration": str(out / "calibration.json"),
     }
+    line["notes"] = document["notes"]
     click.echo(json.dumps(line))
+    for note in document["notes"]:
+        say(f"note: {note}")
     for group in document["groups"]:
         say(_sentence(group))
 

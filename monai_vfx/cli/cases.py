@@ -12,6 +12,7 @@ from monai_vfx.cli.common import (
     FOLDER,
     TABLE,
     WEIGHTS,
+    answer,
     case_options,
     exit_statuses,
     refuse,
@@ -189,7 +190,7 @@ def _run_case(
             raise
         document = Prediction.refused(case_name, refusal).to_json()
         write_json(_place_for_refusal(out), document)
-        click.echo(json.dumps(document))
+        answer(document)
         raise
     click.echo(json.dumps(prediction.to_json()))
     warn(prediction.warnings)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, say, writable
+from monai_vfx.cli.common import FOLDER, SEED, TABLE, exit_statuses, say, writable
 
 
 @click.command()
@@ -18,7 +18,7 @@ from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, say, writable
 @click.option(
     "--folds", type=click.IntRange(2), help="Folds of a table without them.  [default: 10]"
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the folds.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the folds.")
 @click.option("--imaging", is_flag=True, help="Also measure bone and muscle on the CTs.")
 @click.option(
     "--workers",

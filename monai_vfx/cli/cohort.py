@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from monai_vfx.cli.common import FOLDER, REFUSED, TABLE, exit_statuses, say, writable
+from monai_vfx.cli.common import FOLDER, REFUSED, SEED, TABLE, exit_statuses, say, writable
 from monai_vfx.errors import CaseRefused
-from monai_vfx.shapes import Json
+
+if TYPE_CHECKING:
+    from monai_vfx.shapes import Json  # imports numpy
 
 
 @click.command()
@@ -35,7 +37,7 @@ from monai_vfx.shapes import Json
     show_default=True,
     help="Cross-validation folds; 0 for a set that is only tested.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of matching and folds.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of matching and folds.")
 @exit_statuses
 def cohort(
     table: Path,

@@ -8,6 +8,7 @@ Exit status: 0 done; 2 wrong use; 3 a case was refused; 1 anything else.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -32,7 +33,10 @@ WEIGHTS = click.Path(exists=True, dir_okay=False, path_type=Path)
 TABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+SEED = click.IntRange(0, 2**32 - 1)
 REFUSED = 3
+ANSWERED = "monai_vfx.answered"
+"""Whether the command has written its line of JSON already."""
 
 SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
 
@@ -40,6 +44,12 @@ SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
 def say(message: str) -> None:
     """Tell the person at the keyboard (stderr)."""
     click.echo(message, err=True)
+
+
+def answer(document: dict[str, Any]) -> None:
+    """Give a machine its one line (stdout)."""
+    click.echo(json.dumps(document))
+    click.get_current_context().meta[ANSWERED] = True
 
 
 def warn(warnings: tuple[CaseWarning, ...]) -> None:
@@ -66,6 +76,9 @@ def exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
             if refusal is not None and refusal.code == "internal":
                 raise click.ClickException(str(refusal)) from error
             if refusal is not None:
+                if not click.get_current_context().meta.get(ANSWERED):
+                    facts = {n: getattr(refusal, n) for n in ("code", "message", "remedy")}
+                    answer({"status": "refused", "refusal": facts})
                 refuse(refusal)
             if setting is not None:
                 raise click.UsageError(str(setting)) from error

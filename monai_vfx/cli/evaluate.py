@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, say, writable
+from monai_vfx.cli.common import FOLDER, SEED, TABLE, exit_statuses, say, writable
 from monai_vfx.errors import SettingError
-from monai_vfx.shapes import Json
+
+if TYPE_CHECKING:
+    from monai_vfx.shapes import Json  # imports numpy
 
 
 @click.command()
@@ -53,7 +55,7 @@ from monai_vfx.shapes import Json
     help="Cut points chosen elsewhere: CSV with score, fold, rule, threshold, chosen_on.",
 )
 @click.option("--bootstrap", type=click.IntRange(100), default=2000, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", required=True, type=FOLDER, help="Folder for results.")
 @exit_statuses
 def evaluate(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from monai_vfx.cli.common import EXISTING, FOLDER, SCHEMES, TABLE, exit_statuses, say, writable
 from monai_vfx.errors import CaseRefused, SettingError
-from monai_vfx.shapes import Json
+
+if TYPE_CHECKING:
+    from monai_vfx.shapes import Json  # imports numpy
 
 
 @click.command()

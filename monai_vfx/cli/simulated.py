@@ -9,13 +9,13 @@ from typing import Literal
 
 import click
 
-from monai_vfx.cli.common import FOLDER, exit_statuses, writable
+from monai_vfx.cli.common import FOLDER, SEED, exit_statuses, writable
 
 
 @click.command()
 @click.argument("out", type=FOLDER)
 @click.option("--patients", type=click.IntRange(2), default=20, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--hospital",
     type=click.Choice(["development", "external", "registry"]),
@@ -115,7 +115,7 @@ def _write_registry(context: click.Context, out: Path, seed: int) -> None:
 
 @click.command()
 @click.option("--out", default=Path("demo_output"), show_default=True, type=FOLDER)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @exit_statuses
 def demo(out: Path, seed: int) -> None:
     """Do the whole job on a simulated hospital, on a CPU: train, test, predict, explain, report."""

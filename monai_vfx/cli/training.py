@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, writable
+from monai_vfx.cli.common import FOLDER, SEED, TABLE, exit_statuses, writable
 
 
 @click.command()
@@ -35,7 +35,7 @@ from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, writable
     "--pretrained",
     help="First weights of the encoder: imagenet (a download), none, or a local file.",
 )
-@click.option("--seed", type=int, help="Of folds, weights and draws.  [default: 0]")
+@click.option("--seed", type=SEED, help="Of folds, weights and draws.  [default: 0]")
 @exit_statuses
 def train(
     cohort: Path,

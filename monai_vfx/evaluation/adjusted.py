@@ -148,7 +148,8 @@ def _by_model(outcome: npt.NDArray[np.bool_], values: Floats, design: Floats) ->
         residuals: Floats = v - z @ (inverse @ v[~y])
         scale = _log_variance(residuals[~y] ** 2, controls, inverse)
         if scale is not None:
-            residuals = residuals / np.exp(z @ scale / 2)
+            # A bootstrap sample with few events may fit a scale beyond the range of numbers.
+            residuals = residuals / np.exp(np.clip(z @ scale / 2, -50, 50))
         residuals = np.round(residuals, _DIGITS)
         return float(_placement(residuals[y], residuals[~y]).mean())
 

@@ -36,7 +36,10 @@ class Patients:
         labels = self.table[self.columns.label].to_numpy(np.float64)
         self.outcome: npt.NDArray[np.bool_] = np.asarray(labels == 1, dtype=np.bool_)
         self.groups = _tied(self.table)
-        if "patient" in self.table and self.table["patient"].dropna().duplicated().any():
+        if any(
+            name in self.table and self.table[name].dropna().duplicated().any()
+            for name in ("case", "patient")
+        ):
             self.notes.append(
                 "Some patients have several rows: DeLong's and Wilson's intervals take rows as "
                 "independent and are too narrow; the bootstrap draws whole patients."
@@ -80,7 +83,7 @@ def _tied(table: pd.DataFrame) -> npt.NDArray[np.int64] | None:
 
     rows = np.arange(len(table))
     first, second = [rows[:0]], [rows[:0]]
-    for name in ("patient", "pair"):
+    for name in ("case", "patient", "pair"):
         if name in table:
             there = np.flatnonzero(table[name].notna().to_numpy())
             _, start, code = np.unique(

@@ -136,7 +136,7 @@ def check_table(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     checked: dict[str, object] = {}
     checked |= {
         name: _category(frame[name])
-        for name in ("patient", "pair", *columns.subgroups, *columns.adjust_for)
+        for name in ("case", "patient", "pair", *columns.subgroups, *columns.adjust_for)
         if name in frame
     }
     if "fold" in frame:

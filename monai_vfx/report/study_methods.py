@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai_vfx.report.study_data import StudyFolder, estimate, label_of, number, percent
+from monai_vfx.report.study_data import StudyFolder, estimate, label_of, number
 from monai_vfx.report.study_text import short_set
 from monai_vfx.shapes import Json
 
@@ -163,7 +163,7 @@ def _validation_methods(study: StudyFolder) -> list[str]:
         "members of a matched pair lie in one fold. Of the folds one is tested on, the next "
         "chooses epoch and threshold, the others train. Out-of-fold scores of all patients are "
         "pooled.",
-        "The external set was scored once: by the mean probability of the networks of all folds, "
+        "The external set was scored once: by the mean probability of the models of all folds, "
         "at frozen thresholds."
         if "external" in study.evaluations
         else "There was no external set.",
@@ -210,15 +210,10 @@ def _risk_methods(study: StudyFolder) -> list[str]:
         "matched_controls": "an offset of the logit that depends on the matched variables, whose "
         "risk comes from the whole cohort's table",
     }[sampling]
-    stated = study.settings.get("population_risk")
-    prior = (
-        f"the stated population risk of {percent(stated)}"
-        if stated
-        else "the share of fractures in the whole cohort"
-    )
     return [
         f"Controls were sampled, so the score was turned into an absolute five-year risk by {how}; "
-        f"it rests on {prior}. Slope and intercept were fitted on out-of-fold scores."
+        "it rests on the share of fractures in the whole eligible cohort with adequate images. "
+        "Slope and intercept were fitted on out-of-fold scores."
     ]
 
 

@@ -32,6 +32,8 @@ from monai_vfx.shapes import Json
 from monai_vfx.weights import sha256_of
 
 GROUPING = ("age", "sex")
+LARGEST_GAP = 0.25
+"""Relative difference in the share of fractures above which patients are called no random part."""
 
 
 def run_calibration(
@@ -109,6 +111,7 @@ def run_calibration(
         "population_n": calibration.population_n,
         "population_events": calibration.population_events,
         **summary,
+        "notes": _notes(calibration, patients, table.cohort, old),
     }
     conformal = _conformal(patients, confidence, document)
     facts = {"score": score, "simulated": simulated}
@@ -122,6 +125,39 @@ def run_calibration(
     settings |= {"variables": list(needed), "confidence": confidence}
     write_json(out / "run.json", run_record("calibrate", settings, digests))
     return document
+
+
+def _notes(
+    calibration: Calibration,
+    patients: pd.DataFrame,
+    cohort: pd.DataFrame | None,
+    old: Calibration | None,
+) -> list[str]:
+    """Return what a reader of the risks must know."""
+    notes = []
+    share = float(patients["label"].mean())
+    if old is not None or cohort is None:
+        notes.append(
+            f"The {len(patients)} patients were taken as they come: {share:.1%} of them fractured, "
+            "and so will the mean risk say. Of sampled cases and controls this is no risk: give "
+            "the whole cohort with --population and no --refit."
+        )
+        if cohort is not None and abs(share - cohort["fracture"].mean()) > LARGEST_GAP * share:
+            notes.append(
+                f"In the population {cohort['fracture'].mean():.1%} of {len(cohort)} fractured, "
+                f"among the patients with a score {share:.1%}: they are no random part of it."
+            )
+    elif len(patients) == len(cohort):
+        notes.append(
+            f"The population holds nobody but the {len(cohort)} patients with a score, "
+            f"{share:.1%} of whom fractured: is it the whole eligible cohort?"
+        )
+    if calibration.coefficients[1] < 0:
+        notes.append(
+            f"The slope of the score is {calibration.coefficients[1]:.2f}: a higher score goes "
+            "with a lower risk. Was the score turned round?"
+        )
+    return notes
 
 
 def _was_simulated(refit_of: str | Path | None) -> bool:

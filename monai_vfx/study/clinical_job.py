@@ -94,6 +94,8 @@ def run_clinical(
     frame = read_patients(table, need)
     frame["fold"] = _folds(frame, folds, seed)
     other = None if external is None else read_patients(external, need)
+    if other is not None:
+        _check_apart(frame, other)
     tell: Progress = progress or (lambda what, done, of: None)
     out = Path(out)
     refused: list[Json] = []
@@ -139,6 +141,22 @@ def run_clinical(
     settings = {"models": models, "folds": document["folds"], "seed": seed, "imaging": imaging}
     write_json(out / "run.json", run_record("clinical", settings, inputs))
     return document
+
+
+def _check_apart(frame: pd.DataFrame, other: pd.DataFrame) -> None:
+    """Refuse external patients whom the models were trained on.
+
+    Two hospitals may count their patients alike, so a shared name alone says nothing: a row is the
+    same when all that both tables know of it is.
+    """
+    unlike = {"fold", "pair", "simulated", "image", "mask"}
+    columns = [name for name in frame if name in other and name not in unlike]
+    shared = len(frame[columns].merge(other[columns].drop_duplicates(), on=columns))
+    if shared:
+        raise SettingError(
+            f"external holds {shared} patients of the table that the models are trained on: it "
+            "must hold others"
+        )
 
 
 def _plan(models: str, imaging: bool) -> dict[str, tuple[Kind, tuple[str, ...]]]:
