@@ -72,7 +72,7 @@ def preprocessing(**settings: Any) -> Compose:
     if unknown:
         raise KeyError(f"not a setting of the chain: {', '.join(unknown)}")
     parser.update(settings)
-    with _quiet():
+    with quiet():
         chain: Compose = parser.get_parsed_content("preprocessing")
     return chain
 
@@ -86,7 +86,7 @@ def run_bundle(
     refer, # becomes ::). What comes from the user goes in as a Path or within a tuple, which the
     parser leaves alone.
     """
-    with _quiet():
+    with quiet():
         workflow = ConfigWorkflow(
             config_file=config_files(names),
             meta_file=str(bundle_root() / "configs" / "metadata.json"),
@@ -100,7 +100,7 @@ def run_bundle(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep two remarks of MONAI from the user, who can do nothing about them.
 
     ``LoadImage`` creates every reader it knows and one of them misses a GPU decoder; the workflow
@@ -389,7 +389,7 @@ def picture(
         layer: encoder stage for GradCAM.
     """
     model = TrainedModel(weights)
-    with _quiet():
+    with quiet():
         image = model.preprocessing(item)["image"].as_tensor()
     clinical = None
     statistics = Standardiser.from_settings(model.clinical)

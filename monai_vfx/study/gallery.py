@@ -103,12 +103,13 @@ def _draw_inputs(plan: Plan, images: Path, table: pd.DataFrame, out: Path) -> Pa
     """Draw what the networks of both image classes take of one patient."""
     from monai_vfx.report.montage import montage
     from monai_vfx.weights import TrainedModel
-    from monai_vfx.workflow import IMAGE_CLASSES
+    from monai_vfx.workflow import IMAGE_CLASSES, quiet
 
     row = table.iloc[0]
     item = {"image": row["image"], "mask": row["mask"]}
     models = [TrainedModel(_weights(images, name, 0)) for name in plan.images.models][:2]
-    stacks = [model.preprocessing(item)["image"] for model in models]
+    with quiet():
+        stacks = [model.preprocessing(item)["image"] for model in models]
     path = out / "inputs.png"
     titles = [LEVEL_NAMES[int(level)] for level in stacks[0].meta["slice_level"]]
     names = [IMAGE_CLASSES.get(name, name) for name in plan.images.models][:2]

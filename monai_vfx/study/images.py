@@ -142,6 +142,8 @@ def train_fold(
             workers=plan.images.workers,
             cache_dir=cache,
         )
+    for checkpoint in folder.glob("last_checkpoint_epoch=*.pt"):
+        checkpoint.unlink()  # hundreds of MB, of no use once the training is done
     made = [*result, *(folder / part / "predictions.csv" for part in parts)]
     return made + [folder / part / "features.csv" for part in parts]
 
