@@ -119,7 +119,6 @@ def about(external: bool) -> dict[str, object]:
             },
             "clinical": ["A", "B", "C", "D"],
             "images": {"main": "bone_muscle", "fusion": ["A"], "hazard": True},
-            "sampling": "matched_controls",
             "subgroups": ["sex", "scanner"],
             "bootstrap": 200,
         },
@@ -327,7 +326,7 @@ def _write_rest(root: Path, frame: pd.DataFrame) -> None:
         "refitted": None,
     }
     folder = root / "calibration"
-    document = {"score": "image_bone_muscle", "calibration": fitted, "reason": None}
+    document = {**fitted, "score": "image_bone_muscle", "simulated": True}
     write_json(folder / "calibration.json", document)
     sets = {"no fracture": 120, "fracture": 11, "no fracture or fracture": 69}
     conformal = {

@@ -170,6 +170,38 @@ def test_what_makes_a_risk_doubtful_is_said(folder, done):
     assert "turned round" in " ".join(document["notes"])
 
 
+@pytest.mark.parametrize("gone", [1, 3, 8])
+def test_a_few_cases_without_a_control_do_not_matter(folder, tmp_path, gone):
+    sample, cohort = (
+        pd.read_csv(folder / f"{name}.csv", index_col="case") for name in ("predictions", "cohort")
+    )
+    cases = sample.index[sample["fracture"] == 1]
+    oldest = cohort.loc[cases, "age"].sort_values(kind="stable").index[-gone:]
+    left = sample[~sample["pair"].isin(sample.loc[oldest, "pair"])]
+    left.to_csv(tmp_path / "p.csv")
+    kinds = ("matched_controls", "weighting")
+    means = [
+        run_calibration(
+            tmp_path / "p.csv", "score", tmp_path, population=folder / "cohort.csv", kind=kind
+        )["groups"][0]["mean_risk"]
+        for kind in kinds
+    ]
+    truth = cohort["fracture"].mean()
+    assert means == pytest.approx([truth, truth], rel=0.15)
+
+
+def test_patients_who_are_not_simulated_are_not_called_so(folder, tmp_path):
+    for name in ("predictions", "cohort"):
+        table = pd.read_csv(folder / f"{name}.csv")
+        if "simulated" in table:
+            table["simulated"] = 0
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    document = run_calibration(
+        tmp_path / "predictions.csv", "score", tmp_path, population=tmp_path / "cohort.csv"
+    )
+    assert document["simulated"] is False
+
+
 def test_a_class_too_small_for_sets_is_said(folder):
     site = pd.read_csv(folder / "site.csv")
     few = pd.concat([site[site["fracture"] == 1].head(12), site[site["fracture"] == 0].head(90)])

@@ -62,6 +62,17 @@ def test_names_of_files_tell_nothing(item: dict[str, Any], tmp_path: Path) -> No
     assert str(tmp_path).encode() not in file.read_bytes()
 
 
+def test_a_damaged_file_is_made_anew(item: dict[str, Any], tmp_path: Path) -> None:
+    cache = PreparedImages(tmp_path / "cache", SETTINGS)
+    plain = _image(item, cache)
+    (file,) = (tmp_path / "cache").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    again = _image(item, cache)
+    assert torch.equal(plain["image"].as_tensor(), again["image"].as_tensor())
+    assert len(file.read_bytes()) == len(whole)
+
+
 def test_a_refusal_is_not_kept(item: dict[str, Any], tmp_path: Path) -> None:
     bad = {**item, "mask": str(tmp_path / "none.nii")}
     result = _image(bad, PreparedImages(tmp_path / "cache", SETTINGS))

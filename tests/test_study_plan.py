@@ -41,7 +41,7 @@ def test_the_least_plan_has_the_papers_settings(tmp_path: Path) -> None:
         1,
         0.2,
     )
-    assert (made.sampling, made.bootstrap) == ("matched_controls", 2000)
+    assert made.bootstrap == 2000
 
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
@@ -64,7 +64,6 @@ images:
   epochs: 2
   further_seeds: [1, 2]
   workers: 1
-sampling: random_controls
 subgroups: [sex]
 bootstrap: 100
 gallery: 0
@@ -94,7 +93,6 @@ gallery: 0
         (LEAST + "clinical: [A, E]\n", ["clinical/1", "'E'"]),
         (LEAST + "clinical: [A, A]\n", ["clinical", "non-unique"]),
         (LEAST + "bootstrap: 10\n", ["bootstrap", "10"]),
-        (LEAST + "sampling: none\n", ["sampling", "'none'"]),
         (LEAST + "images: {main: other}\n", ["images", "'other'", "bone, bone_muscle"]),
         (LEAST + "images: {model: {}}\n", ["images", "'model' was unexpected"]),
         (LEAST + "images: {models: {Bone: []}}\n", ["images/models", "Bone"]),

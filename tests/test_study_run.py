@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from monai_vfx.calibration.risk import read_calibration
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.simulation import simulate_hospital
 from monai_vfx.simulation.patients import COHORT_COLUMNS, draw_patients
@@ -89,6 +90,13 @@ def test_a_study_of_tables_alone_runs_to_its_report(
     for side, table in (("development", home), ("external", away)):
         evaluation = json.loads((out / "evaluation" / side / "evaluation.json").read_text())
         assert (evaluation["n"], evaluation["events"]) == (len(table), table["fracture"].sum())
+    calibration = read_calibration(out / "calibration" / "calibration.json")
+    document = json.loads((out / "calibration" / "calibration.json").read_text())
+    score = document["score"]
+    assert document["simulated"] is False  # no column says so
+    assert score == "clinical_C"  # the richest of the plan
+    risk = calibration.risk(away[score], pd.read_csv(out / "cohort" / "external" / "selected.csv"))
+    assert risk == pytest.approx(away[f"risk_{score}"].to_numpy(), rel=1e-9)
     about = json.loads((out / "study.json").read_text())
     names = [step["name"] for step in about["steps"]]
     assert names[-1] == "audit"
@@ -150,6 +158,7 @@ def test_a_column_that_a_model_needs_is_missed_before_anything_is_fitted(tmp_pat
         ("{overlays: [cpu_smal]}", "cpu_smal"),
         ("{overlays: [gone.yaml]}", "gone.yaml"),
         ("{pretrained: gone.pt}", "'gone.pt' does not exist"),
+        ("{models: {hazard: []}, main: hazard}", "hazard: the study itself gives this name"),
     ],
 )
 def test_what_trainings_need_is_checked_first(tmp_path: Path, images: str, words: str) -> None:

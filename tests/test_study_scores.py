@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from monai_vfx.clinical.crossfit import CrossFit, threshold_rows
-from monai_vfx.study.images import image_models
+from monai_vfx.study.images import check_failures, image_models
 from monai_vfx.study.plan import Hospital, ImagePlan, Plan
 from monai_vfx.study.scores import (
     Patients,
@@ -205,12 +207,23 @@ def test_the_main_network_is_compared_with_every_other_score() -> None:
     ]
 
 
-def test_without_networks_the_first_clinical_model_is_compared() -> None:
+def test_without_networks_the_richest_clinical_model_is_compared() -> None:
     scores = ["clinical_A", "clinical_B", "logistic_A", "risk_clinical_B"]
     assert comparisons(plan(models={}), scores) == [
-        ("clinical_A", "clinical_B"),
-        ("clinical_A", "logistic_A"),
+        ("clinical_B", "clinical_A"),
+        ("clinical_B", "logistic_A"),
     ]
+
+
+def test_an_image_that_could_not_be_prepared_stops_the_study(tmp_path: Path) -> None:
+    check_failures(tmp_path)  # nothing was refused
+    line = {"case": "a", "code": "mask_empty", "message": "no label", "remedy": "look"}
+    (tmp_path / "refused.jsonl").write_text(json.dumps(line) + "\n")
+    check_failures(tmp_path)  # a rule was broken: counted, not stopped for
+    failed = {**line, "code": "internal", "message": "OSError in the preprocessing"}
+    (tmp_path / "refused.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(failed)}\n")
+    with pytest.raises(RuntimeError, match="1 images could not be prepared"):
+        check_failures(tmp_path)
 
 
 def test_the_columns_that_a_study_needs() -> None:

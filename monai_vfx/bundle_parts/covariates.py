@@ -166,7 +166,8 @@ def follow_up(cohort: str | Path) -> dict[str, tuple[float, float]]:
 
     Who died without a fracture will never have one and stays at risk for good. The hazards are then
     those of the subdistribution (Fine and Gray 1999), and 1 - Π(1 - h) is the share of all patients
-    who fracture; were the dead censored it would be the share in a world without death.
+    who fracture (exactly without censoring, nearly with); were the dead censored it would be the
+    share in a world without death.
 
     Raises:
         CaseRefused: ``cohort_invalid``, also where a time is not known.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -24,6 +25,7 @@ from monai.transforms.traits import RandomizableTrait
 from monai_vfx.shapes import Json
 from monai_vfx.transforms.slices import PER_SLICE_META
 
+_LOG = logging.getLogger(__name__)
 NETWORK_SETTINGS = frozenset(
     {
         *("backbone", "attention", "attention_layers", "include_global", "decoder", "rnn_hidden"),
@@ -57,8 +59,8 @@ class PreparedImages:
         if self.folder is None:
             return run()
         path = self.folder / f"{self._name(item)}.pt"
-        if path.is_file():
-            kept = torch.load(path, weights_only=True)
+        kept = _read(path)
+        if kept is not None:
             meta = {name: kept[name].numpy() for name in PER_SLICE_META}
             image = MetaTensor(kept["image"], affine=kept["affine"], meta=meta)
             return {**{k: v for k, v in item.items() if k != "mask"}, "image": image}
@@ -76,6 +78,18 @@ class PreparedImages:
         files = [_state(Path(item[key])) for key in ("image", "mask") if item.get(key)]
         text = json.dumps([files, item.get("scheme"), self.settings], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path) -> Json | None:
+    """Return what a file holds; None where there is none, or one that is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        kept: Json = torch.load(path, weights_only=True)
+    except Exception:  # what damage makes torch raise is not to be foreseen; it is made anew
+        _LOG.warning("a prepared image is damaged and is made anew")
+        return None
+    return kept
 
 
 def first_random(chain: Compose) -> int:

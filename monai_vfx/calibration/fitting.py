@@ -79,13 +79,19 @@ def fit_logistic(
     return Logistic(coefficients, probability, spread, information)
 
 
+LEAST_A_COLUMN = 10
+"""Sampled, and unsampled, patients a column below which a class has one chance of sampling."""
+
+
 def inclusion(
     columns: Floats, fracture: npt.ArrayLike, place: npt.NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
     """Return the chance with which each sampled patient was taken from the cohort.
 
     In each outcome class a logistic regression of having been sampled on the columns; 1 where
-    the whole class was sampled.
+    the whole class was sampled. Where fewer than ten a column were sampled, or were not (a few
+    cases that found no control, say), a regression would tell them apart by chance and may have
+    no solution: the class then has one chance, its sampled share.
 
     Args:
         columns: (N, k) of the cohort, intercept first.
@@ -103,7 +109,13 @@ def inclusion(
     scores = np.zeros((2, *columns.shape))
     for value in (0, 1):
         rows = outcome == value
-        if 0 < sampled[rows].sum() < rows.sum():
-            chance[rows] = fit_logistic(columns[rows], sampled[rows]).probability
-            scores[value][rows] = columns[rows] * (sampled[rows] - chance[rows])[:, None]
+        taken = int(sampled[rows].sum())
+        if not 0 < taken < rows.sum():
+            continue
+        used = columns
+        if min(taken, int(rows.sum()) - taken) < LEAST_A_COLUMN * columns.shape[1]:
+            used = columns[:, :1]
+        chance[rows] = fit_logistic(used[rows], sampled[rows]).probability
+        width = used.shape[1]
+        scores[value][rows, :width] = used[rows] * (sampled[rows] - chance[rows])[:, None]
     return chance[place], np.concatenate(list(scores), axis=1)

@@ -228,11 +228,12 @@ class StudyFolder:
 
     @property
     def main(self) -> str:
-        """The score that the study is about: of its main image model, else the first there is."""
+        """The score that the study is about: its main network's, else the richest model's."""
         wanted = f"image_{(self.settings.get('images') or {}).get('main', 'bone_muscle')}"
         if wanted in self.scores or not self.scores:
             return wanted
-        return self.scores[0]
+        clinical = [name for name in self.scores if name.startswith("clinical_")]
+        return (clinical or self.scores)[-1]
 
     @cached_property
     def sidecars(self) -> dict[str, Json]:

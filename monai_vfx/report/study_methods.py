@@ -161,7 +161,8 @@ def _validation_methods(study: StudyFolder) -> list[str]:
     return [
         f"{folds}-fold cross-validation on the development set; all CTs of a patient and all "
         "members of a matched pair lie in one fold. Of the folds one is tested on, the next "
-        "chooses epoch and threshold, the others train. Out-of-fold scores of all patients are "
+        "chooses a network's epoch and thresholds, the others train; models without images choose "
+        "theirs on inner folds. Out-of-fold scores of all patients are "
         "pooled.",
         "The external set was scored once: by the mean probability of the models of all folds, "
         "at frozen thresholds."
@@ -195,26 +196,43 @@ def _statistics_methods(study: StudyFolder) -> list[str]:
         "set, apart for AUROC and for each threshold rule and quantity. "
         "Where DeLong's interval has no answer (a perfect score, say) the file names what took its "
         "place.",
-        "Tables 1 and 2: Student's t and chi-square test unless the cohort's settings say "
-        "otherwise, with standardised mean differences.",
+        "Tables 1 and 2: Student's t and chi-square test, Fisher's exact test where an expected "
+        "count is below 5, with standardised mean differences.",
     ]
 
 
 def _risk_methods(study: StudyFolder) -> list[str]:
-    sampling = study.settings.get("sampling")
-    if sampling is None or study.json("calibration/calibration.json") is None:
+    calibration = study.json("calibration/calibration.json")
+    if calibration is None:
         return []
+    censored = _censored(study)
     how = {
         "random_controls": "a constant offset of the logit (King and Zeng): the controls are taken "
         "as a random sample",
         "matched_controls": "an offset of the logit that depends on the matched variables, whose "
         "risk comes from the whole cohort's table",
-    }[sampling]
+    }[calibration["kind"]]
     return [
         f"Controls were sampled, so the score was turned into an absolute five-year risk by {how}; "
         "it rests on the share of fractures in the whole eligible cohort with adequate images. "
-        "Slope and intercept were fitted on out-of-fold scores."
+        "Slope and intercept were fitted on out-of-fold scores. "
+        f"{censored}"
     ]
+
+
+YEARS = 5
+
+
+def _censored(study: StudyFolder) -> str:
+    """Say how many of the whole cohort left early, which makes the risk too low."""
+    table = study.table("cohort/development/analysed.csv")
+    if table is None or "follow_up_years" not in table:
+        return ""
+    early = (table["follow_up_years"].astype(float) < YEARS) & (table["fracture"].astype(int) == 0)
+    return (
+        f"Of {len(table):,} patients {int(early.sum()):,} were followed for less than {YEARS} "
+        "years without a fracture and count as free of one, which makes the risk rather too low."
+    )
 
 
 def model_card(study: StudyFolder) -> list[tuple[str, str]]:

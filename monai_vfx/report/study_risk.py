@@ -61,16 +61,13 @@ def calibration_table(study: StudyFolder) -> Table | None:
 def correction_facts(study: StudyFolder) -> Facts | None:
     """Return what the correction to absolute risk rests on."""
     title, path = "The correction to absolute risk", "calibration/calibration.json"
-    document = study.json(path)
-    if document is None:
-        study.miss(title, f"{path} is not there")
-        return None
-    found = document.get("calibration")
+    found = study.json(path)
     if found is None:
-        study.miss(title, str(document.get("reason") or "no calibration was fitted"))
+        reason = study.json("calibration/uncalibrated.json") or {}
+        study.miss(title, str(reason.get("reason") or f"{path} is not there"))
         return None
     pairs = [
-        ("Score", label_of(document["score"])),
+        ("Score", label_of(found["score"])),
         ("Kind", str(found["kind"]).replace("_", " ")),
         ("Fitted on", f"{counts(found['n'], found['events'])} patients (fractures)"),
         ("Left out, score or variable missing", str(found["missing"])),
@@ -106,7 +103,7 @@ def conformal_facts(study: StudyFolder) -> Facts | None:
         return None
     pairs = [
         ("Score", label_of(found["score"])),
-        ("Promised coverage, each outcome", percent(found["confidence"])),
+        ("Nominal coverage, each outcome", percent(found["confidence"])),
         ("Patients (fractures)", counts(found["n"], found["events"])),
     ]
     pairs += [

@@ -14,22 +14,16 @@ from monai_vfx.errors import SettingError
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
 from monai_vfx.study.plan import Plan
+from monai_vfx.study.scores import main_score
+from monai_vfx.study.scores import score_names as scores_of
 
 QUANTILES = (0.99, 0.95, 0.9)
 """Of training patients' distances, where the flag begins: the highest that their number allows."""
 
 
-def main_score(plan: Plan, table: pd.DataFrame) -> str:
-    """Return the score that a study turns into a risk: the main network's, or the richest model."""
-    name = f"image_{plan.images.main}"
-    if name in table:
-        return name
-    return next(n for n in reversed(table.columns) if str(n).startswith("clinical_"))
-
-
 def calibrate(
     plan: Plan, predictions: pd.DataFrame, analysed: pd.DataFrame, selected: pd.DataFrame
-) -> tuple[Calibration | None, Json]:
+) -> Json:
     """Fit the correction for sampled controls on the out-of-fold scores.
 
     Args:
@@ -39,30 +33,40 @@ def calibrate(
         selected: the sample.
 
     Returns:
-        The calibration, or None where the patients do not suffice, and the document of it with
-        the score it is for and, where there is none, the reason.
+        The document of the calibration with the ``score`` it is for and whether patients are
+        ``simulated``; where the patients do not suffice, ``score`` and ``reason``.
     """
-    score = main_score(plan, predictions)
-    facts: Json = {"score": score, "calibration": None, "reason": None}
+    score = main_score(plan, scores_of(predictions))
     try:
         calibration = fit_calibration(
             predictions[score],
             predictions["fracture"],
-            kind="random_controls" if plan.sampling == "random_controls" else "matched_controls",
+            kind="random_controls" if plan.matching.method == "none" else "matched_controls",
             population=analysed,
             selected=selected,
             variables=MATCHED,
         )
     except SettingError as error:
-        return None, {**facts, "reason": str(error)}
-    return calibration, {**facts, "calibration": calibration.to_json()}
+        return {"score": score, "reason": str(error)}
+    simulated = bool("simulated" in selected and (selected["simulated"] == 1).any())
+    return {**calibration.to_json(), "score": score, "simulated": simulated}
 
 
-def read_calibration(path: Path) -> tuple[Calibration | None, str]:
-    """Return what :func:`calibrate` left in a file: the calibration, if any, and its score."""
+def save_calibration(folder: Path, document: Json) -> Path:
+    """Write ``calibration.json``, or ``uncalibrated.json`` with the reason why there is none."""
+    name = "uncalibrated" if "reason" in document else "calibration"
+    write_json(folder / f"{name}.json", document)
+    return folder / f"{name}.json"
+
+
+def read_calibration(folder: Path) -> tuple[Calibration | None, str]:
+    """Return what :func:`save_calibration` left: the calibration, if any, and its score."""
+    path = folder / "calibration.json"
+    if not path.is_file():
+        reason = json.loads((folder / "uncalibrated.json").read_text(encoding="utf-8"))
+        return None, reason["score"]
     document = json.loads(path.read_text(encoding="utf-8"))
-    known = document["calibration"]
-    return (None if known is None else Calibration.from_json(known)), document["score"]
+    return Calibration.from_json(document), document["score"]
 
 
 def prediction_sets(score: str, home: pd.DataFrame, away: pd.DataFrame) -> Json:

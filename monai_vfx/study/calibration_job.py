@@ -190,7 +190,9 @@ def _read(
     patients.insert(0, "case", _cases(raw))
     cohort = None if population is None else read_patients(population, ("case", *needed))
     source = raw if cohort is None else cohort
-    simulated = "simulated" in source and bool((source["simulated"].astype(str) > "0").any())
+    simulated = "simulated" in source and bool(
+        pd.to_numeric(source["simulated"], errors="coerce").eq(1).any()
+    )
     columns = [n for n in dict.fromkeys((*needed, *GROUPING)) if n in source]
     missing = [name for name in needed if name not in columns]
     if missing:

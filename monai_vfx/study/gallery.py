@@ -71,7 +71,8 @@ def draw_gallery(
                 f"score {result.score:.2f}",
             }
         )
-    inputs = _draw_inputs(plan, images, table, out)
+    scored = set(predictions.loc[predictions[score].notna(), "case"])  # no image was refused
+    inputs = _draw_inputs(plan, images, table[table["case"].isin(scored)], out)
     write_json(out / "gallery.json", {"pictures": entries, "inputs": inputs.name})
     return [*made, inputs, out / "gallery.json"]
 

@@ -6,6 +6,7 @@ on the others. On the external hospital the mean of the K probabilities is the s
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,12 @@ def check_models(plan: Plan) -> None:
         return
     from monai_vfx.bundle_parts.overlays import training_configs
 
+    names = [model.name for model in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingError(
+            f"images: models: {', '.join(twice)}: the study itself gives this name, choose another"
+        )
     for model in models:
         training_configs(model.overlays)
     first = plan.images.pretrained
@@ -142,6 +149,8 @@ def train_fold(
             workers=plan.images.workers,
             cache_dir=cache,
         )
+        check_failures(folder / part)
+    check_failures(folder)
     for checkpoint in folder.glob("last_checkpoint_epoch=*.pt"):
         checkpoint.unlink()  # hundreds of MB, of no use once the training is done
     made = [*result, *(folder / part / "predictions.csv" for part in parts)]
@@ -160,7 +169,26 @@ def score_external(plan: Plan, table: Path, folder: Path, cache: Path) -> list[P
         workers=plan.images.workers,
         cache_dir=cache,
     )
+    check_failures(out)
     return [out / "predictions.csv", out / "features.csv"]
+
+
+def check_failures(folder: Path) -> None:
+    """Stop where an image was left out by a failure rather than by a rule.
+
+    A full disk, say, must not become a patient without a score for good.
+
+    Raises:
+        RuntimeError: a line of ``refused.jsonl`` has the code ``internal``.
+    """
+    path = folder / "refused.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    failed = [line for line in map(json.loads, lines) if line["code"] == "internal"]
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} images could not be prepared ({failed[0]['message']}): mend the cause "
+            "and start the study again"
+        )
 
 
 def fold_scores(folder: Path, part: str, column: str = "score") -> pd.Series[float]:

@@ -69,7 +69,6 @@ class Plan:
         matching: how controls are chosen; never applied to the external hospital.
         clinical: models of the clinical variables, by the paper's letters.
         images: the networks.
-        sampling: what the correction to absolute risk assumes about the controls.
         subgroups: columns by which discrimination is shown apart.
         bootstrap: samples of every bootstrap interval.
         gallery: patients whose heat maps are shown.
@@ -84,7 +83,6 @@ class Plan:
     matching: Matching = field(default_factory=Matching)
     clinical: tuple[str, ...] = ("A", "B", "C", "D")
     images: ImagePlan = field(default_factory=ImagePlan)
-    sampling: str = "matched_controls"
     subgroups: tuple[str, ...] = ("sex", "age", "scanner", "contrast_phase")
     bootstrap: int = 2000
     gallery: int = 4

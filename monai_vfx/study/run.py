@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -98,6 +99,8 @@ class Study:
         for name in sorted(files | {self.plan.images.pretrained or ""}):
             if Path(name).is_file():
                 settings[f"{Path(name).name}_sha256"] = sha256_of(name)
+        settings["images"].pop("workers")  # decides no number
+        settings["version"] = metadata.version("monai_vfx")
         return settings
 
     def steps(self) -> Iterator[Step]:
@@ -257,7 +260,7 @@ class Study:
     def calibrate(self) -> Iterable[Path]:
         """Fit the correction from sampled controls to absolute risk."""
         folder = self.out / "calibration"
-        _, document = absolute.calibrate(
+        document = absolute.calibrate(
             self.plan,
             self.predictions("development"),
             # Those who could have been chosen, as the controls were.
@@ -267,8 +270,7 @@ class Study:
             ),
             read_patients(self.selected_path("development")),
         )
-        write_json(folder / "calibration.json", document)
-        return [folder / "calibration.json"]
+        return [absolute.save_calibration(folder, document)]
 
     def predictions(self, side: str) -> pd.DataFrame:
         """Return a predictions table."""
@@ -281,7 +283,7 @@ class Study:
         _, _, fits = scores.development_tables(self.plan, self.out / "image", home)
         table = scores.external_table(self.plan, self.out / "image", patients, fits)
         folder = self.out / "calibration"
-        calibration, score = absolute.read_calibration(folder / "calibration.json")
+        calibration, score = absolute.read_calibration(folder)
         if calibration is not None:
             table[f"risk_{score}"] = calibration.risk(table[score], patients.frame)
         path = self.out / "predictions" / "external.csv"
@@ -308,6 +310,9 @@ class Study:
             for name in dict.fromkeys((*self.plan.subgroups, "age", "sex", "bmi"))
             if name in selected and name not in table and selected[name].notna().any()
         ]
+        for name in self.plan.subgroups:
+            if name not in selected or selected[name].isna().all():
+                self.log.tell(f"evaluation/{side}: no column {name} for subgroups")
         table = table.merge(selected[["case", *further]], on="case", validate="1:1")
         timed = "time_years" in table
         out = self.out / "evaluation" / side
@@ -392,7 +397,7 @@ class Study:
         for side in self.hospitals:
             path = self.out / "evaluation" / side / "evaluation.json"
             entries = json.loads(path.read_text(encoding="utf-8"))["scores"]
-            name = absolute.main_score(self.plan, self.predictions(side))
+            name = scores.main_score(self.plan, list(entries))
             entry = entries[name]
             facts[side] = {
                 "score": name,

@@ -184,12 +184,18 @@ def score_names(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.columns if name not in known]
 
 
+def main_score(plan: Plan, scores: list[str]) -> str:
+    """Return the score that a study is about: its main network's, else the richest model's."""
+    wanted = f"image_{plan.images.main}"
+    clinical = [name for name in scores if name.startswith("clinical_")]
+    return wanted if wanted in scores else (clinical or scores)[-1]
+
+
 def comparisons(plan: Plan, scores: list[str]) -> list[tuple[str, str]]:
     """Return the pairs that the paper's tables compare, as far as both scores exist."""
-    main = f"image_{plan.images.main}"
-    scores = [name for name in scores if not name.startswith("risk_")]  # ranks as its score does
-    if main not in scores:
-        main = next((name for name in scores if name.startswith("clinical_")), scores[0])
+    # An absolute risk is the main score and the matched variables: no model of its own.
+    scores = [name for name in scores if not name.startswith("risk_")]
+    main = main_score(plan, scores)
     return [(main, name) for name in scores if name != main]
 
 
