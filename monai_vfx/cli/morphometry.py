@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from monai_vfx.cli.common import EXISTING, FOLDER, SCHEMES, TABLE, exit_statuses, say, writable
+from monai_vfx.cli.common import (
+    EXISTING,
+    FOLDER,
+    SCHEMES,
+    TABLE,
+    answer,
+    exit_statuses,
+    say,
+    writable,
+)
 from monai_vfx.errors import CaseRefused, SettingError
 
 if TYPE_CHECKING:
@@ -97,7 +106,7 @@ def morphometry(
                 scheme=scheme,
             )
     except CaseRefused as refusal:
-        click.echo(json.dumps(_refused(refusal, out)))
+        answer(_refused(refusal, out))
         raise
     click.echo(json.dumps(document))
     _tell(document)
@@ -109,11 +118,11 @@ def _refused(refusal: CaseRefused, out: Path) -> Json:
     from monai_vfx.results import write_json
 
     facts = {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
-    answer: Json = {"status": "refused", "refusal": facts}
+    document: Json = {"status": "refused", "refusal": facts}
     if isinstance(refusal, FaultyTable):
-        answer["faults"] = [vars(fault) for fault in refusal.faults]
-    write_json(out / "refused.json", answer)
-    return answer
+        document["faults"] = [vars(fault) for fault in refusal.faults]
+    write_json(out / "refused.json", document)
+    return document
 
 
 def _tell(document: Json) -> None:
