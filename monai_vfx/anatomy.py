@@ -51,6 +51,17 @@ SCHEMES: dict[str, dict[int, str]] = {
 }
 """Name of a label scheme → its table."""
 
+STRUCTURES: tuple[str, ...] = (
+    *("background", "body", "disc", "sacrum", "posterior_elements", "rib"),
+    *("erector_spinae", "psoas"),
+)
+"""Classes of the localiser's network for the whole CT, in the order of its channels."""
+
+PATCH_STRUCTURES: tuple[str, ...] = (
+    *("background", "this_body", "other_body", "disc", "posterior_elements", "rib", "sacrum"),
+)
+"""Classes of the localiser's network for the neighbourhood of one vertebra, likewise."""
+
 SNOMED_CT: dict[str, str] = {
     "T12": "23215003",
     "L1": "66794005",

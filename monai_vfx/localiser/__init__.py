@@ -1,0 +1,1 @@
+"""Where the vertebrae of a CT are and which they are, without a mask and without a download."""
