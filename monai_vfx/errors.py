@@ -41,6 +41,10 @@ REFUSALS: dict[str, str] = {
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
     "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
     "levels_out_of_order": "Check label values and affine: levels must run head to feet.",
+    # localiser
+    "spine_not_found": "A CT that shows the lumbar spine is needed; give a mask with --mask.",
+    "level_uncertain": "Name the vertebrae by eye and give the mask with --mask, or use a CT that "
+    "shows the last ribs and the sacrum.",
     # morphometry
     "heights_too_coarse": "Use slices at most 3 mm apart, a reader's heights, or --allow-thick.",
     # model
