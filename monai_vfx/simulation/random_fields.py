@@ -1,0 +1,81 @@
+"""Smooth random fields on a grid, from B-splines with random coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def spline_basis(count: int, knot_distance: float) -> torch.Tensor:
+    """Return the values of uniform cubic B-splines at ``count`` points.
+
+    Args:
+        count: points at 0, 1, 2, …
+        knot_distance: of the splines' knots, in points; at least 1.
+
+    Returns:
+        (count, knots) float32; each row sums to 1.
+
+    >>> basis = spline_basis(9, 4.0)
+    >>> basis.shape, bool(torch.allclose(basis.sum(1), torch.ones(9)))
+    (torch.Size([9, 5]), True)
+    """
+    at = torch.arange(count, dtype=torch.float32) / max(float(knot_distance), 1.0)
+    knots = torch.arange(-1, int(at[-1]) + 3, dtype=torch.float32)
+    distance = (at[:, None] - knots).abs()
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = (2 - distance).clamp(min=0) ** 3 / 6
+    return torch.where(distance < 1, near, far)
+
+
+def random_field(
+    shape: Sequence[int], knot_distance: Sequence[float], generator: torch.Generator
+) -> torch.Tensor:
+    """Return a smooth Gaussian field of mean 0 and SD 1.
+
+    Args:
+        shape: (x, y, z).
+        knot_distance: of the splines along each axis, in voxels; about the length of correlation.
+        generator: source of the coefficients.
+
+    Returns:
+        (x, y, z) float32.
+    """
+    bases = [spline_basis(n, step) for n, step in zip(shape, knot_distance, strict=True)]
+    # The SD of a sum of independent coefficients is the root of the weights' sum of squares.
+    bases = [basis / (basis**2).sum(1, keepdim=True).sqrt() for basis in bases]
+    coefficients = torch.randn([basis.shape[1] for basis in bases], generator=generator)
+    return along_axes(coefficients, bases)
+
+
+def along_axes(values: torch.Tensor, matrices: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Multiply each of the last three axes with a matrix.
+
+    Args:
+        values: (..., x, y, z).
+        matrices: one (new, old) an axis; None leaves the axis as it is.
+
+    Returns:
+        (..., new x, new y, new z).
+    """
+    x, y, z = matrices
+    if x is not None:
+        values = torch.einsum("ai,...ijk->...ajk", x, values)
+    if y is not None:
+        values = torch.matmul(y, values)
+    if z is not None:
+        values = torch.matmul(values, z.T)
+    return values
+
+
+def gaussian_matrix(count: int, sd: float) -> torch.Tensor:
+    """Return the (count, count) matrix that blurs ``count`` samples; rows sum to 1.
+
+    Args:
+        count: samples.
+        sd: of the Gaussian in samples; at the edges it is cut off and scaled up.
+    """
+    at = torch.arange(count, dtype=torch.float32)
+    weights = torch.exp(-0.5 * ((at[:, None] - at) / max(sd, 1e-3)) ** 2)
+    return weights / weights.sum(1, keepdim=True)
