@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from monai_vfx.simulation.label_map import AnatomyMap, Frame, Painter, Solid, Vector
-from monai_vfx.simulation.muscles import make_canal, make_muscles, make_wall
+from monai_vfx.simulation.muscles import make_canal, make_guard, make_muscles, make_wall
 from monai_vfx.simulation.pelvis import make_pelvis
 from monai_vfx.simulation.skeleton import (
     INTACT,
@@ -109,6 +109,7 @@ def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPl
     solids = [
         *make_wall(trunk, sacrum[0].frame.origin),
         *make_chest(rng, spine, trunk),
+        make_guard(spine, sacrum),
         *make_abdomen(rng, spine, pelvis, trunk),
         *make_vessels(rng, spine, pelvis, size),
         *make_muscles(spine, sacrum, pelvis, bulk, (size, hips)),
@@ -244,7 +245,7 @@ def _draw_bones(
         solids.append(Solid((disc,), ((Tissue.DISC, 0.0),)))
     parts, cuts = sacrum_parts(sacrum)
     joint = Solid(parts, ((Tissue.JOINT_CARTILAGE, -1.8),), over=_HIP)
-    solids += [joint, Solid(parts, _SACRUM_LAYERS, minus=cuts, blend=3.0)]
+    solids += [joint, Solid(parts, _SACRUM_LAYERS, minus=cuts, blend=5.0)]
     solids += [Solid(arch_parts(body), _ARCH_LAYERS, blend=1.5) for body in spine]
     solids += make_canal(spine, sacrum, float(rng.uniform(0.75, 1.05)))
     for body in spine:

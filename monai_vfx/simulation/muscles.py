@@ -48,6 +48,8 @@ _SOFT = frozenset(
     + (Tissue.SACRUM_CORTEX, Tissue.SACRUM_TRABECULAR, Tissue.EPIDURAL_FAT, Tissue.CANAL)
 )
 
+_INNER = frozenset((Tissue.VISCERAL_FAT, Tissue.LUNG))
+
 
 def make_wall(trunk: Trunk, legs: Vector) -> list[Solid]:
     """Return skin, subcutaneous fat, the muscular wall and the fat inside it.
@@ -70,6 +72,18 @@ def make_wall(trunk: Trunk, legs: Vector) -> list[Solid]:
     solids.append(Solid((trunk.column(3, 0.0),), ((Tissue.MUSCLE, 0.0),)))
     solids.append(Solid((trunk.column(0, 0.0),), ((Tissue.VISCERAL_FAT, 0.0),)))
     return solids
+
+
+def make_guard(spine: Sequence[Vertebra], sacrum: Sequence[Vertebra]) -> Solid:
+    """Return muscle round the canal and the arches, so that no organ gets there."""
+    bodies = [body for body in (*spine, *sacrum[:4]) if body.name[0] in "TLS"]
+    path = [body.frame.world(0.0, -body.half_depth - 17.0, 0.0) for body in bodies]
+    flat = [body.frame.axes[:, 1] for body in bodies]
+    rods = tuple(
+        Rod(a, b, 30.0, flat=n, ratio=2.0)
+        for a, b, n in zip(path[:-1], path[1:], flat[:-1], strict=True)
+    )
+    return Solid(rods, ((Tissue.MUSCLE, 0.0),), over=_INNER)
 
 
 def make_muscles(
@@ -118,7 +132,7 @@ def make_muscles(
         goal = pelvis.world(side * 90 * size * breadth, 48 * size, -82 * size)
         for point in wing_points(pelvis, side, size, breadth):
             iliacus.append(Rod(point, goal, 8.0 * bulk[1] * size, 12.0 * bulk[1] * size))
-        solids.append(Solid(tuple(iliacus), ((Tissue.PSOAS, 0.0),)))
+        solids.append(Solid(tuple(iliacus), ((Tissue.PSOAS, 0.0),), blend=5.0))
         solids.append(Solid((_column(erector, 2.7),), ((Tissue.ERECTOR_SPINAE, 0.0),)))
     return solids
 

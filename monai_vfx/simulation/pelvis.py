@@ -50,7 +50,7 @@ def make_pelvis(frame: Frame, size: float, breadth: float, replaced: int = 0) ->
 
         hip = Frame(at(_HIP), frame.axes)
         cup = Blob(hip, (26.0 * size,) * 3)
-        solids.append(Solid(_hip_parts(at, hip, size), HIP_LAYERS, minus=(cup,), blend=3.0))
+        solids.append(Solid(_hip_parts(at, hip, size), HIP_LAYERS, minus=(cup,), blend=4.0))
         joint = ((Tissue.JOINT_CARTILAGE, 0.0),)
         solids.append(Solid((cup,), joint))
         metal = ((Tissue.METAL, 0.0),)
@@ -72,7 +72,7 @@ def make_pelvis(frame: Frame, size: float, breadth: float, replaced: int = 0) ->
 
 def wing_points(frame: Frame, side: int, size: float, breadth: float) -> Vector:
     """Return points (n, 3) on the inner face of an iliac wing, where the iliacus lies."""
-    inner = 0.5 * _CREST[3:9] + 0.5 * _BASE[3:9] - (9.0, 0.0, 0.0)
+    inner = 0.5 * _resampled(_CREST[3:9], 10) + 0.5 * _resampled(_BASE[3:9], 10) - (9.0, 0.0, 0.0)
     scale = np.array([side * size * breadth, size, size])
     return np.asarray(frame.origin + (inner * scale) @ frame.axes.T)
 

@@ -265,7 +265,7 @@ def make_sacrum(last: Vertebra, tilt: float, disc: float, size: float) -> list[V
     for number, turn in enumerate(_SACRAL_TILTS):
         angle = tilt + turn
         axes = rotation(np.deg2rad(angle), np.deg2rad(last.coronal / 3), 0.0)
-        gap = disc if number == 0 else 1.5
+        gap = disc if number == 0 else 0.0
         height = heights[number] * size
         middle = axes[:, 2] + above.frame.axes[:, 2]
         place = (
@@ -328,11 +328,11 @@ def arch_parts(body: Vertebra, process: float = 1.0) -> tuple[Shape, ...]:
             add(thick, (lateral, pillar - 3, w), (reach, pillar + 4, w + 1), thick * 0.75)
     tip = back + canal + (26.0 if thoracic else 29.0 if region == "L" else 20.0) * k
     drop = {"T": -24.0 if number < 10 else -14.0, "L": -4.0, "C": -8.0}[region]
-    for w in (0.0, -8.0, -15.0):
+    for w in (0.0, -5.0, -10.0, -15.0):
         tall = 0.8 if thoracic else 1.0
         start = body.frame.world(0, -(back + canal + 6), w * low)
         end = body.frame.world(0, -tip, (w + drop) * tall * low)
-        parts.append(Rod(start, end, (2.4 if thoracic else 2.8) * k))
+        parts.append(Rod(start, end, (2.8 if thoracic else 3.1) * k))
     return tuple(parts)
 
 
@@ -340,7 +340,7 @@ def sacrum_parts(sacrum: list[Vertebra]) -> tuple[tuple[Shape, ...], tuple[Shape
     """Return the parts of the sacrum and the foramina and the canal that are cut out of it."""
     parts: list[Shape] = [Body(segment) for segment in sacrum]
     cuts: list[Shape] = []
-    reach, thick = (52.0, 48.0, 40.0, 30.0, 21.0), (12.0, 11.0, 9.0, 7.0, 5.0)
+    reach, thick = (58.0, 54.0, 45.0, 32.0, 22.0), (12.0, 11.0, 9.0, 7.0, 5.0)
     for number, segment in enumerate(sacrum[:5]):
         k, at = segment.span, segment.frame
         half = segment.size.height / 2

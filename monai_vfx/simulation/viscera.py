@@ -12,7 +12,7 @@ from monai_vfx.simulation.tissues import Tissue
 from monai_vfx.simulation.trunk import Trunk
 
 _FAT = frozenset((Tissue.VISCERAL_FAT,))
-_PERITONEAL = frozenset((Tissue.VISCERAL_FAT, Tissue.MUSCLE))
+_LUNG = frozenset((Tissue.LUNG,))
 _CHEST = frozenset((Tissue.VISCERAL_FAT, Tissue.LUNG))
 
 
@@ -34,7 +34,7 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
         middle = np.array([x + side * 0.46 * half, centre + (5 if side else 12), recess - 30])
         domes.append(Blob(Frame(middle), (reach, depth * 0.97, height - recess + 30), 2.6))
     solids.append(
-        Solid(tuple(domes), ((Tissue.MUSCLE, 0.0), (Tissue.VISCERAL_FAT, 2.5)), over=_CHEST)
+        Solid(tuple(domes), ((Tissue.MUSCLE, 0.0), (Tissue.VISCERAL_FAT, 2.5)), over=_LUNG)
     )
     # The mediastinum: from the spine to the sternum, narrow behind, wide where the heart lies.
     middle_line: list[Shape] = []
@@ -43,8 +43,7 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
         start = body.frame.world(0, body.half_depth * 0.3, 0)
         end = np.array([x, y + front - 8, body.frame.origin[2] - 8])
         middle_line.append(Rod(start, end, min(0.4 * half, 20 * size), min(0.3 * half, 14 * size)))
-    low = frozenset((Tissue.LUNG,))
-    solids.append(Solid(tuple(middle_line), ((Tissue.VISCERAL_FAT, 0.0),), over=low, blend=6.0))
+    solids.append(Solid(tuple(middle_line), ((Tissue.VISCERAL_FAT, 0.0),), over=_LUNG, blend=6.0))
     x, y, half, front, _ = (float(v) for v in trunk.at(float(at["T8"][2])))
     tilt = _turned(0.4, 0.5)
     heart = np.array([x - 22 * size, y + front * 0.58, dome + 38 * size])
@@ -150,11 +149,6 @@ def make_abdomen(
         solids.append(Solid((shape,), ((tissue, 0.0),), over=_FAT))
         return shape.frame
 
-    for side in (1, -1):
-        drop = 8 if side > 0 else 0
-        kidney = organ(Tissue.KIDNEY, "L1", (side * 0.52, -0.30, -16 - drop), (27, 25, 53))
-        sinus = Blob(kidney.moved(-side * 8 * size, 6 * size, 0), (14 * size, 10 * size, 26 * size))
-        solids.append(Solid((sinus,), ((Tissue.VISCERAL_FAT, 0.0), (Tissue.KIDNEY_PELVIS, 5.0))))
     right, up = _turned(0.0, 0.25), at["rib12"][2]
     x, y, wide, front, back = (float(v) for v in trunk.at(float(up)))
     depth = (front + back) / 2
@@ -173,6 +167,11 @@ def make_abdomen(
         ),
     )
     solids.append(Solid(lobes, ((Tissue.LIVER, 0.0),), over=_FAT, blend=10.0))
+    for side in (1, -1):
+        drop = 8 if side > 0 else 0
+        kidney = organ(Tissue.KIDNEY, "L1", (side * 0.52, -0.30, -16 - drop), (27, 25, 53))
+        sinus = Blob(kidney.moved(-side * 8 * size, 6 * size, 0), (14 * size, 10 * size, 26 * size))
+        solids.append(Solid((sinus,), ((Tissue.VISCERAL_FAT, 0.0), (Tissue.KIDNEY_PELVIS, 5.0))))
     organ(Tissue.GALLBLADDER, "L1", (0.42, 0.55, 8), (15, 17, 30))
     organ(Tissue.SPLEEN, "rib12", (-0.80, -0.35, 14), (24, 40, 50))
     organ(Tissue.PANCREAS, "L1", (-0.10, 0.34, 12), (62, 13, 14))
@@ -206,9 +205,9 @@ def _hollow(
         15 * size,
     )
     solids = [
-        Solid((organ,), ((Tissue.PELVIC_ORGAN, 0.0),), over=_PERITONEAL),
-        Solid((bladder,), ((Tissue.BOWEL_WALL, -2.5), (Tissue.BLADDER, 0.0)), over=_PERITONEAL),
-        Solid(tuple(rectum), ((Tissue.BOWEL_WALL, 0.0), (_filling(rng), 3.0)), over=_PERITONEAL),
+        Solid((organ,), ((Tissue.PELVIC_ORGAN, 0.0),), over=_FAT),
+        Solid((bladder,), ((Tissue.BOWEL_WALL, -2.5), (Tissue.BLADDER, 0.0)), over=_FAT),
+        Solid(tuple(rectum), ((Tissue.BOWEL_WALL, 0.0), (_filling(rng), 3.0)), over=_FAT),
     ]
     stomach = [
         place("rib12", -0.5, 0.25, 45),
@@ -227,10 +226,8 @@ def _hollow(
     solids.append(
         Solid(rods, ((Tissue.STOMACH_WALL, 0.0), (Tissue.BOWEL_CONTENT, 4.0)), over=_FAT, blend=8.0)
     )
-    bubble = tuple(
-        Rod(r.start + (0, 14 * full, 0), r.end + (0, 14 * full, 0), r.radius * 0.72)
-        for r in rods[:3]
-    )
+    up = np.array([0.0, 14.0 * full, 0.0])
+    bubble = tuple(Rod(r.start + up, r.end + up, r.radius * 0.72) for r in rods[:3])
     solids.append(Solid(bubble, ((Tissue.GAS, 0.0),), over=frozenset((Tissue.BOWEL_CONTENT,))))
     low = pelvis.origin[2] - at["L3"][2]
     colon = (
