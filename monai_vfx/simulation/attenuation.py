@@ -52,15 +52,15 @@ RANGES: dict[Tissue, tuple[float, float, float, float]] = {
     Tissue.SPINAL_CORD: (25, 50, 5, 4),
     Tissue.CANAL: (8, 45, 5, 4),
     Tissue.EPIDURAL_FAT: (-100, -20, 10, 10),
-    Tissue.BODY_CORTEX: (320, 780, 60, 40),
+    Tissue.BODY_CORTEX: (260, 680, 60, 40),
     Tissue.BODY_TRABECULAR: (0, 0, 18, 14),
     Tissue.DISC: (60, 110, 8, 10),
     Tissue.DISC_VACUUM: (-700, -150, 80, 60),
-    Tissue.POSTERIOR_CORTEX: (380, 1000, 80, 60),
+    Tissue.POSTERIOR_CORTEX: (300, 900, 80, 60),
     Tissue.POSTERIOR_TRABECULAR: (0, 0, 30, 30),
-    Tissue.SACRUM_CORTEX: (280, 750, 70, 50),
+    Tissue.SACRUM_CORTEX: (260, 700, 70, 50),
     Tissue.SACRUM_TRABECULAR: (0, 0, 22, 22),
-    Tissue.RIB_CORTEX: (350, 950, 70, 40),
+    Tissue.RIB_CORTEX: (260, 850, 70, 40),
     Tissue.RIB_MARROW: (0, 0, 30, 25),
     Tissue.COSTAL_CARTILAGE: (60, 150, 12, 15),
     Tissue.PELVIS_CORTEX: (350, 1000, 80, 60),
@@ -161,8 +161,8 @@ def draw_attenuation(r: np.random.RandomState, wild: float = 0.0) -> Attenuation
     mean[OUTSIDE] = -1024 if r.random_sample() < 0.7 else r.uniform(-2048, -1000)
     table = np.tile(mean, (256, 1))
     _vary_levels(r, table)
-    fine, lumpy = (np.tile(values, 256).astype(np.float32) for values in texture)
-    return Attenuation(table.reshape(-1).astype(np.float32), fine, lumpy)
+    textures = np.tile(texture, (1, 256)).astype(np.float32)
+    return Attenuation(table.reshape(-1).astype(np.float32), textures[0], textures[1])
 
 
 def _set_bone(r: np.random.RandomState, mean: Values, wild: bool) -> None:
@@ -176,7 +176,7 @@ def _set_bone(r: np.random.RandomState, mean: Values, wild: bool) -> None:
     # Thin cortices are dim: an osteoporotic spine's rim holds more of its neighbours.
     dim = r.uniform(0.7, 1.1) * (0.8 + 0.2 * np.clip(spongy / 160, 0.2, 1.6))
     for tissue in _CORTEX:
-        mean[tissue] = max(mean[tissue] * dim, spongy + r.uniform(60, 200))
+        mean[tissue] = max(mean[tissue] * dim, spongy + r.uniform(50, 180))
     if wild and r.random_sample() < 0.25:
         mean[Tissue.BODY_CORTEX] = spongy + r.uniform(0, 150)
 
@@ -239,6 +239,6 @@ def _vary_levels(r: np.random.RandomState, table: Values) -> None:
     levels = len(table) - 1
     table[1:, Tissue.BODY_TRABECULAR] += r.normal(0, r.uniform(2, 18), levels)
     table[1:, Tissue.BODY_CORTEX] *= r.uniform(0.85, 1.15, levels)
-    odd = r.random_sample(levels) < (0.04 if r.random_sample() < 0.8 else 0.3)
+    odd = r.random_sample(levels) < (0.01 if r.random_sample() < 0.92 else 0.25)
     table[1:, Tissue.BODY_TRABECULAR] += odd * r.uniform(-80, 350, levels)
     np.maximum(table[:, Tissue.BODY_TRABECULAR], -60, out=table[:, Tissue.BODY_TRABECULAR])

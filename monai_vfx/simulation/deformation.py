@@ -42,7 +42,7 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
         knot_mm: distance of the knots of the displacement's cubic B-splines.
         flip: probability that left and right are swapped.
         cut: probability that the field of view ends inside the box, above or below.
-        circle: probability that a scan circle of 90 to 200 mm radius cuts the box.
+        circle: probability that a scan circle of 100 to 220 mm radius cuts the box.
         prob: probability of everything random above; else the box is sampled as it is.
         pose: key of an optional (4, 4) array, whose last column is the box's centre and whose
             other columns are the unit vectors of its axes in RAS mm. Without it the box lies in
@@ -67,7 +67,7 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
         knot_mm: float = 36.0,
         flip: float = 0.5,
         cut: float = 0.25,
-        circle: float = 0.1,
+        circle: float = 0.08,
         prob: float = 1.0,
         pose: str = "pose",
         allow_missing_keys: bool = False,
@@ -99,14 +99,15 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
     @property
     def fine_mm(self) -> Affine:
         """(3,) spacing of the sampled grid in mm before scaling."""
-        return self.spacing_mm / np.asarray(self.oversample)
+        return np.asarray(self.spacing_mm / np.asarray(self.oversample))
 
     def randomize(self, data: Any = None) -> None:
         """Draw one sample's placement and field of view."""
         super().randomize(data)
         r = self.R
         self._linear, self._shift = np.eye(3), np.zeros(3)
-        self._elastic, self._window = None, None
+        self._elastic: Affine | None = None
+        self._window: tuple[int, int] | None = None
         self._circle: tuple[float, float, float] | None = None
         if not self._do_transform:
             return
@@ -133,7 +134,7 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
             self._window = (0, kept) if r.random_sample() < 0.5 else (count - kept, count)
         if r.random_sample() < self.circle:
             across, along = r.uniform(-30, 30, 2)
-            self._circle = (float(across), float(along), float(r.uniform(90, 200)))
+            self._circle = (float(across), float(along), float(r.uniform(100, 220)))
 
     def _bases(self) -> list[torch.Tensor]:
         return [
@@ -217,7 +218,7 @@ def per_axis(number: int | Sequence[int]) -> tuple[int, int, int]:
     >>> per_axis(2), per_axis((1, 1, 2))
     ((2, 2, 2), (1, 1, 2))
     """
-    x, y, z = (number,) * 3 if isinstance(number, int) else (int(n) for n in number)
+    x, y, z = [number] * 3 if isinstance(number, int) else [int(n) for n in number]
     if min(x, y, z) < 1:
         raise ValueError(f"oversample {number} must be at least 1 along each axis")
     return x, y, z

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -30,7 +30,7 @@ def spline_basis(count: int, knot_distance: float) -> torch.Tensor:
 
 
 def random_field(
-    shape: Sequence[int], knot_distance: Sequence[float], generator: torch.Generator
+    shape: Sequence[int], knot_distance: Iterable[float], generator: torch.Generator
 ) -> torch.Tensor:
     """Return a smooth Gaussian field of mean 0 and SD 1.
 

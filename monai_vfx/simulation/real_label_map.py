@@ -7,13 +7,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
 
 from monai_vfx.anatomy import TOTALSEGMENTATOR_V2, VERTEBRAE
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine, BoolVolume, HUVolume, LabelVolume
 from monai_vfx.simulation.label_map import AnatomyMap
+from monai_vfx.simulation.random_fields import along_axes, gaussian_matrix
 from monai_vfx.simulation.tissues import Tissue
+
+Positions = npt.NDArray[np.float64]
 
 _ORGANS: dict[Tissue, tuple[int, ...]] = {
     Tissue.SPLEEN: (1,),
@@ -92,10 +96,11 @@ def real_anatomy(
         raise CaseRefused("mask_grid_mismatch", "the maps' axes do not run along R, A and S")
     shape = np.floor((np.array(ct.shape) - 1) * step / spacing_mm).astype(int) + 1
     axes = [np.arange(n) * new / old for n, new, old in zip(shape, spacing_mm, step, strict=True)]
-    tissues = _upsample(coarse, axes)
-    vertebrae = _upsample(levels, axes)
-    vertebrae = _nearest(vertebrae, tissues == Tissue.BODY_TRABECULAR)
-    fine_hu = ndimage.map_coordinates(ct, np.meshgrid(*axes, indexing="ij"), order=1)
+    tissues = _upsample(coarse, axes, 0.6)
+    bodies = tissues == Tissue.BODY_TRABECULAR
+    vertebrae = _nearest(np.where(bodies, _upsample(levels, axes, 0.3), 0), bodies)
+    linear = [_interpolation(at, n) for at, n in zip(axes, ct.shape, strict=True)]
+    fine_hu = along_axes(torch.from_numpy(ct), linear).numpy()
     _add_cortex(tissues, fine_hu, np.asarray(spacing_mm, dtype=float))
     result = np.diag([*spacing_mm, 1.0])
     result[:3, 3] = affine[:3, 3]
@@ -105,8 +110,8 @@ def real_anatomy(
 def _read(path: Path) -> tuple[HUVolume, Affine]:
     """Return (x, y, z) float32 values and the affine of a NIfTI file."""
     try:
-        image = nib.load(path)
-        return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=float)
+        image = nib.nifti1.Nifti1Image.from_filename(path)
+        return image.get_fdata(dtype=np.float32), np.asarray(image.affine, dtype=float)
     except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
         raise CaseRefused("mask_unreadable", f"{path.name} cannot be read") from error
 
@@ -173,22 +178,41 @@ def _levels(tissues: LabelVolume, seg: LabelVolume) -> LabelVolume:
 
 def _nearest(levels: LabelVolume, bodies: BoolVolume) -> LabelVolume:
     """Return levels spread over ``bodies`` from the nearest labelled voxel, and nowhere else."""
-    at = ndimage.distance_transform_edt(levels == 0, return_distances=False, return_indices=True)
-    return np.where(bodies, levels[tuple(at)], 0).astype(np.uint8)
-
-
-def _upsample(labels: LabelVolume, axes: list[npt.NDArray[np.float64]]) -> LabelVolume:
-    """Return labels at new positions (in voxels): the label whose smoothed share is greatest."""
-    grid = np.meshgrid(*axes, indexing="ij")
-    best = np.zeros(grid[0].shape, dtype=np.float32)
-    result = np.zeros(grid[0].shape, dtype=np.uint8)
-    for value in np.unique(labels):
-        share = ndimage.gaussian_filter((labels == value).astype(np.float32), 0.6, mode="nearest")
-        there = ndimage.map_coordinates(share, grid, order=1, mode="nearest")
-        better = there > best
-        best[better] = there[better]
-        result[better] = value
+    result = np.zeros_like(levels)
+    if not levels.any():
+        return result
+    (box,) = ndimage.find_objects((bodies | (levels > 0)).astype(np.uint8))
+    near = levels[box]
+    at = ndimage.distance_transform_edt(near == 0, return_distances=False, return_indices=True)
+    result[box] = np.where(bodies[box], near[tuple(at)], 0)
     return result
+
+
+def _upsample(labels: LabelVolume, axes: list[Positions], smooth: float) -> LabelVolume:
+    """Return labels at new positions: the label whose share, smoothed, is greatest.
+
+    Args:
+        labels: (x, y, z).
+        axes: positions along each axis, in voxels.
+        smooth: SD of the Gaussian that smooths the shares, in voxels.
+    """
+    matrices = [
+        _interpolation(at, n) @ gaussian_matrix(n, smooth)
+        for at, n in zip(axes, labels.shape, strict=True)
+    ]
+    best = torch.zeros([len(at) for at in axes])
+    result = torch.zeros(best.shape, dtype=torch.uint8)
+    for value in np.unique(labels).tolist():
+        share = along_axes(torch.from_numpy(labels == value).float(), matrices)
+        result[share > best] = value
+        best = torch.maximum(best, share)
+    return result.numpy()
+
+
+def _interpolation(at: Positions, count: int) -> torch.Tensor:
+    """Return the (positions, count) matrix of linear interpolation; ``at`` is in samples."""
+    distance = torch.from_numpy(at).float()[:, None] - torch.arange(count, dtype=torch.float32)
+    return (1 - distance.abs()).clamp(min=0)
 
 
 def _add_cortex(tissues: LabelVolume, hu: HUVolume, spacing_mm: Affine) -> None:
@@ -196,8 +220,9 @@ def _add_cortex(tissues: LabelVolume, hu: HUVolume, spacing_mm: Affine) -> None:
     for spongy, cortex in _CORTEX.items():
         bone = tissues == spongy
         if bone.any():
-            depth = ndimage.distance_transform_edt(
-                np.pad(bone, 1, mode="edge"), sampling=spacing_mm
-            )
+            (box,) = ndimage.find_objects(bone.astype(np.uint8))
+            # A map's edge cuts a bone; it is no surface of it.
+            within = np.pad(bone, 1, mode="edge")[tuple(slice(s.start, s.stop + 2) for s in box)]
+            depth = ndimage.distance_transform_edt(within, sampling=spacing_mm)
             rim = depth[1:-1, 1:-1, 1:-1] <= max(spacing_mm) + 0.1
-            tissues[bone & (rim | (hu > _CORTEX_HU))] = cortex
+            tissues[box][bone[box] & (rim | (hu[box] > _CORTEX_HU))] = cortex

@@ -54,7 +54,7 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
             posed, else the box's z.
         blur_mm: greatest SD of the in-plane blur.
         noise_hu: least and greatest SD of the noise on the image's grid; drawn on a logarithmic
-            scale.
+            scale, low values more often.
         bias_hu: greatest SD of a slowly varying error of HU.
         pose: key whose presence says that the box is posed in the scanner; see ``SampleAnatomyd``.
         prob: probability of noise, bias and blur; without them tissues' means and textures, one
@@ -101,7 +101,9 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         self._phase = r.random_sample()
         self._blur = r.uniform(0, self.blur_mm) * r.random_sample()
         self._sharpen = r.uniform(0, 0.8) if r.random_sample() < 0.2 else 0.0
-        self._noise = np.exp(r.uniform(*np.log(self.noise_hu))) if self.noise_hu[1] > 0 else 0.0
+        # Averaged onto a coarse grid most scans are quiet: weight the low end of the scale.
+        low, high = np.log(np.maximum(self.noise_hu, 1e-3))
+        self._noise = float(np.exp(low + (high - low) * r.random_sample() ** 1.6))
         self._bias = r.uniform(0, self.bias_hu)
         self._gain = r.uniform(0.96, 1.04)
         self._texture_mm = r.uniform(4, 14), r.uniform(12, 40)
@@ -120,9 +122,12 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         code = pack(tissues, vertebrae).to(torch.int32).reshape(-1)
         fine = tuple(tissues.shape[1:])
         mean, small, large = (
-            self._slices(pool_in_plane(torch.from_numpy(t).index_select(0, code), fine, self), item)
-            for t in (self._attenuation.mean, self._attenuation.fine, self._attenuation.lumpy)
+            pool_in_plane(torch.from_numpy(table).index_select(0, code), fine, self.oversample)
+            for table in (self._attenuation.mean, self._attenuation.fine, self._attenuation.lumpy)
         )
+        mean = self._slices(mean, item)
+        pool = _pooling(fine[2], self.oversample[2])
+        small, large = (along_axes(sd, [None, None, pool]) for sd in (small, large))
         step = np.linalg.norm(affine[:3, :3], axis=0)
         for sd, knots in ((small, self._texture_mm[0]), (large, self._texture_mm[1])):
             mean += sd * random_field(shape, np.maximum(knots / 2 / step, 1), self._generator)
@@ -136,7 +141,7 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         affine = np.asarray(item[self.keys[0]].affine, dtype=float)
         step = float(np.linalg.norm(affine[:3, 2]))
         over, count = self.oversample[2], values.shape[2]
-        pool = torch.eye(count // over).repeat_interleave(over, dim=1) / over
+        pool = _pooling(count, over)
         if not self._do_transform:
             return along_axes(values, [None, None, pool])
         if item.get(self.pose) is not None:
@@ -299,11 +304,16 @@ def _sum_over(values: torch.Tensor, oversample: Sequence[int]) -> torch.Tensor:
 
 
 def pool_in_plane(
-    values: torch.Tensor, shape: Sequence[int], transform: TissuesToCTd
+    values: torch.Tensor, shape: Sequence[int], oversample: tuple[int, int, int]
 ) -> torch.Tensor:
-    """Return (x, y, fine z) averages of fine values."""
-    x, y, _ = transform.oversample
+    """Return (x, y, fine z) means over fine voxels side by side, of a list of all voxels."""
+    x, y, _ = oversample
     return _sum_over(values.reshape(tuple(shape)), (x, y, 1)) / (x * y)
+
+
+def _pooling(count: int, over: int) -> torch.Tensor:
+    """Return the (count / over, count) matrix of means over neighbours."""
+    return torch.eye(count // over).repeat_interleave(over, dim=1) / over
 
 
 def synthetic_ct(
@@ -344,8 +354,9 @@ def synthetic_ct(
     pose = np.eye(4)
     pose[:3, :3] = affine[:3, :3] / step
     pose[:3, 3] = affine[:3, :3] @ ((np.asarray(shape) - 1) / 2) + affine[:3, 3]
-    maps = {
-        key: MetaTensor(torch.from_numpy(np.ascontiguousarray(values))[None], affine=anatomy.affine)
+    lies = torch.from_numpy(np.asarray(anatomy.affine, dtype=float))
+    maps: dict[Hashable, Any] = {
+        key: MetaTensor(torch.from_numpy(np.ascontiguousarray(values))[None], affine=lies)
         for key, values in (("tissues", anatomy.tissues), ("vertebrae", anatomy.vertebrae))
     }
     sample = SampleAnatomyd(spacing_mm=step, shape=shape, oversample=oversample, prob=0.0)
