@@ -1,0 +1,259 @@
+"""Training of the localiser's networks: synthetic samples without end, curve, weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.data import MetaTensor
+from monai.engines import Workflow
+from monai.inferers import SimpleInferer
+from monai.transforms import Compose
+from monai.utils import MAX_SEED
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from monai_vfx.bundle_parts.localiser_bank import HELD_OUT, AnatomyBank, BankItem, RealAnatomy
+from monai_vfx.bundle_parts.training import newest_checkpoint
+from monai_vfx.errors import SettingError
+from monai_vfx.localiser.weights import NETWORKS
+from monai_vfx.results import write_json
+from monai_vfx.shapes import Json
+from monai_vfx.weights import load_state, sha256_of
+
+_LOG = logging.getLogger(__name__)
+
+
+class SyntheticSamples(Dataset[Json]):
+    """Numbered synthetic samples; each depends on the seed and its number alone.
+
+    Args:
+        bank: label maps.
+        transform: from a label map to ``image`` and ``label``; it is seeded for each sample.
+        samples: how many there are.
+        first: number of the first, for a training that is resumed.
+        seed: of the run.
+        held_out: sample n is made of the n-th held-out map, instead of any one for training.
+        real: a real label map, None: none.
+        real_share: share of the samples that are made of it.
+    """
+
+    def __init__(
+        self,
+        bank: AnatomyBank,
+        transform: Compose,
+        samples: int,
+        first: int = 0,
+        seed: int = 0,
+        held_out: bool = False,
+        real: RealAnatomy | None = None,
+        real_share: float = 0.3,
+    ) -> None:
+        self.bank = bank
+        self.transform = transform
+        self.samples = samples
+        self.first = first
+        self.seed = seed
+        self.held_out = held_out
+        self.real = real
+        self.real_share = real_share
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.samples
+
+    def __getitem__(self, index: int) -> Json:
+        """Make a sample."""
+        if not 0 <= index < self.samples:
+            raise IndexError(index)
+        number = self.first + index
+        rng = np.random.default_rng([self.seed, int(self.held_out), number])
+        if self.held_out:
+            item = self.bank[HELD_OUT + number]
+        elif self.real is not None and rng.random() < self.real_share:
+            item = self.real.draw(rng)
+        else:
+            item = self.bank[int(rng.integers(len(self.bank)))]
+        self.transform.set_random_state(seed=int(rng.integers(MAX_SEED)))
+        return cast(Json, self.transform(tensors(item)))
+
+
+def tensors(item: BankItem) -> Json:
+    """Return a label map as the transforms of :mod:`monai_vfx.simulation.synthetic_ct` take it."""
+    affine = torch.from_numpy(item.affine)
+    maps = {"tissues": item.tissues, "vertebrae": item.vertebrae}
+    return {
+        **{k: MetaTensor(torch.from_numpy(v)[None], affine=affine) for k, v in maps.items()},
+        **({} if item.pose is None else {"pose": item.pose}),
+        "level": item.level,
+    }
+
+
+class Bfloat16Inferer(SimpleInferer):
+    """Run a network in mixed precision with bfloat16, on a CPU as on a GPU; logits are float32.
+
+    Args:
+        enabled: false computes in float32.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        super().__init__()
+        self.enabled = enabled
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Return logits (B, C, x, y, z) of images (B, 2, x, y, z)."""
+        inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.enabled):
+            logits = cast(Tensor, super().__call__(inputs, network, *args, **kwargs))
+        return logits.float()
+
+
+def first_sample(output_dir: str | Path, resume: bool, epoch_length: int, batch_size: int) -> int:
+    """Return the number of the sample with which a training begins or goes on."""
+    newest = newest_checkpoint(output_dir) if resume else None
+    epochs = 0 if newest is None else int(newest.stem.rpartition("=")[2])
+    return epochs * epoch_length * batch_size
+
+
+def hardest_class(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return prediction and truth of a step, one-hot by their largest class, (B, C, x, y, z)."""
+    both = (output["pred"], output["label"])
+    pred, label = (
+        nn.functional.one_hot(x.argmax(1), x.shape[1]).movedim(-1, 1).float() for x in both
+    )
+    return pred, label
+
+
+class CurveWriter:
+    """Write the learning curve as a table, a row an epoch, and log it.
+
+    Columns: epoch, iteration, seconds (of the training's steps and their data), train_loss,
+    mean_dice, and the Dice of each structure; empty where nothing was validated.
+
+    Attach it to the trainer, after the validation.
+
+    Args:
+        path: CSV to write.
+        validator: engine with the metrics ``mean_dice`` and ``dice`` (C - 1,).
+        structures: names of the classes; the first, the background, has no column.
+        resume: keep the rows of earlier epochs.
+    """
+
+    def __init__(
+        self, path: str | Path, validator: Workflow, structures: Sequence[str], resume: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self.structures = list(structures)[1:]
+        self.resume = resume
+        self._losses: list[float] = []
+        self._start = 0.0
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _begin(self, engine: Workflow) -> None:
+        self._losses = []
+        self._start = time.monotonic()
+
+    def _add(self, engine: Workflow) -> None:
+        self._losses.append(float(engine.state.output["loss"].detach()))
+        self._seconds = time.monotonic() - self._start
+
+    def _write(self, engine: Workflow) -> None:
+        epoch = engine.state.epoch
+        row = {
+            "epoch": str(epoch),
+            "iteration": str(engine.state.iteration),
+            "seconds": f"{self._seconds:.1f}",
+            "train_loss": f"{np.mean(self._losses):.4f}",
+            **dict.fromkeys(("mean_dice", *self.structures), ""),
+        }
+        if self.validator.state.epoch == epoch:
+            metrics = self.validator.state.metrics
+            row["mean_dice"] = f"{float(metrics['mean_dice']):.4f}"
+            dice = torch.as_tensor(metrics["dice"]).tolist()
+            row |= {n: f"{d:.4f}" for n, d in zip(self.structures, dice, strict=True)}
+        rows = self._earlier(epoch) if self.resume or epoch > 1 else []
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(row))
+            table.writeheader()
+            table.writerows([*rows, row])
+        partial.replace(self.path)
+        _LOG.info("%s", ", ".join(f"{name} {value}" for name, value in row.items() if value))
+
+    def _earlier(self, epoch: int) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+
+
+def save_half(network: nn.Module, path: str | Path) -> None:
+    """Write a network's weights as safetensors in half precision.
+
+    Raises:
+        SettingError: a weight does not fit half precision.
+    """
+    state = {k: v.detach().cpu().contiguous().half() for k, v in network.state_dict().items()}
+    broken = [k for k, v in state.items() if not bool(torch.isfinite(v).all())]
+    if broken:
+        raise SettingError(f"{broken[0]} of the network holds values beyond half precision")
+    partial = Path(path).with_suffix(".partial")
+    save_file(state, partial)
+    partial.replace(path)
+
+
+def export_checkpoint(output_dir: str | Path, network: nn.Module, path: str | Path) -> None:
+    """Write the weights of the newest checkpoint of a training, finished or not.
+
+    Raises:
+        SettingError: the folder holds no checkpoint.
+    """
+    newest = newest_checkpoint(output_dir)
+    if newest is None:
+        raise SettingError(f"{output_dir} holds no checkpoint")
+    network.load_state_dict(load_state(newest))
+    save_half(network, path)
+
+
+def publish(trainings: Mapping[str, str | Path], root: str | Path) -> None:
+    """Put trained weights into the bundle, with their SHA-256 and curves' ends in its metadata.
+
+    Args:
+        trainings: network's name (``locator``, ``refiner``) → folder of its training.
+        root: the bundle.
+
+    Raises:
+        SettingError: a training has not left its weights, or is of no such network.
+    """
+    meta = Path(root) / "configs" / "metadata.json"
+    document = cast(Json, json.loads(meta.read_text(encoding="utf-8")))
+    for name, folder in trainings.items():
+        weights = Path(folder) / f"{name}.safetensors"
+        if name not in NETWORKS or not weights.is_file():
+            raise SettingError(f"{folder} holds no {name}.safetensors: finish the training first")
+        target = Path(root) / "models" / weights.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(weights, target)
+        document.setdefault("weights_sha256", {})[name] = sha256_of(target)
+        with (Path(folder) / "metrics_history.csv").open(newline="", encoding="utf-8") as file:
+            last = [row for row in csv.DictReader(file) if row["mean_dice"]][-1]
+        dice = [k for k in last if k not in ("epoch", "iteration", "seconds", "train_loss")]
+        found = {f"{name}_{k}": float(last[k]) for k in dice if last[k]}
+        document["eval_metrics"] |= found
+    write_json(meta, document)
