@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,12 +52,13 @@ _SOFT = frozenset(
 _INNER = frozenset((Tissue.VISCERAL_FAT, Tissue.LUNG))
 
 
-def make_wall(trunk: Trunk, legs: Vector) -> list[Solid]:
+def make_wall(rng: np.random.Generator, trunk: Trunk, legs: Vector) -> list[Solid]:
     """Return skin, subcutaneous fat, the muscular wall and the fat inside it.
 
     Args:
+        rng: of the fat between the layers of muscle.
         trunk: its profile.
-        legs: (3,) centre of S1; the thighs hang below it.
+        legs: (3,) place of the lowest section; the thighs hang below it.
     """
     skin = ((Tissue.SKIN, -2.0), (Tissue.SUBCUTANEOUS_FAT, 0.0))
     size, fat = trunk.habitus.size, float(trunk.fat[0])
@@ -70,6 +72,13 @@ def make_wall(trunk: Trunk, legs: Vector) -> list[Solid]:
         solids.append(Solid((Column(z, x, y, half + fat * 0.6, half + fat * 0.6),), skin))
         solids.append(Solid((Column(z, x, y, half, half),), ((Tissue.MUSCLE, 0.0),)))
     solids.append(Solid((trunk.column(3, 0.0),), ((Tissue.MUSCLE, 0.0),)))
+    muscle = frozenset((Tissue.MUSCLE,))
+    between = (Tissue.SUBCUTANEOUS_FAT, 0.0)
+    for share in rng.uniform(0.2, 0.8, int(rng.integers(0, 3))):
+        half, front, back = (trunk.rows[:, i + 3] - trunk.rows[:, i] for i in range(3))
+        depth = share * np.minimum(half, np.minimum(front, back))
+        layers = (between, (Tissue.MUSCLE, float(rng.uniform(1.0, 2.5))))
+        solids.append(Solid((trunk.column(3, -depth),), layers, over=muscle))
     solids.append(Solid((trunk.column(0, 0.0),), ((Tissue.VISCERAL_FAT, 0.0),)))
     return solids
 
@@ -150,7 +159,7 @@ def make_canal(spine: Sequence[Vertebra], sacrum: Sequence[Vertebra], wide: floa
         for share in (0.45, -0.45):
             place = body.frame.world(0.0, -back, share * body.size.height)
             points.append((place, radius * body.span, body.name))
-    for (start, first, name), (end, last, _) in zip(points[:-1], points[1:], strict=True):
+    for (start, first, name), (end, last, _) in itertools.pairwise(points):
         fat.append(Rod(start, end, first + 1.0, last + 1.0))
         if name not in ("S3", "S4"):
             sac.append(Rod(start, end, first * wide * 0.9, last * wide * 0.9))

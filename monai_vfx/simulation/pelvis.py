@@ -6,6 +6,7 @@ annotated scan and fit the usual distances: 250 mm between the crests, 176 mm be
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,7 +89,7 @@ def _hip_parts(at: object, hip: Frame, size: float) -> tuple[Shape, ...]:
             Rod(top, middle, 5.5 * size, 4.0 * size),
             Rod(middle, low, 4.0 * size, 6.5 * size),
         ]
-    parts += [Rod(a, b, 6.5 * size) for a, b in zip(crest[:-1], crest[1:], strict=True)]
+    parts += [Rod(a, b, 6.5 * size) for a, b in itertools.pairwise(crest)]
     rods = (
         ((56, -22, -32), (80, 10, -60), 8.5, 13.0),
         ((96, 48, -52), (90, 30, -70), 8.0, 13.0),

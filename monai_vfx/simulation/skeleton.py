@@ -220,8 +220,13 @@ def expected_sizes(thoracic: int, lumbar: int) -> dict[str, LevelSize]:
     return sizes
 
 
-def stack(pieces: list[Vertebra]) -> list[Vertebra]:
-    """Place vertebrae (cranial to caudal, oriented) one above the other; the third lumbar at 0."""
+def stack(pieces: list[Vertebra], slips: dict[str, float]) -> list[Vertebra]:
+    """Place vertebrae one above the other, the third lumbar one at 0.
+
+    Args:
+        pieces: from cranial to caudal, oriented.
+        slips: level → how far it stands in front of the one below, mm.
+    """
     place = np.zeros(3)
     places = [place]
     for upper, lower in itertools.pairwise(pieces):
@@ -231,6 +236,7 @@ def stack(pieces: list[Vertebra]) -> list[Vertebra]:
             - (upper.size.height / 2 - _settled(upper, False)) * upper.frame.axes[:, 2]
             - upper.size.disc * gap / np.linalg.norm(gap)
             - (lower.size.height / 2 - _settled(lower, True)) * lower.frame.axes[:, 2]
+            - slips.get(upper.name, 0.0) * lower.frame.axes[:, 1]
         )
         places.append(place)
     origin = places[[piece.name for piece in pieces].index("L3")]
@@ -248,14 +254,17 @@ def _settled(body: Vertebra, upper: bool) -> float:
     return 0.8 * min(lost.middle, rims) * share * body.size.height
 
 
-def make_sacrum(last: Vertebra, tilt: float, disc: float, size: float) -> list[Vertebra]:
+def make_sacrum(
+    last: Vertebra, tilt: float, size: float, second_disc: float, slip: float
+) -> list[Vertebra]:
     """Return S1-S5 and the first coccygeal segments below a last lumbar vertebra.
 
     Args:
         last: the lumbar vertebra above.
         tilt: of S1 in degrees.
-        disc: height in mm of the disc above S1.
         size: scale of the person.
+        second_disc: height in mm of what is left of the disc S1/S2.
+        slip: how far the last lumbar vertebra stands in front of S1, mm.
     """
     segments: list[Vertebra] = []
     above = last
@@ -265,7 +274,7 @@ def make_sacrum(last: Vertebra, tilt: float, disc: float, size: float) -> list[V
     for number, turn in enumerate(_SACRAL_TILTS):
         angle = tilt + turn
         axes = rotation(np.deg2rad(angle), np.deg2rad(last.coronal / 3), 0.0)
-        gap = disc if number == 0 else 0.0
+        gap = (last.size.disc, second_disc, 0.0, 0.0, 0.0, 0.0)[number]
         height = heights[number] * size
         middle = axes[:, 2] + above.frame.axes[:, 2]
         place = (
@@ -273,6 +282,7 @@ def make_sacrum(last: Vertebra, tilt: float, disc: float, size: float) -> list[V
             - above.size.height / 2 * above.frame.axes[:, 2]
             - gap * middle / np.linalg.norm(middle)
             - height / 2 * axes[:, 2]
+            - (slip if number == 0 else 0.0) * axes[:, 1]
         )
         expected = LevelSize(
             *(height, 2.0 if number == 0 else 0.5, depths[number] * size, widths[number] * size),
@@ -336,11 +346,18 @@ def arch_parts(body: Vertebra, process: float = 1.0) -> tuple[Shape, ...]:
     return tuple(parts)
 
 
-def sacrum_parts(sacrum: list[Vertebra]) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
-    """Return the parts of the sacrum and the foramina and the canal that are cut out of it."""
+def sacrum_parts(
+    sacrum: list[Vertebra], first_reach: float = 58.0
+) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """Return the parts of the sacrum, and the foramina that are cut out of it.
+
+    Args:
+        sacrum: its segments.
+        first_reach: of the alae of S1 from the midline, mm.
+    """
     parts: list[Shape] = [Body(segment) for segment in sacrum]
     cuts: list[Shape] = []
-    reach, thick = (58.0, 54.0, 45.0, 32.0, 22.0), (12.0, 11.0, 9.0, 7.0, 5.0)
+    reach, thick = (first_reach, 54.0, 45.0, 32.0, 22.0), (12.0, 11.0, 9.0, 7.0, 5.0)
     for number, segment in enumerate(sacrum[:5]):
         k, at = segment.span, segment.frame
         half = segment.size.height / 2
@@ -360,6 +377,23 @@ def sacrum_parts(sacrum: list[Vertebra]) -> tuple[tuple[Shape, ...], tuple[Shape
                 rear = at.world(x, -deep - 20 * k, -half)
                 cuts.append(Rod(front, rear, (4.5 - 0.4 * number) * k))
     return tuple(parts), tuple(cuts)
+
+
+def sacralised_parts(last: Vertebra, first: Vertebra, sides: tuple[int, ...]) -> tuple[Shape, ...]:
+    """Return the broad transverse processes of a sacralised last lumbar vertebra (Castellvi III).
+
+    Args:
+        last: the last lumbar vertebra; ``first`` is S1.
+        sides: 1 for the patient's right, -1 for the left.
+    """
+    k = last.span
+    parts: list[Shape] = []
+    for side in sides:
+        root = last.frame.world(side * last.half_width * 0.8, -last.half_depth - 6 * k, 4.0)
+        tip = last.frame.world(side * 48 * k, -last.half_depth - 4 * k, -2.0)
+        ala = first.frame.world(side * 42 * k, -4.0, first.size.height * 0.45)
+        parts += [Rod(root, tip, 8 * k, 10 * k), Rod(tip, ala, 10 * k, 10 * k)]
+    return tuple(parts)
 
 
 def sacral_tilt(lordosis: float) -> float:

@@ -8,6 +8,8 @@ ribs 10-12 of one annotated scan are met within about 15 mm.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from scipy.interpolate import CubicSpline
 
@@ -67,7 +69,7 @@ def rib_parts(path: Vector, trunk: Trunk, number: int, thick: float) -> tuple[Sh
     """Return the rods of a rib: round at its head and neck, flat along its shaft."""
     parts: list[Shape] = []
     ends = np.linspace(0, 1, len(path))
-    for i, (start, end) in enumerate(zip(path[:-1], path[1:], strict=True)):
+    for i, (start, end) in enumerate(itertools.pairwise(path)):
         along = i * float(np.linalg.norm(end - start))
         x, y, _, front, back = trunk.at(float(start[2]))
         outward = np.array([start[0] - x, start[1] - (y + (front - back) / 2), 0.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,7 +59,7 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
 
 def _airways(rng: np.random.Generator, thoracic: Sequence[Vertebra], size: float) -> list[Solid]:
     path = [body.frame.world(rng.normal(2, 2), body.half_depth + 17 * size, 0) for body in thoracic]
-    tubes: list[Shape] = [Rod(a, b, 8.5 * size) for a, b in zip(path[:4], path[1:5], strict=True)]
+    tubes: list[Shape] = [Rod(a, b, 8.5 * size) for a, b in itertools.pairwise(path)]
     fork = path[4]
     vessels: list[Shape] = []
     for side in (1, -1):
@@ -70,7 +71,7 @@ def _airways(rng: np.random.Generator, thoracic: Sequence[Vertebra], size: float
             tip = hilum + way / np.linalg.norm(way) * reach
             vessels.append(Rod(hilum, tip, 5.0 * size, 1.0))
     gullet = [body.frame.world(-3, body.half_depth + 8 * size, 0) for body in thoracic[:10]]
-    chain = tuple(Rod(a, b, 6.0 * size) for a, b in zip(gullet[:-1], gullet[1:], strict=True))
+    chain = tuple(Rod(a, b, 6.0 * size) for a, b in itertools.pairwise(gullet))
     return [
         Solid(tuple(vessels), ((Tissue.BLOOD, 0.0),), over=_CHEST),
         Solid(chain, ((Tissue.OESOPHAGUS, 0.0),)),
