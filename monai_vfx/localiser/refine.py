@@ -45,6 +45,7 @@ fast that changes (logistic). A rib's head and neck have 1 to 2 ml there, the sh
 half of it; probability that strays over a transverse process sums up to less than 0.2 ml."""
 
 _SURE = 0.995  # of a rib, at most, from one patch
+_LEAST_SEEN = 0.95  # of the zone of a joint, inside the image
 _MARGIN = 1  # voxels around the largest piece that still count to the body
 _FOOT_MM = 4.0  # columns of less height are the rim
 _MUSCLE_VOXELS = 8_000_000  # of the CT, at a time
@@ -234,7 +235,7 @@ def _rib_probability(
     rib: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_], zone: Region
 ) -> float | None:
     """Return how sure it is that a rib begins in a zone; None where the image shows too little."""
-    if seen[zone].mean() < 0.8:
+    if seen[zone].mean() < _LEAST_SEEN:
         return None
     volume = float(rib[zone].sum()) * PATCH_SPACING_MM**3 / 1000
     chance = 1 / (1 + np.exp(-np.clip((volume - RIB_ML) / RIB_SD_ML, -50, 50)))

@@ -6,20 +6,31 @@ weights come with the package (``models/`` of the bundle), so nothing is downloa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from monai_vfx.errors import CaseRefused
+from monai_vfx.localiser.grids import PATCH_SHAPE, Image, Probabilities, sample_means
 from monai_vfx.weights import sha256_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from monai_vfx.shapes import Affine
+
 BUNDLE = "vertebra_localiser"
 NETWORKS = ("locator", "refiner")
 """Names of the networks: ``models/NAME.safetensors``, and ``NAME_def`` in the bundle's config."""
+
+
+_OVERLAP = 0.25  # of neighbouring windows of the locator
+_PATCHES = 4  # at a time
 
 
 @dataclass(frozen=True)
@@ -29,12 +40,71 @@ class Networks:
     Attributes:
         locator: (B, 2, x, y, z) → logits (B, 8, x, y, z) of :data:`anatomy.STRUCTURES`.
         refiner: (B, 2, x, y, z) → logits (B, 7, x, y, z) of :data:`anatomy.PATCH_STRUCTURES`.
+        window: voxels of the locator's window, as in training.
+        device: where both compute.
         sha256: of the weights' files, by network.
     """
 
     locator: nn.Module
     refiner: nn.Module
+    window: tuple[int, int, int]
+    device: torch.device
     sha256: dict[str, str]
+
+    def locate(self, image: Image) -> Probabilities:
+        """Run the locator over an image, window by window.
+
+        Args:
+            image: on the locator's grid, HU.
+        """
+        import torch
+        from monai.inferers import sliding_window_inference
+
+        with torch.inference_mode():
+            logits = sliding_window_inference(
+                _channels(image.values[None]),
+                roi_size=self.window,
+                sw_batch_size=1,
+                predictor=self.locator,
+                overlap=_OVERLAP,
+                mode="gaussian",
+                cval=-1.0,  # air
+                sw_device=self.device,
+                device="cpu",
+            )
+            values: npt.NDArray[np.float32] = torch.softmax(logits[0], dim=0).numpy()  # type: ignore[index]
+        return Probabilities(values, image.affine)
+
+    def refine(self, image: Image, affines: Sequence[Affine]) -> npt.NDArray[np.float32]:
+        """Run the refiner on patches of an image.
+
+        Args:
+            image: the CT, HU.
+            affines: of the patches, index → world mm, RAS+.
+
+        Returns:
+            (n, 7, 64, 48, 32) probabilities of :data:`anatomy.PATCH_STRUCTURES`.
+        """
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(affines), _PATCHES):
+                some = affines[start : start + _PATCHES]
+                hu = np.stack([sample_means(image, PATCH_SHAPE, affine) for affine in some])
+                logits = self.refiner(_channels(hu).to(self.device))
+                found.append(torch.softmax(logits, dim=1).cpu().numpy())
+        return np.concatenate(found)
+
+
+def _channels(hu: npt.NDArray[np.float32]) -> torch.Tensor:
+    """Return (B, 2, x, y, z) of images (B, x, y, z) in HU, as the networks take them."""
+    import torch
+
+    from monai_vfx.transforms.hounsfield import NormaliseHU
+
+    normalise = NormaliseHU()
+    return torch.stack([normalise(torch.from_numpy(one)[None]) for one in hu])
 
 
 def bundle_root() -> Path:
@@ -58,6 +128,7 @@ def load_networks(
         CaseRefused: ``weights_unreadable`` where a file is absent or no safetensors file;
             ``weights_mismatch`` where it does not fit the network of this version.
     """
+    import torch
     from monai.bundle import ConfigParser
 
     root = bundle_root()
@@ -72,18 +143,22 @@ def load_networks(
             )
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "common.yaml"))
+    place = torch.device(device or "cpu")
     built = {
-        name: _loaded(parser.get_parsed_content(f"{name}_def"), path, device)
+        name: _loaded(parser.get_parsed_content(f"{name}_def"), path, place)
         for name, path in files.items()
     }
+    x, y, z = parser.get_parsed_content("crop_size")
     return Networks(
         locator=built["locator"],
         refiner=built["refiner"],
+        window=(x, y, z),
+        device=place,
         sha256={name: sha256_of(path) for name, path in files.items()},
     )
 
 
-def _loaded(network: nn.Module, path: Path, device: str | torch.device | None) -> nn.Module:
+def _loaded(network: nn.Module, path: Path, device: torch.device) -> nn.Module:
     """Load a state dictionary; half precision in the file becomes the network's own."""
     import torch
     from safetensors import SafetensorError
@@ -100,4 +175,4 @@ def _loaded(network: nn.Module, path: Path, device: str | torch.device | None) -
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise CaseRefused("weights_mismatch", f"{path.name}: {reason}") from error
-    return network.to(device or "cpu").eval()
+    return network.to(device).eval()
