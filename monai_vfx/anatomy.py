@@ -51,6 +51,9 @@ SCHEMES: dict[str, dict[int, str]] = {
 }
 """Name of a label scheme → its table."""
 
+MADE_MASKS: tuple[str, ...] = ("auto", "totalsegmentator")
+"""What may stand in place of a mask's path: by whom it is made, the localiser or that tool."""
+
 STRUCTURES: tuple[str, ...] = (
     *("background", "body", "disc", "sacrum", "posterior_elements", "rib"),
     *("erector_spinae", "psoas"),
@@ -63,11 +66,13 @@ PATCH_STRUCTURES: tuple[str, ...] = (
 """Classes of the localiser's network for the neighbourhood of one vertebra, likewise."""
 
 SNOMED_CT: dict[str, str] = {
+    "T11": "12989004",
     "T12": "23215003",
     "L1": "66794005",
     "L2": "14293000",
     "L3": "36470004",
     "L4": "11994002",
+    "L5": "49668003",
 }
 """Level → SNOMED CT concept of the vertebra."""
 

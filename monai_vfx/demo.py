@@ -78,6 +78,7 @@ def run_demo(
         out=out,
         case="demo",
         explain=True,
+        compare_mask=False,  # its levels are true by construction
     )
     image, heat = picture({"image": patient["image"], "mask": patient["mask"]}, weights)
     page = write_page(

@@ -41,6 +41,9 @@ REFUSALS: dict[str, str] = {
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
     "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
     "levels_out_of_order": "Check label values and affine: levels must run head to feet.",
+    "mask_disagrees": "Look at mask_disagrees.png: correct the mask's levels, or give "
+    "--no-compare-mask if they are right.",
+    "mask_not_made": "Run TotalSegmentator by hand to see why, or give a mask with --mask.",
     # localiser
     "spine_not_found": "A CT that shows the lumbar spine is needed; give a mask with --mask.",
     "level_uncertain": "Name the vertebrae by eye and give the mask with --mask, or use a CT that "
@@ -63,6 +66,7 @@ WARNINGS: dict[str, str] = {
     "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
+    "mask_not_compared": "the mask's levels could not be compared with the localiser's",
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",
     "slices_repeated": "fewer slices than the network takes: some are repeated",
     "slice_thickness": "slices are thicker than the study's protocol",
@@ -130,10 +134,22 @@ class SettingError(ValueError):
 
 
 class MissingDependencyError(ImportError):
-    """An optional package is needed; the message holds the exact install command."""
+    """An optional package is needed; the message holds the exact install command.
+
+    Args:
+        package: its name.
+        extra: of this package that brings it, or the whole command that installs it.
+        purpose: what it is needed for.
+
+    >>> print(MissingDependencyError("WeasyPrint", "pdf", "for a PDF"))
+    WeasyPrint is needed for a PDF: pip install 'monai_vfx[pdf]'
+    >>> print(MissingDependencyError("A tool", "pip install a-tool", "here"))
+    A tool is needed here: pip install a-tool
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{package} is needed {purpose}: pip install 'monai_vfx[{extra}]'")
+        command = extra if " " in extra else f"pip install 'monai_vfx[{extra}]'"
+        super().__init__(f"{package} is needed {purpose}: {command}")
 
 
 def find_cause(error: BaseException | None, kind: type[E]) -> E | None:

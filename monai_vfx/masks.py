@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -30,6 +31,7 @@ from monai_vfx.bodies import (
     derive_bodies,
     voxel_spacing,
 )
+from monai_vfx.dicom.files import reason
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.label_files import LabelFile, called, is_label_file, read_label_file
 from monai_vfx.label_schemes import find_structures
@@ -44,6 +46,9 @@ GRID_TOLERANCE = 0.1
 
 OUTSIDE_SHARE = 0.05
 """Largest share of T12-L4's voxels that may lie beside the CT (not above or below it)."""
+
+REFUSED_MASK = "mask_refused.json"
+"""Name of the file that stands in place of a mask that was to be made and was refused."""
 
 DEEPEST_BODY_MM = 50.0
 """A body is shorter than this from front to back, a whole vertebra (70-90 mm) never."""
@@ -104,7 +109,8 @@ def load_masks(
     """Read the labels of one case onto the CT's grid and check them.
 
     Args:
-        source: a NIfTI or NRRD label map, or a folder with one such file a structure.
+        source: a NIfTI or NRRD label map, or a folder with one such file a structure. A file
+            named ``REFUSED_MASK`` holds the refusal of a mask that could not be made.
         shape: (i, j, k) of the CT.
         affine: (4, 4) of the CT, index → world mm, RAS+.
         scheme: ``verse``, ``totalsegmentator_v1`` or ``totalsegmentator_v2`` for a label map
@@ -115,12 +121,15 @@ def load_masks(
     Raises:
         CaseRefused: ``mask_unreadable``, ``file_truncated``, ``not_volume``, ``mask_fractional``,
             ``geometry_missing``, ``geometry_invalid``, ``mask_labels_unknown``, ``mask_empty``,
-            ``mask_grid_mismatch``, ``level_missing`` or ``levels_out_of_order``.
+            ``mask_grid_mismatch``, ``level_missing`` or ``levels_out_of_order``; the one that a
+            ``REFUSED_MASK`` holds.
         ValueError: when ``scheme`` or ``bodies`` is not one of the names above.
     """
     if bodies not in ("auto", "given", "derive"):
         raise ValueError(f"bodies ({bodies!r}) must be 'auto', 'given' or 'derive'")
     source = Path(source)
+    if source.name == REFUSED_MASK:
+        raise _recorded_refusal(source)
     used, files = _read_folder(source) if source.is_dir() else _read_map(source, scheme)
     placed = [_place(found, shape, affine) for found in files]
     warnings = _check_place(placed)
@@ -155,6 +164,15 @@ def load_masks(
         warnings=tuple(warnings),
         box=around,
     )
+
+
+def _recorded_refusal(path: Path) -> CaseRefused:
+    """Return the refusal that was written when the mask of a case should have been made."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return CaseRefused(facts["code"], facts["message"], facts["remedy"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return CaseRefused("mask_unreadable", f"{REFUSED_MASK} holds no refusal ({reason(error)})")
 
 
 def _read_map(path: Path, scheme: str | None) -> tuple[str, list[LabelFile]]:

@@ -6,6 +6,7 @@ are read (:func:`check_voxels`), on every way into the project.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -28,6 +29,9 @@ MOST_HU = 33_000.0
 """No stored CT value is larger."""
 PADDING_MM = 5.0
 """The region read is this much wider than the crops need."""
+
+MaskMaker = Callable[[Volume], Path]
+"""Makes the mask of a CT that was opened and returns where it lies."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Case:
 
 def load_case(
     image: str | PathLike[str],
-    mask: str | PathLike[str] | None,
+    mask: str | PathLike[str] | MaskMaker | None,
     *,
     series_uid: str | None = None,
     scheme: str | None = None,
@@ -89,7 +93,8 @@ def load_case(
 
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
-        mask: label map or folder of per-structure files.
+        mask: label map or folder of per-structure files; or what makes one, called once the CT
+            has passed the checks of its header.
         series_uid: which series, where the folder holds several.
         scheme: label scheme of the mask; found from names or ids by default.
 
@@ -99,10 +104,29 @@ def load_case(
     return _with_mask(open_volume(image, series_uid), mask, scheme)
 
 
-def _with_mask(volume: Volume, mask: str | PathLike[str] | None, scheme: str | None) -> Case:
+def check_image(image: str | PathLike[str], series_uid: str | None = None) -> Volume:
+    """Open a CT and check it as far as that needs no mask and no voxel.
+
+    Args:
+        image: DICOM folder, zip or file, NIfTI or NRRD.
+        series_uid: which series, where the folder holds several.
+
+    Raises:
+        CaseRefused: with the code of the rule that is broken.
+    """
+    volume = open_volume(image, series_uid)
+    _check_spacing(volume)
+    return volume
+
+
+def _with_mask(
+    volume: Volume, mask: str | PathLike[str] | MaskMaker | None, scheme: str | None
+) -> Case:
     warnings = [*volume.warnings, *_check_spacing(volume)]
     if mask is None:
         raise CaseRefused("mask_required", "no mask was given for this CT")
+    if callable(mask):
+        mask = mask(volume)
     masks = load_masks(Path(mask), volume.shape, volume.affine, scheme=scheme)
     return Case(volume=volume, masks=masks, warnings=(*warnings, *masks.warnings))
 
@@ -173,13 +197,23 @@ def _check_spacing(volume: Volume) -> list[CaseWarning]:
 
 def check_report(
     image: str | PathLike[str],
-    mask: str | PathLike[str] | None,
+    mask: str | PathLike[str] | MaskMaker | None,
     *,
     case: str,
     series_uid: str | None = None,
     scheme: str | None = None,
+    review: Callable[[Case], Json] | None = None,
 ) -> tuple[Json, CaseRefused | None]:
     """Run every check on one case and say what was found (``data_schemas/check.schema.json``).
+
+    Args:
+        image: DICOM folder, zip or file, NIfTI or NRRD.
+        mask: as :func:`load_case` takes it.
+        case: the caller's name for the case.
+        series_uid: which series, where the folder holds several.
+        scheme: label scheme of the mask; found from names or ids by default.
+        review: called with the case once all other checks are passed. Returns ``mask``, where the
+            mask comes from, and further ``warnings``; it may refuse the case as well.
 
     Returns:
         The report, and the refusal if the case would not be accepted.
@@ -195,6 +229,7 @@ def check_report(
         "cut_levels": [],
         "label_scheme": None,
         "body_source": None,
+        "mask": None,
         "warnings": [],
         "refusal": None,
     }
@@ -216,6 +251,10 @@ def check_report(
             "warnings": [asdict(warning) for warning in loaded.warnings],
         }
         check_case(loaded)
+        if review is not None:
+            found = review(loaded)
+            report["mask"] = found["mask"]
+            report["warnings"] += found["warnings"]
     except CaseRefused as refusal:
         report |= {
             "status": "refused",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -75,6 +75,8 @@ class Prediction:
         simulated_weights: whether the weights come from simulated patients.
         spacing_mm: of the CT, (i, j, k).
         slices: cranial to caudal.
+        mask: where the mask comes from: ``source``, ``confidence``, ``threshold``, ``levels``,
+            ``weights_sha256``, ``tool`` and ``comparison``, see the schema.
     """
 
     case: str
@@ -88,6 +90,7 @@ class Prediction:
     levels: tuple[str, ...] = ()
     spacing_mm: tuple[float, float, float] | None = None
     slices: tuple[SliceRecord, ...] = ()
+    mask: Json | None = None
     warnings: tuple[CaseWarning, ...] = field(default=())
     refusal: Refusal | None = None
 
@@ -137,6 +140,24 @@ class Prediction:
         if broken:
             raise ValueError("prediction breaks its schema: " + "; ".join(broken))
         return document
+
+
+def mask_record(source: str, levels: Sequence[str] = ()) -> Json:
+    """Return what a result says of a mask of which no more is known than its levels.
+
+    Args:
+        source: ``given``, ``auto`` or ``totalsegmentator``.
+        levels: names of its vertebral bodies, cranial to caudal.
+    """
+    return {
+        "source": source,
+        "confidence": None,
+        "threshold": None,
+        "levels": [{"name": name, "probability": None} for name in levels],
+        "weights_sha256": None,
+        "tool": None,
+        "comparison": None,
+    }
 
 
 def check_case_name(name: str) -> str:

@@ -11,8 +11,9 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +30,13 @@ from monai_vfx.bundle_parts.overlays import (
     default_folds,
     training_configs,
 )
+from monai_vfx.cohort import read_cohort, table_sha256
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.explanation import gradcam
+from monai_vfx.mask_sources import MaskSource
+from monai_vfx.mask_sources.cohorts import with_masks
+from monai_vfx.mask_sources.source import DISAGREEMENT, MADE_FILES
+from monai_vfx.preflight import check_case, load_case
 from monai_vfx.report.montage import montage, score_caption, slice_titles
 from monai_vfx.results import (
     Prediction,
@@ -42,6 +48,7 @@ from monai_vfx.shapes import Json
 from monai_vfx.volumes import content_hash
 from monai_vfx.weights import TrainedModel, bundle_root, read_sidecar, sha256_of
 
+_LOG = logging.getLogger(__name__)
 IMAGE_CLASSES = {
     "bone_muscle": "bone + muscle",
     "bone": "bone only",
@@ -50,7 +57,10 @@ IMAGE_CLASSES = {
 """Image class of the configs → its name on figures."""
 UNCHANGED = "unchanged"
 """Leaves a setting as the configs have it, where None is a value."""
-RESULTS = ("prediction.json", "refused.json", "run.json", "gradcam*.*", "attention_*.*")
+RESULTS = (
+    *("prediction.json", "refused.json", "run.json", "gradcam*.*", "attention_*.*"),
+    *(*MADE_FILES, DISAGREEMENT),
+)
 """What a prediction leaves in its folder."""
 
 
@@ -124,7 +134,7 @@ def quiet() -> Iterator[None]:
 
 def predict(
     image: str | Path,
-    mask: str | Path | None,
+    mask: str | Path | None = "auto",
     *,
     weights: str | Path | Sequence[str | Path],
     out: str | Path,
@@ -136,16 +146,19 @@ def predict(
     explain: bool = False,
     beside: str | Path | None = None,
     layer: str = "layer3",
+    compare_mask: bool = True,
 ) -> Prediction:
     """Score one CT through the bundle's inference.
 
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
-        mask: label map or folder of per-structure files.
+        mask: label map or folder of per-structure files; ``auto``: the localiser makes one;
+            ``totalsegmentator``: that tool does.
         weights: checkpoint with its sidecar; of several the score is the mean probability. One
             with an ``outliers.json`` beside it says whether the case is unlike its training's.
         out: folder for ``prediction.json`` and ``run.json``; with ``explain`` also
-            ``gradcam.nii.gz``, ``gradcam.png`` and the attention maps likewise.
+            ``gradcam.nii.gz``, ``gradcam.png`` and the attention maps likewise. Of a mask that is
+            made also ``mask.nii.gz``, ``mask.dcm`` (of a DICOM series) and ``localiser.png``.
         case: the caller's name for the case.
         series_uid: which series, where there are several.
         scheme: label scheme of the mask, where it is not to be found out.
@@ -155,20 +168,30 @@ def predict(
         explain: write heat maps, of the first weights.
         beside: a second checkpoint, drawn beside the first in ``gradcam_beside.png``.
         layer: encoder stage for GradCAM.
+        compare_mask: whether the levels of a mask that the localiser did not make are compared
+            with what it finds.
 
     Raises:
-        CaseRefused: with the code of the rule that the case breaks.
+        CaseRefused: with the code of the rule that the case breaks; with ``mask_disagrees`` the
+            picture ``mask_disagrees.png`` is left in ``out``.
+        MissingDependencyError: TotalSegmentator is asked for and not installed.
         SettingError: a calibration that cannot be used.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     check_case_name(case)
     members = [weights] if isinstance(weights, str | Path) else list(weights)
-    item = {"case": case, "image": str(image), "mask": None if mask is None else str(mask)}
-    item |= {"series_uid": series_uid} if series_uid else {}
-    item |= {"scheme": scheme} if scheme else {}
-    item |= {"clinical": str(clinical)} if clinical else {}
     with tempfile.TemporaryDirectory(dir=out, prefix=".run_") as scratch:
+        source = MaskSource(
+            image, mask, Path(scratch) / "mask", series_uid=series_uid, compare=compare_mask
+        )
+        _settle_mask(source, scheme, out)
+        item: Json = {"case": case, "image": str(image)}
+        item |= {"mask": None if source.path is None else str(source.path)}
+        item |= {"series_uid": series_uid} if series_uid else {}
+        item |= {"scheme": scheme} if scheme and source.kind == "given" else {}
+        item |= {"clinical": str(clinical)} if clinical else {}
+        mask_digest = None if source.path is None else content_hash(source.path)
         folders = [Path(scratch) / str(number) for number in range(len(members))]
         predictions = []
         for number, (member, folder) in enumerate(zip(members, folders, strict=True)):
@@ -183,17 +206,25 @@ def predict(
             scores = [float(p.score) for p in predictions if p.score is not None]
             prediction = calibrate(prediction, scores, calibration, row)
         made = folders[0] / case
+        if source.settled:
+            prediction = replace(
+                prediction,
+                mask=source.record,
+                warnings=tuple(dict.fromkeys((*prediction.warnings, *source.warnings))),
+            )
         write_json(made / "prediction.json", prediction.to_json())
         if beside is not None:
             _draw_beside(item, members[0], beside, layer, made)
+        kept = {Path(path).resolve() for path in (image, item["mask"]) if path is not None}
         for pattern in RESULTS:  # of an earlier case; a heat map must not outlive its score
             for file in out.glob(pattern):
-                file.unlink()
-        for file in made.iterdir():
+                if file.resolve() not in kept:  # a mask of an earlier run may be given to this one
+                    file.unlink()
+        for file in (*made.iterdir(), *source.folder.glob("*")):
             shutil.move(file, out / file.name)
     inputs = {
         "image": content_hash(Path(image)),
-        "mask": None if mask is None else content_hash(Path(mask)),
+        "mask": mask_digest,
         "weights": read_sidecar(members[0])["weights_sha256"],
         **{f"weights_{n}": sha256_of(w) for n, w in enumerate(members[1:], start=2)},
         "beside": None if beside is None else read_sidecar(beside)["weights_sha256"],
@@ -203,12 +234,37 @@ def predict(
     facts = {
         "case": case,
         "labels": scheme,
+        "mask_source": source.kind,
+        "compare_mask": compare_mask,
         "series_uid": series_uid,
         "explain": explain,
         "layer": layer if explain else None,
     }
     write_json(out / "run.json", run_record("predict", facts, inputs))
     return prediction
+
+
+def _settle_mask(source: MaskSource, scheme: str | None, out: Path) -> None:
+    """Make the mask that is asked for and compare one that is given, before a network scores.
+
+    Raises:
+        CaseRefused: the CT, the localiser or the comparison; a picture of a disagreement stays.
+    """
+    if source.kind == "given" and (source.path is None or not source.compare):
+        return  # the preprocessing itself refuses what is to be refused
+    case = load_case(
+        source.image,
+        source,
+        series_uid=source.series_uid,
+        scheme=scheme if source.kind == "given" else None,
+    )
+    check_case(case)
+    try:
+        source.review(case)
+    except CaseRefused:
+        for picture in source.folder.glob(DISAGREEMENT):
+            shutil.move(picture, out / DISAGREEMENT)
+        raise
 
 
 def _score(item: Json, weights: str | Path, folder: Path, layer: str) -> Prediction:
@@ -239,6 +295,9 @@ def train(
     seed: int | None = None,
     pretrained: str | None = UNCHANGED,
     cache_dir: str | Path | None = None,
+    made_masks: str = "auto",
+    mask_dir: str | Path | None = None,
+    tell: Callable[[str], None] = _LOG.info,
 ) -> Json:
     """Train on one fold; a run that was stopped goes on from its newest checkpoint.
 
@@ -258,6 +317,12 @@ def train(
         pretrained: first weights of the encoder: ``imagenet``, a local file, or None for random
             ones; the overlays' or ``imagenet`` by default.
         cache_dir: folder of prepared images, which further trainings may share.
+        made_masks: who makes the masks of rows that name none: ``auto`` (the localiser) or
+            ``totalsegmentator``. A CT whose vertebrae cannot be named is listed in
+            ``refused.jsonl`` and left out.
+        mask_dir: folder of such masks, which further trainings may share; ``masks`` in ``out``
+            by default.
+        tell: called with a line about each such mask.
 
     Returns:
         ``weights``, and ``epoch`` and ``val_auroc`` of the best checkpoint.
@@ -278,10 +343,12 @@ def train(
     split = (fold, merged["folds"], merged["seed"], test_fold)
     clinical = fit_clinical(merged["clinical_model"], cohort, *split)
     split_cohort(cohort, *split, clinical, merged["hazard_years"])
-    paths = {"cohort": Path(cohort), "output_dir": out}
+    table = with_masks(cohort, mask_dir or out / "masks", made_masks, tell)
+    paths = {"cohort": table, "output_dir": out}
     paths |= {} if cache_dir is None else {"cache_dir": Path(cache_dir)}
     run_bundle(names, "train", resume=True, **paths, **chosen)
     facts = {**chosen, "overlays": [_named(overlay) for overlay in overlays]}
+    facts |= {} if table == Path(cohort) else {"made_masks": made_masks}
     if isinstance(chosen.get("pretrained"), Path):
         facts["pretrained"] = _named(chosen["pretrained"])
     inputs = {"cohort": content_hash(Path(cohort))}
@@ -315,6 +382,8 @@ def evaluate(
     seed: int | None = None,
     workers: int = 0,
     cache_dir: str | Path | None = None,
+    made_masks: str = "auto",
+    mask_dir: str | Path | None = None,
 ) -> Json:
     """Score a labelled cohort through the bundle.
 
@@ -329,6 +398,8 @@ def evaluate(
         seed: of the split; by default that of the weights' training.
         workers: processes that prepare images; 0 prepares them in this one.
         cache_dir: folder of prepared images, which trainings on the same images may share.
+        made_masks: who makes the masks of rows that name none, as for :func:`train`.
+        mask_dir: folder of such masks; ``masks`` in ``out`` by default.
 
     Returns:
         The metrics: AUROC with its DeLong interval, n and events.
@@ -345,10 +416,11 @@ def evaluate(
         defaults["seed"] = training.get("seed") if seed is None else seed
         chosen = {"fold": fold, **{n: v for n, v in defaults.items() if v is not None}}
         _check_unseen(fold, sidecar, cohort)
+    read_cohort(cohort)  # faults are named before masks are made
     run_bundle(
         ["common", "inference", "evaluate"],
         "infer",
-        cohort=Path(cohort),
+        cohort=with_masks(cohort, mask_dir or Path(out) / "masks", made_masks, _LOG.info),
         weights=Path(weights),
         output_dir=Path(out),
         workers=workers,
@@ -365,7 +437,7 @@ def _check_unseen(fold: int, sidecar: Json, cohort: str | Path) -> None:
     """Refuse to score a fold that the weights were trained on as if it had been held out."""
     training = sidecar["training"]
     held_out = [training[n] for n in ("fold", "test_fold") if training.get(n) is not None]
-    same_table = sidecar["trained_on"]["cohort_sha256"] == sha256_of(cohort)
+    same_table = sidecar["trained_on"]["cohort_sha256"] == table_sha256(cohort)
     if same_table and fold not in held_out:
         raise SettingError(
             f"fold ({fold}) is one that these weights were trained on; held out were {held_out}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +56,19 @@ def test_a_wrong_path_is_wrong_use() -> None:
     assert "nowhere" in result.output
 
 
+def without_l2(phantom: Phantom, folder: Path) -> tuple[Path, Path]:
+    """Save a case whose mask lacks a level."""
+    labels = np.where(phantom.labels == 21, 0, phantom.labels).astype(np.uint8)
+    return replace(phantom, labels=labels).save(folder)
+
+
 def test_check_of_a_good_dicom_series(phantom: Phantom, tmp_path: Path) -> None:
     _, mask = phantom.save(tmp_path)
     facts = SeriesFacts(uid_seed="x", patient_name="Doe^Jane", patient_id="SECRET7")
     write_ct_series(tmp_path / "d", phantom.hu.astype(np.int16), phantom.affine, facts)
     target = tmp_path / "check.json"
     arguments = ["check", str(tmp_path / "d"), "--mask", str(mask), "--json", str(target)]
+    arguments.append("--no-compare-mask")
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     report = json.loads(target.read_text())
@@ -71,25 +79,26 @@ def test_check_of_a_good_dicom_series(phantom: Phantom, tmp_path: Path) -> None:
 
 
 def test_check_refuses_with_status_3_code_and_remedy(phantom: Phantom, tmp_path: Path) -> None:
-    image, _ = phantom.save(tmp_path)
-    result = CliRunner().invoke(main, ["check", str(image)])
+    image, mask = without_l2(phantom, tmp_path)
+    result = CliRunner().invoke(main, ["check", str(image), "--mask", str(mask)])
     assert result.exit_code == 3
-    assert json.loads(result.stdout)["refusal"]["code"] == "mask_required"
-    assert "--mask" in result.stderr
+    assert json.loads(result.stdout)["refusal"]["code"] == "level_missing"
+    assert "All of T12, L1, L2, L3 and L4 must be" in result.stderr
     assert "Traceback" not in result.output
 
 
 def test_predict_records_the_refusal(phantom: Phantom, tmp_path: Path) -> None:
-    image, _ = phantom.save(tmp_path)
+    image, mask = without_l2(phantom, tmp_path)
     weights = tmp_path / "w.pt"
     weights.touch()
     write_sidecar(weights, SIDECAR)
     out = tmp_path / "out"
-    arguments = ["predict", str(image), "--weights", str(weights), "--out", str(out)]
+    arguments = ["predict", str(image), "--mask", str(mask), "--no-compare-mask"]
+    arguments += ["--weights", str(weights), "--out", str(out)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 3
     document = json.loads((out / "prediction.json").read_text())
-    assert document["refusal"]["code"] == "mask_required"
+    assert document["refusal"]["code"] == "level_missing"
     assert violations(document, "prediction") == []
     assert json.loads(result.stdout) == document
 
@@ -131,7 +140,15 @@ def test_simulate_writes_a_cohort_once(tmp_path: Path) -> None:
 def test_weights_are_checked_before_anything_heavy(phantom: Phantom, tmp_path: Path) -> None:
     image, mask = phantom.save(tmp_path)
     (tmp_path / "w.pt").write_bytes(b"x")
-    arguments = ["predict", str(image), "--mask", str(mask), "--out", str(tmp_path / "o")]
+    arguments = [
+        "predict",
+        str(image),
+        "--mask",
+        str(mask),
+        "--no-compare-mask",
+        "--out",
+        str(tmp_path / "o"),
+    ]
     result = CliRunner().invoke(main, [*arguments, "--weights", str(tmp_path / "w.pt")])
     assert result.exit_code == 3
     assert json.loads(result.stdout)["refusal"]["code"] == "weights_unreadable"
@@ -144,7 +161,15 @@ def test_an_output_folder_that_cannot_be_made_is_wrong_use(
     (tmp_path / "file").touch()
     weights = tmp_path / "w.pt"
     weights.touch()
-    arguments = ["predict", str(image), "--mask", str(mask), "--weights", str(weights)]
+    arguments = [
+        "predict",
+        str(image),
+        "--mask",
+        str(mask),
+        "--no-compare-mask",
+        "--weights",
+        str(weights),
+    ]
     result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "file" / "out")])
     assert result.exit_code == 2
     assert "cannot be made" in result.output

@@ -66,7 +66,10 @@ def ensemble(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Ense
     image, mask = phantom.save(tmp_path_factory.mktemp("case"))
     members = [untrained(tmp_path_factory.mktemp("member"), seed=seed) for seed in (1, 2, 3)]
     out = tmp_path_factory.mktemp("out")
-    scores = [predict(image, mask, weights=member, out=out).score for member in members]
+    scores = [
+        predict(image, mask, compare_mask=False, weights=member, out=out).score
+        for member in members
+    ]
     assert len(set(scores)) == 3
     return Ensemble(image, mask, members, [float(score) for score in scores if score])
 
@@ -185,7 +188,7 @@ def test_the_command_takes_an_ensemble_a_row_and_a_calibration(
 ) -> None:
     path = calibration_file(tmp_path, Term("age", centre=65.0), simulated=True)
     (tmp_path / "row.csv").write_text("age\n72\n")
-    arguments = ["predict", str(ensemble.image), "--mask", str(ensemble.mask)]
+    arguments = ["predict", str(ensemble.image), "--mask", str(ensemble.mask), "--no-compare-mask"]
     for member in ensemble.weights[:2]:
         arguments += ["--weights", str(member)]
     arguments += ["--clinical", str(tmp_path / "row.csv"), "--calibration", str(path)]
@@ -206,7 +209,9 @@ def test_a_case_leaves_its_files_in_the_folder(
 ) -> None:
     image, mask = phantom.save(tmp_path / "Doe^Jane")
     out = tmp_path / "out"
-    prediction = predict(image, mask, weights=weights, out=out, explain=True, beside=weights)
+    prediction = predict(
+        image, mask, compare_mask=False, weights=weights, out=out, explain=True, beside=weights
+    )
     assert {file.name for file in out.iterdir()} == {
         "prediction.json",
         "run.json",
@@ -232,7 +237,9 @@ def test_names_are_data_not_configuration(
     phantom: Phantom, weights: Path, tmp_path: Path, name: str
 ) -> None:
     image, mask = phantom.save(tmp_path / name)
-    prediction = predict(image, mask, weights=weights, out=tmp_path / f"{name}#out", case=name)
+    prediction = predict(
+        image, mask, compare_mask=False, weights=weights, out=tmp_path / f"{name}#out", case=name
+    )
     assert prediction.case == name
     assert (tmp_path / f"{name}#out" / "prediction.json").is_file()
 
@@ -243,8 +250,8 @@ def test_a_case_name_cannot_lead_out_of_the_folder(
 ) -> None:
     image, mask = phantom.save(tmp_path)
     with pytest.raises(SettingError, match="case"):
-        predict(image, mask, weights=weights, out=tmp_path / "out", case=case)
-    arguments = ["check", str(image), "--mask", str(mask), "--case", case]
+        predict(image, mask, compare_mask=False, weights=weights, out=tmp_path / "out", case=case)
+    arguments = ["check", str(image), "--mask", str(mask), "--no-compare-mask", "--case", case]
     assert CliRunner().invoke(main, arguments).exit_code == 2
 
 
@@ -253,15 +260,23 @@ def test_results_of_two_cases_never_mix(phantom: Phantom, weights: Path, tmp_pat
     flat = Phantom(phantom.hu * 0, phantom.labels, phantom.affine, phantom.centre)
     bad_image, bad_mask = flat.save(tmp_path / "bad")
     out = tmp_path / "out"
-    predict(image, mask, weights=weights, out=out, case="a", explain=True)
+    predict(image, mask, compare_mask=False, weights=weights, out=out, case="a", explain=True)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    arguments = ["predict", str(bad_image), "--mask", str(bad_mask), "--weights", str(weights)]
+    arguments = [
+        "predict",
+        str(bad_image),
+        "--mask",
+        str(bad_mask),
+        "--no-compare-mask",
+        "--weights",
+        str(weights),
+    ]
     result = CliRunner().invoke(main, [*arguments, "--out", str(out), "--case", "b"])
     assert result.exit_code == 3
     after = {file.name: file.read_bytes() for file in out.iterdir()}
     assert json.loads(after.pop("refused.json"))["case"] == "b"
     assert after == before  # a refusal removes nothing
-    predict(image, mask, weights=weights, out=out, case="c")
+    predict(image, mask, compare_mask=False, weights=weights, out=out, case="c")
     assert {file.name for file in out.iterdir()} == {"prediction.json", "run.json"}
 
 
@@ -281,9 +296,9 @@ def test_a_refusal_in_the_chain_reaches_the_caller(
     flat = Phantom(phantom.hu * 0, phantom.labels, phantom.affine, phantom.centre)
     image, mask = flat.save(tmp_path)
     with pytest.raises(CaseRefused) as refused:
-        predict(image, mask, weights=weights, out=tmp_path / "out")
+        predict(image, mask, compare_mask=False, weights=weights, out=tmp_path / "out")
     assert refused.value.code == "not_hounsfield"
-    arguments = ["predict", str(image), "--mask", str(mask)]
+    arguments = ["predict", str(image), "--mask", str(mask), "--no-compare-mask"]
     arguments += ["--weights", str(weights), "--out", str(tmp_path / "cli")]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 3
@@ -319,7 +334,7 @@ def test_the_real_dicom_series(
     real_data: Path, tcga_series: Path, weights: Path, tmp_path: Path
 ) -> None:
     mask = real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz"
-    predict(tcga_series, mask, weights=weights, out=tmp_path, explain=True)
+    predict(tcga_series, mask, compare_mask=False, weights=weights, out=tmp_path, explain=True)
     document = json.loads((tmp_path / "prediction.json").read_text())
     _check_slices(document, tcga_series, mask)
     heights = {
@@ -346,7 +361,7 @@ def test_two_forms_of_one_mask_give_the_same_slices(
     heights = []
     for name in ("v1_masks", "seg_v2_117class_fast.nii.gz"):
         out = tmp_path / name
-        predict(folder / "ct.nii.gz", folder / name, weights=weights, out=out)
+        predict(folder / "ct.nii.gz", folder / name, compare_mask=False, weights=weights, out=out)
         document = json.loads((out / "prediction.json").read_text())
         _check_slices(document, folder / "ct.nii.gz", folder / name)
         assert "level_cut" in [warning["code"] for warning in document["warnings"]]

@@ -31,7 +31,7 @@ from monai_vfx.explanation import (
     to_ct_grid,
 )
 from monai_vfx.report.montage import montage, score_caption, slice_titles
-from monai_vfx.results import ModelFacts, Prediction, SliceRecord, write_json
+from monai_vfx.results import ModelFacts, Prediction, SliceRecord, mask_record, write_json
 from monai_vfx.shapes import Json
 from monai_vfx.weights import TrainedModel
 
@@ -82,6 +82,7 @@ def prediction_of(item: Mapping[Hashable, Any], score: float, sidecar: Json) -> 
         levels=tuple(dict.fromkeys(record.level for record in slices)),
         spacing_mm=tuple(facts["spacing_mm"]),
         slices=slices,
+        mask=mask_record("given", facts["mask_levels"]),
         warnings=tuple(warnings),
     )
 

@@ -20,12 +20,12 @@ from monai.utils import MAX_SEED, set_determinism
 from torch.utils.data import DistributedSampler
 
 from monai_vfx.backbones import load_backbone
-from monai_vfx.cohort import CohortItem
+from monai_vfx.cohort import CohortItem, table_sha256
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.networks import AttentionCNNRNN
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
-from monai_vfx.weights import read_sidecar, sha256_of, write_sidecar
+from monai_vfx.weights import read_sidecar, write_sidecar
 
 _LOG = logging.getLogger(__name__)
 CHECKPOINT = re.compile(r"last_checkpoint_epoch=(\d+)\.pt")
@@ -53,7 +53,7 @@ def check_resumable(
     """
     record = Path(output_dir) / "settings.json"
     fixed = {name: value for name, value in training.items() if name != "max_epochs"}
-    settings: Json = {**config, **fixed, "cohort_sha256": sha256_of(cohort)}
+    settings: Json = {**config, **fixed, "cohort_sha256": table_sha256(cohort)}
     newest = newest_checkpoint(output_dir)
     if newest is not None and not resume:
         raise SettingError(
@@ -283,7 +283,7 @@ class SidecarWriter:
             "image_class": config["image_class"],
             "config": config,
             "training": training,
-            "trained_on": {"cohort_sha256": sha256_of(cohort), **_counts(train_items)},
+            "trained_on": {"cohort_sha256": table_sha256(cohort), **_counts(train_items)},
             "simulated": any(item["simulated"] for item in (*train_items, *validation_items)),
             "calibration": None,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from monai_vfx.cli.calibrate import calibrate
-from monai_vfx.cli.cases import check, explain, predict
+from monai_vfx.cli.cases import check, explain, localise, predict
 from monai_vfx.cli.clinical import clinical
 from monai_vfx.cli.cohort import cohort
 from monai_vfx.cli.evaluate import evaluate
@@ -29,6 +29,7 @@ for command in (
     demo,
     simulate,
     check,
+    localise,
     predict,
     explain,
     train,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
 from monai_vfx.cli.common import (
+    EXISTING,
     FOLDER,
     TABLE,
     WEIGHTS,
@@ -20,7 +22,7 @@ from monai_vfx.cli.common import (
     warn,
     writable,
 )
-from monai_vfx.errors import CaseWarning, find_refusal
+from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
 
 
 @click.command()
@@ -28,26 +30,40 @@ from monai_vfx.errors import CaseWarning, find_refusal
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
 )
+@click.option(
+    "--out", type=FOLDER, help="Folder for a mask that is made and the picture to check it by."
+)
 @exit_statuses
 def check(
     image: Path,
-    mask: Path | None,
+    mask: str | Path,
+    compare_mask: bool,
     scheme: str | None,
     series_uid: str | None,
     case_name: str,
     json_file: Path | None,
+    out: Path | None,
 ) -> None:
     """Pre-flight: would this CT be accepted, and if not, why.
 
     IMAGE is a DICOM folder, zip or file, NIfTI or NRRD. Needs no weights; warnings that depend on
     a model's crop appear at prediction.
     """
+    from monai_vfx.mask_sources import MaskSource
     from monai_vfx.preflight import check_report
     from monai_vfx.results import write_json
 
-    report, refusal = check_report(
-        image, mask, case=case_name, series_uid=series_uid, scheme=scheme
-    )
+    with TemporaryDirectory(prefix="vfx_") as scratch:
+        folder = Path(scratch) if out is None else writable(out)
+        source = MaskSource(image, mask, folder, series_uid=series_uid, compare=compare_mask)
+        report, refusal = check_report(
+            image,
+            source,
+            case=case_name,
+            series_uid=series_uid,
+            scheme=scheme if source.kind == "given" else None,
+            review=source.review,
+        )
     if json_file is not None:
         writable(json_file.parent)
         write_json(json_file, report)
@@ -82,7 +98,8 @@ def check(
 @exit_statuses
 def predict(
     image: Path,
-    mask: Path | None,
+    mask: str | Path,
+    compare_mask: bool,
     scheme: str | None,
     series_uid: str | None,
     case_name: str,
@@ -99,6 +116,7 @@ def predict(
         scheme,
         series_uid,
         case_name,
+        compare_mask=compare_mask,
         weights=weights,
         clinical=clinical,
         calibration=calibration,
@@ -127,7 +145,8 @@ def predict(
 @exit_statuses
 def explain(
     image: Path,
-    mask: Path | None,
+    mask: str | Path,
+    compare_mask: bool,
     scheme: str | None,
     series_uid: str | None,
     case_name: str,
@@ -144,6 +163,7 @@ def explain(
         scheme,
         series_uid,
         case_name,
+        compare_mask=compare_mask,
         weights=(weights,),
         clinical=clinical,
         out=out,
@@ -153,9 +173,35 @@ def explain(
     )
 
 
+@click.command()
+@click.argument("image", type=EXISTING)
+@click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with other weights of the localiser.  [default: those of the package]",
+)
+@click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
+@exit_statuses
+def localise(image: Path, series_uid: str | None, weights: Path | None, out: Path) -> None:
+    """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
+
+    Of a DICOM series also mask.dcm (DICOM SEG). This is the mask that the other commands make by
+    themselves; correct it where it is wrong, and give it to them with --mask.
+    """
+    from monai_vfx.mask_sources.source import localise_case
+
+    document = localise_case(image, writable(out), series_uid=series_uid, weights=weights)
+    answer(document)
+    warn(tuple(CaseWarning(**warning) for warning in document["warnings"]))
+    if document["refusal"] is not None:
+        refuse(CaseRefused(**document["refusal"]))
+    say(f"confidence {document['confidence']:.2f}; look at {out / 'localiser.png'}")
+
+
 def _run_case(
     image: Path,
-    mask: Path | None,
+    mask: str | Path,
     scheme: str | None,
     series_uid: str | None,
     case_name: str,
@@ -164,7 +210,7 @@ def _run_case(
     **settings: Any,
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
-    from monai_vfx.preflight import load_case
+    from monai_vfx.preflight import check_image, load_case
     from monai_vfx.results import Prediction, write_json
     from monai_vfx.weights import read_sidecar
 
@@ -172,7 +218,10 @@ def _run_case(
     try:
         for weights in filter(None, (*settings["weights"], settings.get("beside"))):
             read_sidecar(weights)
-        load_case(image, mask, series_uid=series_uid, scheme=scheme)
+        if isinstance(mask, Path):
+            load_case(image, mask, series_uid=series_uid, scheme=scheme)
+        else:
+            check_image(image, series_uid)
         from monai_vfx.workflow import predict as run  # MONAI, only for what may pass
 
         prediction = run(

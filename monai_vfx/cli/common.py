@@ -18,6 +18,7 @@ from typing import Any, NoReturn, ParamSpec
 
 import click
 
+from monai_vfx.anatomy import MADE_MASKS
 from monai_vfx.errors import (
     CaseRefused,
     CaseWarning,
@@ -37,6 +38,50 @@ SEED = click.IntRange(0, 2**32 - 1)
 REFUSED = 3
 ANSWERED = "monai_vfx.answered"
 """Whether the command has written its line of JSON already."""
+
+
+class MaskChoice(click.ParamType):  # type: ignore[type-arg]
+    """A path that exists, or the name of what makes the mask."""
+
+    name = "mask"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | Path:
+        """Return the word as it is, anything else as a path."""
+        if isinstance(value, str) and value in MADE_MASKS:
+            return value
+        found: Path = EXISTING.convert(value, param, ctx)
+        return found
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return how help shows it."""
+        return f"{'|'.join(MADE_MASKS)}|PATH"
+
+
+MASK_OPTION = click.option(
+    "--mask",
+    type=MaskChoice(),
+    default="auto",
+    show_default=True,
+    help="auto: the localiser makes one; a label map (NIfTI, NRRD); a folder of per-structure "
+    "files; totalsegmentator: that tool, where it is installed.",
+)
+MADE_MASKS_OPTION = click.option(
+    "--mask",
+    "made_masks",
+    type=click.Choice(MADE_MASKS),
+    default="auto",
+    show_default=True,
+    help="Who makes the masks of rows that name none: the localiser, or TotalSegmentator.",
+)
+COMPARE_OPTION = click.option(
+    "--compare-mask/--no-compare-mask",
+    default=True,
+    show_default=True,
+    help="Whether the levels of a mask that is given are compared with the localiser's (some "
+    "seconds); a case whose levels differ is refused.",
+)
 
 SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
 
@@ -115,11 +160,8 @@ def case_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.argument("image", type=EXISTING),
-            click.option(
-                "--mask",
-                type=EXISTING,
-                help="Label map (NIfTI, NRRD) or folder of per-structure files.",
-            ),
+            MASK_OPTION,
+            COMPARE_OPTION,
             click.option(
                 "--labels",
                 "scheme",

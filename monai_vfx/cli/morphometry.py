@@ -13,6 +13,7 @@ from monai_vfx.cli.common import (
     FOLDER,
     SCHEMES,
     TABLE,
+    MaskChoice,
     answer,
     exit_statuses,
     say,
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", type=EXISTING)
 @click.option(
-    "--mask", type=EXISTING, help="Label map or folder of per-structure files, with an image."
+    "--mask",
+    type=MaskChoice(),
+    help="Of an image: auto, a label map, a folder of per-structure files, or totalsegmentator.  "
+    "[default: auto]",
 )
 @click.option(
     "--labels", "scheme", type=SCHEMES, help="Label scheme of the mask; found by default."
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
 @exit_statuses
 def morphometry(
     source: Path,
-    mask: Path | None,
+    mask: str | Path | None,
     scheme: str | None,
     series_uid: str | None,
     case_name: str,
@@ -70,7 +74,7 @@ def morphometry(
 ) -> None:
     """Measure vertebral heights and name the fractured vertebrae T12-L4.
 
-    SOURCE is a CT (with --mask), or a CSV of heights by a reader: case, level, anterior_mm,
+    SOURCE is a CT, or a CSV of heights by a reader: case, level, anterior_mm,
     middle_mm, posterior_mm. What cannot be judged is "not assessable", never "normal".
     """
     is_table = source.suffix.lower() == ".csv"
@@ -95,7 +99,7 @@ def morphometry(
         else:
             document = run_morphometry_case(
                 source,
-                mask,
+                mask or "auto",
                 out,
                 case=case_name,
                 normal=normal,

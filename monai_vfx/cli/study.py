@@ -7,19 +7,20 @@ from pathlib import Path
 
 import click
 
-from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, writable
+from monai_vfx.cli.common import FOLDER, MADE_MASKS_OPTION, TABLE, exit_statuses, writable
 
 
 @click.command()
 @click.argument("plan", metavar="STUDY.yaml", type=TABLE)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the study.")
 @click.option("--pdf", is_flag=True, help="Also write the report as PDF (needs WeasyPrint).")
+@MADE_MASKS_OPTION
 @exit_statuses
-def study(plan: Path, out: Path, pdf: bool) -> None:
+def study(plan: Path, out: Path, pdf: bool, made_masks: str) -> None:
     """Everything of the paper on your cohorts: flow, models, statistics, report.
 
     A study that was stopped, however it was, goes on where it stood and ends in the same numbers.
     """
     from monai_vfx.study.run import run_study
 
-    click.echo(json.dumps(run_study(plan, writable(out), pdf=pdf)))
+    click.echo(json.dumps(run_study(plan, writable(out), pdf=pdf, made_masks=made_masks)))

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from monai_vfx.cli.common import FOLDER, SEED, TABLE, exit_statuses, writable
+from monai_vfx.cli.common import (
+    FOLDER,
+    MADE_MASKS_OPTION,
+    SEED,
+    TABLE,
+    exit_statuses,
+    say,
+    writable,
+)
 
 
 @click.command()
@@ -35,6 +43,7 @@ from monai_vfx.cli.common import FOLDER, SEED, TABLE, exit_statuses, writable
     "--pretrained",
     help="First weights of the encoder: imagenet (a download), none, or a local file.",
 )
+@MADE_MASKS_OPTION
 @click.option("--seed", type=SEED, help="Of folds, weights and draws.  [default: 0]")
 @exit_statuses
 def train(
@@ -46,9 +55,12 @@ def train(
     overlays: tuple[str, ...],
     epochs: int | None,
     pretrained: str | None,
+    made_masks: str,
     seed: int | None,
 ) -> None:
     """Train on your own cohort: COHORT.csv with case, image, mask and fracture (0 or 1).
+
+    A row without a mask gets one, kept in OUT/masks.
 
     A run that was stopped goes on where its last checkpoint left it, and ends as if it had never
     been stopped.
@@ -75,6 +87,9 @@ def train(
             overlays=overlays,
             epochs=epochs,
             seed=seed,
+            made_masks=made_masks,
+            mask_dir=out / "masks",
+            tell=say,
             **settings,
         )
         click.echo(json.dumps({"fold": number, **trained}))

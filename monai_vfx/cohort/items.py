@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +13,19 @@ import numpy as np
 
 from monai_vfx.cohort.sheet import Fault, path_exists, read_sheet, refuse_faults
 from monai_vfx.errors import CaseRefused, SettingError
-from monai_vfx.results import check_case_name
+from monai_vfx.results import check_case_name, write_json
+from monai_vfx.shapes import Json
 
-REQUIRED_COLUMNS = ("case", "image", "mask", "fracture")
+REQUIRED_COLUMNS = ("case", "image", "fracture")
+FILLED_TABLE = "cohort.csv"
+"""Name of a table whose missing masks were made; beside it lies its record as JSON."""
 
 
 class CohortItem(TypedDict):
     """One scan as the bundle's datasets take it.
 
-    ``image`` and ``mask`` are absolute paths, ``label`` is 1 for a fracture within five years,
+    ``image`` and ``mask`` are absolute paths (``mask`` is empty where the table names none),
+    ``label`` is 1 for a fracture within five years,
     ``pair`` names the group that stays in one fold: all scans that a patient or a matched pair
     ties together, directly or through others. It is the ``case`` of the group's first row.
     ``fold`` is the cross-validation fold that the table gives, from 0, or None.
@@ -38,10 +44,10 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
     """Read and check a cohort table.
 
     Args:
-        path: CSV in UTF-8, separated by commas, with the columns ``case``, ``image``, ``mask``,
-            ``fracture`` (0 or 1); optional ``patient`` (scans of one patient stay in one fold),
-            ``pair`` (so do matched pairs), ``fold`` (a whole number from 0: the fold itself) and
-            ``simulated`` (0 or 1). Relative paths start at the table's folder.
+        path: CSV in UTF-8, separated by commas, with the columns ``case``, ``image``,
+            ``fracture`` (0 or 1); optional ``mask``, ``patient`` (scans of one patient stay in
+            one fold), ``pair`` (so do matched pairs), ``fold`` (a whole number from 0: the fold
+            itself) and ``simulated`` (0 or 1). Relative paths start at the table's folder.
 
     Raises:
         CaseRefused: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
@@ -89,7 +95,10 @@ def _item(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) -
         faults.append(Fault(number, "case", "", rule))
     paths = {}
     for column in ("image", "mask"):
-        value = row[column]
+        value = row.get(column, "")
+        if column == "mask" and not value:
+            paths[column] = ""
+            continue
         paths[column] = str((folder / value).resolve())
         if not value or not path_exists(folder / value):
             faults.append(Fault(number, column, "", f"{value!r}, must be a path that exists"))
@@ -110,6 +119,34 @@ def _item(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) -
         pair=case,
         fold=int(fold) if fold else None,
     )
+
+
+def write_filled_record(filled: Path, table: Path, facts: Json) -> None:
+    """Note which table a completed one comes from.
+
+    Args:
+        filled: the table whose missing masks were made, as written.
+        table: the one that was given.
+        facts: further plain values for the record.
+    """
+    digests = {"table_sha256": table_sha256(table), "filled_sha256": _sha256(filled)}
+    write_json(filled.with_suffix(".json"), {**digests, **facts})
+
+
+def table_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a table; of one whose masks were made, that of the table given."""
+    path = Path(path)
+    own = _sha256(path)
+    try:
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return str(record["table_sha256"]) if record["filled_sha256"] == own else own
+    except (OSError, ValueError, KeyError, TypeError):
+        return own
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tied_groups(rows: list[dict[str, str]]) -> list[int]:

@@ -236,6 +236,12 @@ class StudyFolder:
         return (clinical or self.scores)[-1]
 
     @cached_property
+    def made_masks(self) -> dict[str, Json]:
+        """Hospital → how many masks were made, and by whom, where its table lacked some."""
+        paths = sorted((self.root / "masks").glob("*/cohort.json"))
+        return {path.parent.name: self.json(str(path.relative_to(self.root))) for path in paths}
+
+    @cached_property
     def sidecars(self) -> dict[str, Json]:
         """Image model → the sidecar of the weights of its first fold."""
         found = {}

@@ -88,6 +88,7 @@ def _image_methods(study: StudyFolder) -> list[str]:
         if name.startswith(("fusion_", "hazard")) or "_seed_" in name:
             continue
         paragraphs.append(f"“{label_of(f'image_{name}')}”: {_image_model(sidecar)}")
+    paragraphs += [_mask_sentence(side, facts) for side, facts in study.made_masks.items()]
     others = [n for n in study.sidecars if n.startswith("fusion_")]
     if others:
         letters = ", ".join(n.removeprefix("fusion_") for n in others)
@@ -101,6 +102,20 @@ def _image_methods(study: StudyFolder) -> list[str]:
             "with censoring and death taken into account."
         )
     return paragraphs
+
+
+def _mask_sentence(side: str, facts: Json) -> str:
+    """Say where masks come from that the table did not name."""
+    makers = {
+        "auto": "the vertebra localiser of this package",
+        "totalsegmentator": "TotalSegmentator",
+    }
+    return (
+        f"Set “{side}”: for {facts['made'] + facts['refused']} CTs without a mask of their own the "
+        f"vertebrae were found and named by {makers[facts['made_by']]}; {facts['refused']} of "
+        "these CTs were refused and have no score. Names were not checked by eye unless the "
+        "authors say so."
+    )
 
 
 def _image_model(sidecar: Json) -> str:
@@ -247,8 +262,8 @@ def model_card(study: StudyFolder) -> list[tuple[str, str]]:
         ),
         (
             "Input",
-            "A routine abdominal CT that covers T12 to L4, with a mask of the vertebral bodies; "
-            "for the fused models also clinical variables.",
+            "A routine abdominal CT that covers T12 to L4, with a mask of the vertebral bodies or "
+            "one that the package's localiser makes; for the fused models also clinical variables.",
         ),
         ("Output", "A score between 0 and 1; an absolute risk only with a calibration."),
     ]

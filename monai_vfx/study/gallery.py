@@ -54,6 +54,7 @@ def draw_gallery(
                 out=scratch,
                 case=f"{side} {number}",
                 explain=True,
+                compare_mask=False,
                 beside=None if other is None else _weights(images, other, fold),
             )
             name = "gradcam.png" if other is None else "gradcam_beside.png"

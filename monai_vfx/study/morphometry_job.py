@@ -16,6 +16,7 @@ import pandas as pd
 
 from monai_vfx.anatomy import LEVELS
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
+from monai_vfx.mask_sources import MaskSource
 from monai_vfx.morphometry.agreement import reader_agreement
 from monai_vfx.morphometry.heights import MEASURED, BodyHeights, measure_heights
 from monai_vfx.morphometry.normals import GENANT, NormalValues, fit_normals, load_normals
@@ -30,13 +31,13 @@ from monai_vfx.morphometry.rules import (
     incident_fractures,
     patient_statuses,
 )
-from monai_vfx.preflight import Case, check_case, load_case
+from monai_vfx.preflight import check_case, check_image, load_case
 from monai_vfx.report.figures import figure_png
 from monai_vfx.report.morphometry_chart import ratio_figure
 from monai_vfx.report.morphometry_figures import sagittal_figure, sagittal_view
 from monai_vfx.results import check_case_name, run_record, write_json
 from monai_vfx.shapes import Json
-from monai_vfx.volumes import content_hash
+from monai_vfx.volumes import Volume, content_hash
 from monai_vfx.weights import sha256_of
 
 COARSE_MM = 1.5
@@ -64,7 +65,8 @@ def run_morphometry_case(
 
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
-        mask: label map or folder of per-structure files.
+        mask: label map or folder of per-structure files; ``auto``: the localiser makes one;
+            ``totalsegmentator``: that tool does. It is then written to ``out`` with its picture.
         out: folder for the results.
         case: the caller's name for the case; rows of ``second`` and ``baseline`` are found by it.
         normal: ``genant`` (default), ``paper`` or a file of normal values.
@@ -81,15 +83,21 @@ def run_morphometry_case(
     out, case = Path(out), check_case_name(case)
     values = load_normals(normal) if normal is not None else GENANT
     others = _read_others(second, baseline)
-    loaded = load_case(image, mask, series_uid=series_uid, scheme=scheme)
-    warnings = [*loaded.warnings, *check_resolution(loaded, allow_thick)]
+    check_resolution(check_image(image, series_uid), allow_thick)  # before a mask is made
+    source = MaskSource(image, mask, out, series_uid=series_uid, compare=False)
+    own_scheme = scheme if source.kind == "given" else None
+    loaded = load_case(image, source, series_uid=series_uid, scheme=own_scheme)
+    warnings = [*loaded.warnings, *check_resolution(loaded.volume, allow_thick)]
     check_case(loaded)
+    source.review(loaded)
+    warnings += source.warnings
     masks, volume = loaded.masks, loaded.volume
     bodies, reasons = measure_heights(masks.labels, volume.affine, masks.cut)
     heights = _heights_of(case, bodies, volume.sex)
     document, tables = _judge(heights, values, others, simulated=values.simulated)
     document["warnings"] += [asdict(warning) for warning in warnings]
     document["case"] = case
+    document["mask"] = source.record
     document["not_measured"] = [{"level": k, "reason": v} for k, v in reasons.items()]
     document["slice_distance_mm"] = volume.spacing_mm[volume.slice_axis]
     _clear(out)
@@ -103,7 +111,7 @@ def run_morphometry_case(
     tables["heights"] = heights
     inputs = {
         "image": content_hash(Path(image)),
-        "mask": None if mask is None else content_hash(Path(mask)),
+        "mask": None if source.path is None else content_hash(source.path),
         **_digests(normal, second, baseline),
     }
     _write(out, document, tables, values, {"allow_thick": allow_thick}, inputs)
@@ -157,18 +165,18 @@ def run_morphometry_table(
     return document
 
 
-def check_resolution(case: Case, allow_thick: bool) -> list[CaseWarning]:
+def check_resolution(volume: Volume, allow_thick: bool) -> list[CaseWarning]:
     """Check that slices are thin enough for heights.
 
     Args:
-        case: whose slice distance along the spine, or nominal thickness if larger, decides.
+        volume: its slice distance along the spine, or nominal thickness if larger, decides.
         allow_thick: warn instead of refusing.
 
     Raises:
         CaseRefused: ``heights_too_coarse`` above 3 mm.
     """
-    step = case.volume.spacing_mm[case.volume.slice_axis]
-    resolution = max(step, case.volume.thickness_mm or 0.0)
+    step = volume.spacing_mm[volume.slice_axis]
+    resolution = max(step, volume.thickness_mm or 0.0)
     if resolution > TOO_COARSE_MM + 0.01 and not allow_thick:
         raise CaseRefused(
             "heights_too_coarse",

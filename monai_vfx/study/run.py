@@ -13,12 +13,16 @@ from pathlib import Path
 import pandas as pd
 
 from monai_vfx.cohort.flow import with_adequate_images
+from monai_vfx.cohort.items import FILLED_TABLE
 from monai_vfx.cohort.matching import Matching
 from monai_vfx.cohort.table import read_patients
 from monai_vfx.cohort.tables import baseline_table
 from monai_vfx.errors import SettingError
 from monai_vfx.evaluation import auroc
 from monai_vfx.evaluation.thresholds import FIXED
+from monai_vfx.mask_sources.cohorts import rows_without_mask, with_masks
+from monai_vfx.mask_sources.source import MASK
+from monai_vfx.masks import REFUSED_MASK
 from monai_vfx.results import run_record, write_json
 from monai_vfx.shapes import Json
 from monai_vfx.study import absolute, images, scores
@@ -36,13 +40,17 @@ RISK_THRESHOLDS = (0.05, 0.10, 0.20)
 """Five-year risks from which a patient counts as positive, fixed before any patient was seen."""
 
 
-def run_study(plan_file: str | Path, out: str | Path, pdf: bool = False) -> Json:
+def run_study(
+    plan_file: str | Path, out: str | Path, pdf: bool = False, made_masks: str = "auto"
+) -> Json:
     """Run a study, or go on with one that was stopped.
 
     Args:
         plan_file: a STUDY.yaml (:func:`monai_vfx.study.plan.read_plan`).
         out: folder of the study.
         pdf: also write the report as PDF.
+        made_masks: who makes the masks of rows that name none: ``auto`` (the localiser) or
+            ``totalsegmentator``.
 
     Returns:
         ``report``, ``leakage_audit`` (whether it passed) and by hospital the main score with
@@ -59,7 +67,7 @@ def run_study(plan_file: str | Path, out: str | Path, pdf: bool = False) -> Json
         require_pdf()
     plan = read_plan(plan_file)
     images.check_models(plan)
-    study = Study(plan, Path(out).resolve(), _tell)
+    study = Study(plan, Path(out).resolve(), _tell, made_masks)
     with alone_in(study.out):
         same_study(study.out, study.fingerprint())
         for name, work in study.steps():
@@ -78,11 +86,15 @@ class Study:
         plan: what is done.
         out: where.
         tell: called with a line about each step.
+        made_masks: who makes the masks of rows that name none.
     """
 
-    def __init__(self, plan: Plan, out: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, out: Path, tell: Callable[[str], None], made_masks: str = "auto"
+    ) -> None:
         self.plan = plan
         self.out = out
+        self.made_masks = made_masks
         self.cache = out / "prepared"
         self.log = Steps(out, tell)
         self.hospitals: dict[str, Hospital] = {"development": plan.development}
@@ -100,6 +112,8 @@ class Study:
             if Path(name).is_file():
                 settings[f"{Path(name).name}_sha256"] = sha256_of(name)
         settings["images"].pop("workers")  # decides no number
+        if self.made_masks != "auto":
+            settings["made_masks"] = self.made_masks
         settings["version"] = metadata.version("monai_vfx")
         return settings
 
@@ -109,10 +123,12 @@ class Study:
             if hospital.simulate is not None:
                 yield f"simulate/{side}", partial(self.simulate, side, hospital.simulate)
             yield f"cohort/{side}", partial(self.cohort, side)
+            if self.plan.images.models and rows_without_mask(self.selected_path(side)):
+                yield f"masks/{side}", partial(self.masks, side)
             yield f"imaging/{side}", partial(self.imaging, side)
         if "external" in self.hospitals:
             yield "cohort/table1", self.baseline_tables
-        selected = self.selected_path("development")
+        selected = self.masked_path("development")
         for model in images.image_models(self.plan):
             for fold in range(self.plan.folds):
                 folder = self.fold_folder(model.name, fold)
@@ -140,7 +156,7 @@ class Study:
                     partial(
                         images.score_external,
                         self.plan,
-                        self.selected_path("external"),
+                        self.masked_path("external"),
                         self.fold_folder(model.name, fold),
                         self.cache,
                     ),
@@ -157,6 +173,11 @@ class Study:
     def selected_path(self, side: str) -> Path:
         """Return the table of the patients that a study scores."""
         return self.out / "cohort" / side / "selected.csv"
+
+    def masked_path(self, side: str) -> Path:
+        """Return the same table with a mask in every row, where some had to be made."""
+        made = self.out / "masks" / side / FILLED_TABLE
+        return made if made.is_file() else self.selected_path(side)
 
     def fold_folder(self, model: str, fold: int) -> Path:
         """Return the folder of one training."""
@@ -197,6 +218,13 @@ class Study:
         )
         return [out / name for name in ("flow.json", "analysed.csv", "selected.csv", "table2.csv")]
 
+    def masks(self, side: str) -> Iterable[Path]:
+        """Make the masks that the table does not name; a CT that is refused is listed later."""
+        folder = self.out / "masks" / side
+        table = with_masks(self.selected_path(side), folder, self.made_masks, self.log.tell)
+        made = [*folder.glob(f"*/{MASK}"), *folder.glob(f"*/{REFUSED_MASK}")]
+        return [table, table.with_suffix(".json"), *made]
+
     def imaging(self, side: str) -> Iterable[Path]:
         """Measure bone and muscle on every CT; a CT that is refused has no measurement.
 
@@ -205,7 +233,7 @@ class Study:
         from monai_vfx.clinical.imaging import IMAGING_VARIABLES, feature_table
 
         need = ("image", "mask")
-        frame = read_patients(self.selected_path(side), need if self.plan.images.models else ())
+        frame = read_patients(self.masked_path(side), need if self.plan.images.models else ())
         refusals: list[Json] = []
         if set(need) <= set(frame):
             table, refusals = feature_table(frame, workers=max(1, self.plan.images.workers))
@@ -350,7 +378,7 @@ class Study:
         return draw_gallery(
             self.plan,
             self.out / "image",
-            read_patients(self.selected_path(side)),
+            read_patients(self.masked_path(side)),
             self.predictions(side),
             side,
             self.out / "gallery",

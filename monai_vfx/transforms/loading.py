@@ -60,7 +60,7 @@ class CTRegion:
         lies in the CT, ``first_slice_from_feet`` the number of its lowest slice; ``slice_index``
         (n,), ``slice_level`` (n,) and ``centre_mm`` (n, 3) in LPS describe the slices of T12-L4,
         cranial to caudal; ``case_facts`` is a JSON object with ``spacing_mm``, ``feet_first``,
-        ``sop_instance_uids`` (all slices from the feet, or null) and ``warnings``.
+        ``sop_instance_uids`` (all slices from the feet, or null), ``warnings`` and ``mask_levels``.
         """
         volume = self.case.volume
         uids = volume.sop_instance_uids
@@ -71,6 +71,7 @@ class CTRegion:
             "feet_first": volume.feet_first,
             "sop_instance_uids": uids,
             "warnings": [asdict(warning) for warning in (*self.case.warnings, *self.warnings)],
+            "mask_levels": self.case.masks.levels,
         }
         shape = [axis.stop - axis.start for axis in self.region]
         return {
@@ -177,7 +178,7 @@ class LocateSpined(MapTransform):
         image_key, mask_key = self.keys
         case = load_case(
             d[image_key],
-            d.get(mask_key),
+            d.get(mask_key) or None,  # a row of a table without a mask has an empty text
             series_uid=d.get("series_uid"),
             scheme=d.get("scheme"),
         )

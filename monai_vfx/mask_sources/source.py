@@ -1,0 +1,350 @@
+"""The mask of one case: taken as given, or made; named, drawn and compared.
+
+>>> from pathlib import Path
+>>> MaskSource("ct", "masks/a.nii.gz", Path("out")).kind
+'given'
+>>> MaskSource("ct", "auto", Path("out")).kind
+'auto'
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monai_vfx.anatomy import LEVEL_NAMES, LEVELS, MADE_MASKS, MUSCLES
+from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.preflight import Case, check_case, load_case
+from monai_vfx.results import mask_record, write_json
+from monai_vfx.schemas import violations
+from monai_vfx.shapes import Affine, Json, LabelVolume
+from monai_vfx.volumes import Volume
+
+if TYPE_CHECKING:
+    from monai_vfx.localiser.result import Localisation
+
+MASK, SEGMENTATION, PICTURE, FACTS = "mask.nii.gz", "mask.dcm", "localiser.png", "localisation.json"
+"""What is left of a mask that is made."""
+DISAGREEMENT = "mask_disagrees.png"
+"""What is left of a mask that is given and calls its levels otherwise than the localiser."""
+MADE_FILES = (MASK, SEGMENTATION, PICTURE, FACTS)
+PICTURE_SLICES = 14
+"""Slices that the study's network takes."""
+MIN_AREA = 0.25
+"""Share of a body's largest cross-section that such a slice must show, as in ``common.yaml``."""
+_NOT_COMPARED: Json = {"agrees": None, "confidence": None, "largest_distance_mm": None}
+UNSURE = ("spine_not_found", "level_uncertain", "level_missing", "weights_unreadable")
+"""Refusals of the localiser that say nothing against a mask that was given."""
+
+
+class MaskSource:
+    """Where one case's mask comes from.
+
+    Called with the CT it gives the mask's path (:data:`monai_vfx.preflight.MaskMaker`); a mask that
+    has to be made is made then. :meth:`review` follows once the case is accepted.
+
+    Args:
+        image: DICOM folder, zip or file, NIfTI or NRRD.
+        mask: path of a label map or folder; ``auto``: the localiser makes one;
+            ``totalsegmentator``: that tool does; None: there is none.
+        folder: where a mask that is made and its picture are written. It is made if missing.
+        series_uid: which series, where the image holds several.
+        compare: whether the levels of a mask that the localiser did not make are compared with
+            what it finds.
+        segmentation: whether a mask that is made of a DICOM series is written as DICOM SEG, too;
+            that file holds the patient's name, as the series does.
+        weights: folder with the localiser's weights; those of the package by default.
+
+    Attributes:
+        record: what ``prediction.json`` says of the mask; complete after :meth:`review`.
+        warnings: what a reader of the result must know; likewise.
+        settled: whether :meth:`review` has completed them.
+    """
+
+    def __init__(
+        self,
+        image: str | PathLike[str],
+        mask: str | PathLike[str] | None,
+        folder: str | PathLike[str],
+        *,
+        series_uid: str | None = None,
+        compare: bool = True,
+        segmentation: bool = True,
+        weights: str | PathLike[str] | None = None,
+    ) -> None:
+        self.image = Path(image)
+        made = isinstance(mask, str) and mask in MADE_MASKS
+        self.kind = str(mask) if made else "given"
+        self.folder = Path(folder)
+        self.series_uid = series_uid
+        self.compare = compare
+        self.segmentation = segmentation
+        self.weights = None if weights is None else Path(weights)
+        self.path = None if mask is None else self.folder / MASK if made else Path(mask)
+        self.warnings: tuple[CaseWarning, ...] = ()
+        self.record = mask_record(self.kind)
+        self.settled = False
+        self._found: Localisation | None = None
+
+    def __call__(self, volume: Volume) -> Path:
+        """Return the mask's path; make the mask if that is asked for.
+
+        Raises:
+            CaseRefused: ``mask_required`` without a mask; what the localiser or the tool raises.
+            MissingDependencyError: TotalSegmentator is asked for and not installed.
+        """
+        if self.path is None:
+            raise CaseRefused("mask_required", "no mask was given for this CT")
+        if self.kind == "auto":
+            self.keep(volume, self._run_localiser(volume))
+        elif self.kind == "totalsegmentator":
+            from monai_vfx.mask_sources.totalsegmentator import run_totalsegmentator
+
+            self.record["tool"] = run_totalsegmentator(volume, self.path)
+        return self.path
+
+    def review(self, case: Case) -> Json:
+        """Complete the record of an accepted case: draw a mask that was made, compare a given one.
+
+        Args:
+            case: the CT with the mask that the call gave.
+
+        Returns:
+            ``mask``, the record, and ``warnings``.
+
+        Raises:
+            CaseRefused: ``mask_disagrees``; what reading the CT raises.
+        """
+        if not self.record["levels"]:
+            self.record["levels"] = mask_record(self.kind, case.masks.levels)["levels"]
+        if self._found is not None:
+            self._draw_made(case, self._found)
+        elif self.compare:
+            self._compare(case)
+        if self.kind == "totalsegmentator":
+            self._write_segmentation(case.volume, case.masks.labels, self.record["tool"])
+            title = f"Vertebrae by {self.record['tool']}"
+            self._draw(case, case.masks.labels, self.folder / PICTURE, title)
+        self.settled = True
+        return {"mask": self.record, "warnings": [asdict(w) for w in self.warnings]}
+
+    def keep(self, volume: Volume, found: Localisation) -> None:
+        """Write what the localiser found in a CT: label map, DICOM SEG, and what it rests on."""
+        self._found = found
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_label_map(self.folder / MASK, found.labels, volume.affine)
+        document = localisation_document(found)
+        broken = violations(document, "localisation")
+        if broken:
+            raise ValueError("localisation breaks its schema: " + "; ".join(broken))
+        write_json(self.folder / FACTS, document)
+        self._write_segmentation(volume, found.labels, "monai_vfx vertebra localiser")
+        self.warnings = found.warnings
+        self.record |= {
+            "confidence": document["confidence"],
+            "threshold": document["threshold"],
+            "levels": [
+                {"name": level["name"], "probability": level["probability"]}
+                for level in document["levels"]
+            ],
+            "weights_sha256": document["weights_sha256"],
+        }
+
+    def _run_localiser(self, volume: Volume) -> Localisation:
+        from monai_vfx.localiser import localise  # torch, only where it is needed
+
+        return localise(volume, weights=self.weights)
+
+    def _write_segmentation(self, volume: Volume, labels: LabelVolume, made_by: str) -> None:
+        if self.segmentation and volume.file_format == "dicom":
+            from monai_vfx.dicom.segmentation import write_segmentation
+
+            target = self.folder / SEGMENTATION
+            write_segmentation(target, labels, self.image, self.series_uid, made_by)
+
+    def _draw_made(self, case: Case, found: Localisation) -> None:
+        title = (
+            f"Vertebrae by the localiser: confidence {found.confidence:.2f} that T12-L4 are named "
+            f"right (used from {found.threshold:.2f})"
+        )
+        notes = {level.name: f"{level.probability:.2f}" for level in found.levels}
+        self._draw(case, found.labels, self.folder / PICTURE, title, notes)
+
+    def _compare(self, case: Case) -> None:
+        try:
+            found = self._run_localiser(case.volume)
+        except CaseRefused as refusal:
+            if refusal.code not in UNSURE:
+                raise
+            self.record["comparison"] = dict(_NOT_COMPARED)
+            self._not_compared(refusal.message)
+            return
+        self.compare_with(case, found)
+
+    def compare_with(self, case: Case, found: Localisation) -> None:
+        """Set the levels of a mask against what the localiser found in the same CT.
+
+        Raises:
+            CaseRefused: ``mask_disagrees``; the picture :data:`DISAGREEMENT` shows where.
+        """
+        from monai_vfx.mask_sources.comparison import FEWEST_MATCHED, disagreement, match_levels
+
+        comparison = _NOT_COMPARED | {"confidence": round(found.confidence, 4)}
+        self.record["comparison"] = comparison
+        matches = match_levels(case.masks.labels, case.volume.affine, found.levels)
+        differ = disagreement(matches, found)
+        if differ is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            notes = {m.given: f"(localiser: {m.found or 'no body here'})" for m in matches}
+            title = f"{differ[0].upper()}{differ[1:]}"
+            self._draw(case, case.masks.labels, self.folder / DISAGREEMENT, title, notes)
+            raise CaseRefused("mask_disagrees", differ)
+        distances = [m.distance_mm for m in matches if m.distance_mm is not None]
+        if len(distances) < FEWEST_MATCHED:
+            self._not_compared(
+                f"the localiser found a body at {len(distances)} of the mask's {len(LEVELS)} levels"
+            )
+            return
+        comparison |= {"agrees": True, "largest_distance_mm": max(distances)}
+
+    def _not_compared(self, why: str) -> None:
+        text = f"the levels of the mask could not be compared: {why}"
+        self.warnings = (*self.warnings, CaseWarning("mask_not_compared", text))
+
+    def _draw(
+        self,
+        case: Case,
+        labels: LabelVolume,
+        path: Path,
+        title: str,
+        notes: dict[str, str] | None = None,
+    ) -> None:
+        from monai_vfx.report.localiser_picture import PictureSlices, localiser_picture
+        from monai_vfx.transforms.loading import locate_bodies
+        from monai_vfx.transforms.slices import equidistant_indices
+
+        bodies = locate_bodies(case, case.region(), MIN_AREA, include_discs=False)
+        taken = equidistant_indices(len(bodies.indices), PICTURE_SLICES)
+        slices = PictureSlices(bodies.centres[taken], bodies.levels[taken])
+        localiser_picture(case.volume, labels, path, title=title, notes=notes, slices=slices)
+
+
+def localise_case(
+    image: str | PathLike[str],
+    folder: str | PathLike[str],
+    *,
+    series_uid: str | None = None,
+    weights: str | PathLike[str] | None = None,
+) -> Json:
+    """Name the vertebrae of one CT and leave mask, picture and ``localisation.json``.
+
+    Args:
+        image: DICOM folder, zip or file, NIfTI or NRRD.
+        folder: for the files; what an earlier run left of them goes.
+        series_uid: which series, where the image holds several.
+        weights: folder with the localiser's weights; those of the package by default.
+
+    Returns:
+        What ``localisation.json`` holds (``data_schemas/localisation.schema.json``); with
+        ``refusal`` and without levels where the CT is refused.
+    """
+    folder = Path(folder)
+    for name in MADE_FILES:
+        (folder / name).unlink(missing_ok=True)
+    source = MaskSource(image, "auto", folder, series_uid=series_uid, weights=weights)
+    try:
+        case = load_case(image, source, series_uid=series_uid)
+        check_case(case)
+        source.review(case)
+    except CaseRefused as refusal:
+        (folder / MASK).unlink(missing_ok=True)  # what is refused must not look like a result
+        (folder / SEGMENTATION).unlink(missing_ok=True)
+        refused = refused_localisation(refusal)
+        write_json(folder / FACTS, refused)
+        return refused
+    document: Json = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    document["warnings"] += [asdict(w) for w in case.warnings if w not in source.warnings]
+    write_json(folder / FACTS, document)
+    return document
+
+
+def localisation_document(found: Localisation) -> Json:
+    """Return what ``localisation.json`` holds (``data_schemas/localisation.schema.json``)."""
+    left_posterior = np.array([-1.0, -1.0, 1.0])  # results speak DICOM's LPS
+    return {
+        "status": "ok",
+        "confidence": round(found.confidence, 4),
+        "threshold": found.threshold,
+        "levels": [
+            {
+                "name": level.name,
+                "probability": round(level.probability, 4),
+                "centre_mm": [
+                    round(float(v), 2) + 0.0 for v in np.array(level.centre_mm) * left_posterior
+                ],
+                "height_mm": round(level.height_mm, 1),
+                "depth_mm": round(level.depth_mm, 1),
+                "width_mm": round(level.width_mm, 1),
+                "volume_ml": round(level.volume_ml, 2),
+                "ribs": {
+                    side: round(p, 3) for side, p in zip(("right", "left"), level.ribs, strict=True)
+                },
+                "complete": level.complete,
+            }
+            for level in found.levels
+        ],
+        "evidence": found.evidence,
+        "weights_sha256": dict(found.weights_sha256),
+        "seconds": {name: round(float(value), 2) for name, value in found.seconds.items()},
+        "warnings": [asdict(warning) for warning in found.warnings],
+        "refusal": None,
+    }
+
+
+def refused_localisation(refusal: CaseRefused) -> Json:
+    """Return the document of a CT whose vertebrae are not named."""
+    return {
+        "status": "refused",
+        "confidence": None,
+        "threshold": None,
+        "levels": [],
+        "evidence": None,
+        "weights_sha256": None,
+        "seconds": {},
+        "warnings": [],
+        "refusal": {
+            "code": refusal.code,
+            "message": refusal.message,
+            "remedy": refusal.remedy,
+        },
+    }
+
+
+def write_label_map(path: Path, labels: LabelVolume, affine: Affine) -> None:
+    """Write a label map as NIfTI that says itself what its numbers mean.
+
+    Args:
+        path: ending in ``.nii.gz``.
+        labels: (i, j, k) vertebrae under VerSe numbers and the muscles of :mod:`anatomy`.
+        affine: (4, 4) index → mm, RAS+.
+    """
+    import nibabel as nib
+
+    known = {**LEVEL_NAMES, **{value: name for name, value in MUSCLES.items()}}
+    present = [int(value) for value in np.unique(labels) if int(value) in known]
+    names = {v: f"vertebrae_{known[v]}" if v in LEVEL_NAMES else known[v] for v in present}
+    entries = "".join(f'<Label Key="{v}"><![CDATA[{name}]]></Label>' for v, name in names.items())
+    table = f"<CaretExtension><VolumeInformation><LabelTable>{entries}</LabelTable></VolumeInformation></CaretExtension>"  # noqa: E501 - one text
+    picture: Any = nib.Nifti1Image(np.ascontiguousarray(labels, dtype=np.uint8), affine)
+    picture.set_sform(affine, code=1)
+    picture.set_qform(affine, code=1)
+    picture.header.set_xyzt_units("mm")
+    picture.header.extensions.append(nib.nifti1.Nifti1Extension(0, table.encode("utf-8")))
+    partial = path.with_name(f"partial_{path.name}")
+    nib.save(picture, partial)
+    partial.replace(path)

@@ -1,0 +1,521 @@
+"""Masks that are made, drawn, written as DICOM SEG and compared: always against known places."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from click.testing import CliRunner
+
+from monai_vfx.anatomy import MADE_MASKS, TOTALSEGMENTATOR_V2, VERTEBRAE
+from monai_vfx.cli import main
+from monai_vfx.cohort import read_cohort, table_sha256
+from monai_vfx.dicom.segmentation import read_segmentation, write_segmentation
+from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
+from monai_vfx.errors import CaseRefused, MissingDependencyError
+from monai_vfx.localiser import Localisation, NamedLevel
+from monai_vfx.mask_sources import MaskSource
+from monai_vfx.mask_sources.cohorts import rows_without_mask, with_masks
+from monai_vfx.mask_sources.comparison import disagreement, match_levels
+from monai_vfx.mask_sources.source import (
+    DISAGREEMENT,
+    FACTS,
+    MASK,
+    PICTURE,
+    SEGMENTATION,
+    localisation_document,
+    write_label_map,
+)
+from monai_vfx.mask_sources.totalsegmentator import STRUCTURES
+from monai_vfx.masks import REFUSED_MASK, load_masks
+from monai_vfx.preflight import check_report, load_case
+from monai_vfx.report.localiser_picture import (
+    PictureVoxels,
+    body_centres,
+    slice_view,
+    spine_view,
+)
+from monai_vfx.schemas import violations
+from monai_vfx.transforms import LocateSpined
+from monai_vfx.volumes import open_volume, world_positions
+from monai_vfx.weights import sha256_of
+from phantoms import LEVELS, Phantom, grid, make_phantom, nifti
+
+BODIES = {v: k for k, v in LEVELS.items()}
+
+
+def oblique(spacing: tuple[float, float, float], turn_deg: float, flip: tuple[int, int, int]):
+    """Return a phantom on a grid turned about all axes, with axes flipped."""
+    shape, affine, middle = grid(spacing, (190.0, 170.0, 236.0))
+    a, b = np.radians([turn_deg, turn_deg / 2])
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    turned = np.eye(4)
+    turned[:3, :3] = about_x @ about_z @ affine[:3, :3] @ np.diag(flip)
+    turned[:3, 3] = middle - turned[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return make_phantom(shape, turned, middle)
+
+
+GRIDS = {
+    "upright, anisotropic": ((0.9, 1.1, 4.0), 0.0, (1, 1, 1)),
+    "flipped": ((1.2, 1.0, 3.0), 0.0, (-1, -1, -1)),
+    "oblique": ((1.0, 1.3, 2.5), 9.0, (-1, 1, 1)),
+}
+
+
+@pytest.fixture(scope="module", params=GRIDS)
+def any_grid(request: pytest.FixtureRequest) -> Phantom:
+    return oblique(*GRIDS[request.param])
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An oblique DICOM series of the phantom, flipped in its columns."""
+    made = oblique(*GRIDS["oblique"])
+    folder = tmp_path_factory.mktemp("dicom") / "series"
+    facts = SeriesFacts(uid_seed="auto", patient_name="Doe^Jane", patient_id="SECRET7")
+    write_ct_series(folder, np.rint(made.hu).astype(np.int16), made.affine, facts)
+    return folder
+
+
+def with_muscles(made: Phantom) -> np.ndarray:
+    """Return the phantom's labels with muscles behind and beside the bodies."""
+    index = np.indices(made.labels.shape).reshape(3, -1).T
+    x, y, z = (world_positions(made.affine, index) - made.centre).T.reshape(3, *made.labels.shape)
+    labels = made.labels.copy()
+    near = np.abs(z) < 60
+    labels[near & (np.hypot(np.abs(x) - 33, y) < 9) & (labels == 0)] = 102
+    labels[near & (np.hypot(np.abs(x) - 25, y + 42) < 11) & (labels == 0)] = 101
+    return labels
+
+
+def localisation(made: Phantom, labels: np.ndarray, shift: int = 0) -> Localisation:
+    """Return what a localiser that finds these labels says, its names shifted by so many levels."""
+    levels = []
+    for name, centre in body_centres(labels, made.affine).items():
+        value = VERTEBRAE[name] + shift
+        levels.append(
+            NamedLevel(
+                name=next(n for n, v in VERTEBRAE.items() if v == value),
+                probability=0.97,
+                centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+                height_mm=21.0,
+                depth_mm=30.0,
+                width_mm=40.0,
+                volume_ml=19.8,
+                ribs=(0.98, 0.03),
+                complete=True,
+            )
+        )
+    numbers = labels.astype(int)
+    moved = np.where((numbers > 0) & (numbers < 100), numbers + shift, numbers).astype(np.uint8)
+    return Localisation(
+        labels=moved,
+        levels=tuple(levels),
+        confidence=0.96,
+        threshold=0.9,
+        evidence={"sacrum_in_view": True, "last_rib": "T12", "lumbar_count": 5, "hypotheses": []},
+        weights_sha256={"locator": "a" * 64, "refiner": "b" * 64},
+        warnings=(),
+        seconds={"total": 8.0},
+    )
+
+
+def test_a_written_label_map_says_itself_what_it_is(any_grid: Phantom, tmp_path: Path) -> None:
+    labels = with_muscles(any_grid)
+    write_label_map(tmp_path / MASK, labels, any_grid.affine)
+    read = load_masks(tmp_path / MASK, labels.shape, any_grid.affine)
+    assert read.scheme == "names"  # not guessed from numbers
+    assert read.body_source == "given"
+    assert read.warnings == ()
+    np.testing.assert_array_equal(read.labels, labels)
+    np.testing.assert_allclose(nib.load(tmp_path / MASK).affine, any_grid.affine, atol=1e-4)
+
+
+def test_dicom_seg_lies_where_the_bodies_are(series: Path, tmp_path: Path) -> None:
+    volume = open_volume(series)
+    made = make_phantom(volume.shape, volume.affine, oblique(*GRIDS["oblique"]).centre)
+    labels = with_muscles(made)
+    path = write_segmentation(tmp_path / SEGMENTATION, labels, series)
+    found = read_segmentation(path)
+    assert set(found) == {*LEVELS, "erector_spinae", "psoas"}
+    for name, places in found.items():
+        value = VERTEBRAE.get(name) or {"erector_spinae": 101, "psoas": 102}[name]
+        true = world_positions(volume.affine, np.argwhere(labels == value))
+        assert len(places) == len(true), name
+        order, wanted = (np.lexsort(np.rint(p * 20).astype(int).T) for p in (places, true))
+        np.testing.assert_allclose(places[order], true[wanted], atol=0.02, err_msg=name)
+    # The answer known by hand: L2's middle is the phantom's, L1 30 mm above and T12 above that.
+    assert np.abs(found["L2"].mean(axis=0) - made.centre)[[0, 2]].max() < 1.0
+    assert found["L1"][:, 2].mean() - found["L2"][:, 2].mean() == pytest.approx(30, abs=1.5)
+
+
+def test_dicom_seg_belongs_to_the_patients_study(series: Path, tmp_path: Path) -> None:
+    volume = open_volume(series)
+    made = make_phantom(volume.shape, volume.affine, oblique(*GRIDS["oblique"]).centre)
+    first = write_segmentation(tmp_path / "a.dcm", made.labels, series)
+    again = write_segmentation(tmp_path / "b.dcm", made.labels, series)
+    seg = pydicom.dcmread(first)
+    source = pydicom.dcmread(next(series.iterdir()))
+    for tag in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert seg[tag].value == source[tag].value
+    assert seg.Modality == "SEG"
+    assert seg.SeriesInstanceUID != source.SeriesInstanceUID
+    assert seg.SOPInstanceUID == pydicom.dcmread(again).SOPInstanceUID
+    codes = {s.SegmentLabel: s.SegmentedPropertyTypeCodeSequence[0] for s in seg.SegmentSequence}
+    assert codes["L1"].CodeValue == "66794005"
+    assert codes["L1"].CodingSchemeDesignator == "SCT"
+    with pytest.raises(ValueError, match="voxels"):
+        write_segmentation(tmp_path / "c.dcm", made.labels[:-1], series)
+
+
+def test_pictures_show_left_and_back_where_they_are(any_grid: Phantom) -> None:
+    voxels = PictureVoxels(any_grid.hu, any_grid.labels, any_grid.affine)
+    spots = np.array(list(body_centres(any_grid.labels, any_grid.affine).values()))
+    ends = (spots[-1, 2] - 20, spots[0, 2] + 20)
+    lead = 700
+    # From the front: the bead 40 mm to the patient's left is at the reader's right of the middle.
+    front = spine_view(voxels, spots, "front", ends)
+    row, column = np.argwhere(np.nan_to_num(front.hu) > lead).mean(axis=0)
+    start, stop, low, high = front.extent
+    x = start + (column + 0.5) / front.hu.shape[1] * (stop - start)
+    assert x - any_grid.centre[0] == pytest.approx(-40, abs=2.5)
+    assert column > front.hu.shape[1] / 2
+    z = high + (row + 0.5) / front.hu.shape[0] * (low - high)
+    assert z - any_grid.centre[2] == pytest.approx(0, abs=2.5)
+    # From the left: the bead behind L2 is at the reader's right, and the head is up.
+    left = spine_view(voxels, spots, "left", ends)
+    _, column = np.argwhere(np.nan_to_num(left.hu) > lead).mean(axis=0)
+    assert column > left.hu.shape[1] / 2
+    rows = {v: np.argwhere(left.labels == n)[:, 0].mean() for n, v in BODIES.items()}
+    assert sorted(rows, key=lambda v: rows[v]) == list(LEVELS)
+    # A slice from the feet: the patient's left at the reader's right, the back below.
+    normal = np.cross(*(any_grid.affine[:3, axis] for axis in (0, 1)))
+    normal /= np.linalg.norm(normal)
+    for offset, row, column in (((-40, 8, 0), 0, 40), ((0, -32, 0), 40, 0)):
+        away = any_grid.centre + offset - spots[3]  # of a bead: in an oblique slice of its own
+        tile = slice_view(voxels, spots[3] + normal * (away @ normal), any_grid.affine)
+        bright = np.argwhere(np.nan_to_num(tile.hu) > lead)
+        places = bright + 0.5 - np.array(tile.hu.shape) / 2 + [24, 0]  # from the body's middle
+        assert (np.linalg.norm(places - [row, column], axis=1) < 8).sum() > 10
+        assert np.linalg.norm(places - [-row, -column], axis=1).min() > 20
+
+
+def test_what_the_localiser_finds_becomes_mask_picture_and_record(
+    series: Path, tmp_path: Path
+) -> None:
+    volume = open_volume(series)
+    made = make_phantom(volume.shape, volume.affine, oblique(*GRIDS["oblique"]).centre)
+    labels = with_muscles(made)
+    source = MaskSource(series, "auto", tmp_path / "out")
+    source.keep(volume, localisation(made, labels))
+    assert source.path == tmp_path / "out" / MASK
+    found = source.review(load_case(series, source.path))
+    assert {p.name for p in source.folder.iterdir()} == {MASK, SEGMENTATION, PICTURE, FACTS}
+    assert found["mask"]["source"] == "auto"
+    assert found["mask"]["confidence"] == 0.96
+    assert [level["name"] for level in found["mask"]["levels"]] == list(LEVELS)
+    assert found["mask"]["comparison"] is None  # nobody compares the localiser with itself
+    picture = source.folder / PICTURE
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    document = json.loads((source.folder / FACTS).read_text())
+    assert violations(document, "localisation") == []
+    at = document["levels"][3]["centre_mm"]
+    assert at[0] == pytest.approx(-made.centre[0], abs=1.5)  # LPS
+    assert at[2] == pytest.approx(made.centre[2], abs=1.5)
+    assert document["levels"][0]["ribs"] == {"right": 0.98, "left": 0.03}
+    for file in (FACTS, MASK):
+        assert b"Doe" not in (source.folder / file).read_bytes()
+
+
+def test_a_mask_one_level_off_is_found_out(any_grid: Phantom, tmp_path: Path) -> None:
+    image, mask = any_grid.save(tmp_path)
+    case = load_case(image, mask, scheme="verse")
+    source = MaskSource(image, mask, tmp_path / "out")
+    source.compare_with(case, localisation(any_grid, any_grid.labels))
+    comparison = source.record["comparison"]
+    assert comparison["agrees"] is True
+    assert comparison["largest_distance_mm"] < 0.5
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CaseRefused) as refused:
+        source.compare_with(case, localisation(any_grid, any_grid.labels, shift=-1))
+    assert refused.value.code == "mask_disagrees"
+    assert "L2 is the localiser's L1" in refused.value.message
+    assert (tmp_path / "out" / DISAGREEMENT).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_that_finds_too_few_bodies_is_a_warning(
+    any_grid: Phantom, tmp_path: Path
+) -> None:
+    image, mask = any_grid.save(tmp_path)
+    case = load_case(image, mask, scheme="verse")
+    found = localisation(any_grid, any_grid.labels)
+    found = replace(found, levels=found.levels[-2:])  # L4 and L5 alone
+    source = MaskSource(image, mask, tmp_path / "out")
+    source.compare_with(case, found)
+    assert [w.code for w in source.warnings] == ["mask_not_compared"]
+    assert "1 of the mask's 5" in source.warnings[0].message
+    assert source.record["comparison"]["agrees"] is None
+
+
+def test_half_a_level_off_is_no_other_level(any_grid: Phantom) -> None:
+    moved = any_grid.affine.copy()
+    moved[2, 3] += 10.0
+    found = localisation(any_grid, any_grid.labels)
+    matches = match_levels(any_grid.labels, moved, found.levels)
+    assert [m.found for m in matches] == [m.given for m in matches]
+    assert all(m.distance_mm == pytest.approx(10, abs=0.2) for m in matches)
+    assert disagreement(matches, found) is None
+    moved[0, 3] += 30.0
+    assert {m.found for m in match_levels(any_grid.labels, moved, found.levels)} == {None}
+
+
+def test_a_document_of_a_localisation_keeps_its_schema(any_grid: Phantom) -> None:
+    document = localisation_document(localisation(any_grid, any_grid.labels))
+    assert violations(document, "localisation") == []
+    assert violations({**document, "levels": []}, "localisation")
+
+
+# Where the CT itself is refused, or no tool is there
+
+
+def thick(folder: Path) -> Path:
+    """Write a CT that every way in refuses before any mask is made: slices of 12 mm."""
+    made = make_phantom(*grid((2.0, 2.0, 12.0), (190.0, 170.0, 240.0)))
+    folder.mkdir(parents=True, exist_ok=True)
+    nib.save(nifti(made.hu.astype(np.int16), made.affine), folder / "thick.nii.gz")
+    return folder / "thick.nii.gz"
+
+
+@pytest.mark.parametrize("made_by", MADE_MASKS)
+@pytest.mark.parametrize("command", ["check", "predict", "localise", "morphometry"])
+def test_a_bad_ct_is_refused_before_a_mask_is_made(
+    command: str, made_by: str, tmp_path: Path
+) -> None:
+    image = thick(tmp_path)
+    words = [command, str(image), "--out", str(tmp_path / "out")]
+    words += [] if command == "localise" else ["--mask", made_by]
+    if command == "morphometry":
+        words.append("--allow-thick")
+    if command == "predict":
+        from monai_vfx.weights import write_sidecar
+        from phantoms import SIDECAR
+
+        (tmp_path / "w.pt").touch()
+        write_sidecar(tmp_path / "w.pt", SIDECAR)
+        words += ["--weights", str(tmp_path / "w.pt")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 3, result.output
+    (line,) = result.stdout.splitlines()
+    assert json.loads(line)["refusal"]["code"] == "slices_too_thick"
+    assert not (tmp_path / "out" / MASK).exists()
+
+
+def test_refusing_a_ct_with_auto_mask_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from monai_vfx.cli import main; "
+        f"r = CliRunner().invoke(main, ['check', {str(thick(tmp_path))!r}]); "
+        "print(r.exit_code, [m for m in ('torch', 'monai') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "3 []"
+
+
+def test_a_given_mask_without_comparison_needs_no_torch(phantom: Phantom, tmp_path: Path) -> None:
+    image, mask = phantom.save(tmp_path)
+    words = ["check", str(image), "--mask", str(mask), "--no-compare-mask"]
+    code = (
+        "import sys; from click.testing import CliRunner; from monai_vfx.cli import main; "
+        f"r = CliRunner().invoke(main, {words!r}); "
+        "print(r.exit_code, [m for m in ('torch', 'monai') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "0 []"
+
+
+def test_totalsegmentator_that_is_absent_is_named_with_its_command(
+    phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _ = phantom.save(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(main, ["check", str(image), "--mask", "totalsegmentator"])
+    assert result.exit_code == 1
+    assert "pip install TotalSegmentator" in result.stderr
+    assert "Traceback" not in result.output
+    with pytest.raises(MissingDependencyError):
+        MaskSource(image, "totalsegmentator", tmp_path)(open_volume(image))
+
+
+STAND_IN = """#!{python}
+import argparse, sys
+from pathlib import Path
+import nibabel as nib
+import numpy as np
+parser = argparse.ArgumentParser()
+parser.add_argument("-i", dest="input", required=True)
+parser.add_argument("-o", dest="output", required=True)
+parser.add_argument("-ml", "--ml", action="store_true")
+parser.add_argument("-ta", "--task", default="total", choices=["total", "vertebrae_body"])
+parser.add_argument("-rs", "--roi_subset", nargs="+")
+parser.add_argument("--version", action="version", version="2.11.0")
+args = parser.parse_args()
+if {fail}:
+    print("no weights in", Path(args.input).parent, file=sys.stderr)
+    sys.exit(1)
+names = {names!r}
+assert args.ml and args.task == "total" and set(args.roi_subset) <= set(names.values())
+ct = nib.load(args.input)
+hu = np.asarray(ct.dataobj)
+known = np.load(Path(__file__).with_name("labels.npy"))
+assert hu.shape == known.shape and hu.dtype == np.int16
+kept = [number for number, name in names.items() if name in args.roi_subset]
+labels = np.where(np.isin(known, kept), known, 0).astype(np.uint8)
+made = nib.Nifti1Image(labels, ct.affine)
+table = "".join(f'<Label Key="{{n}}"><![CDATA[{{names[n]}}]]></Label>' for n in kept)
+text = f"<CaretExtension><LabelTable>{{table}}</LabelTable></CaretExtension>"
+made.header.extensions.append(nib.nifti1.Nifti1Extension(0, text.encode()))
+nib.save(made, args.output)
+"""
+
+
+def install_stand_in(folder: Path, labels: np.ndarray, *, fail: bool = False) -> None:
+    """Write a program with TotalSegmentator's command line, which knows the phantom's labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tool_ids = {name: n for n, name in TOTALSEGMENTATOR_V2.items()}
+    names = {n: f"vertebrae_{s}" for n, s in TOTALSEGMENTATOR_V2.items() if s in VERTEBRAE}
+    names |= dict(zip(range(86, 90), STRUCTURES[-4:], strict=True))
+    known = np.zeros_like(labels)
+    for level, value in LEVELS.items():
+        known[labels == value] = tool_ids[level]
+    np.save(folder / "labels.npy", known)
+    tool = folder / "TotalSegmentator"
+    tool.write_text(STAND_IN.format(python=sys.executable, names=names, fail=fail))
+    tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
+
+
+def test_totalsegmentator_is_run_and_its_version_recorded(
+    any_grid: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _ = any_grid.save(tmp_path)
+    install_stand_in(tmp_path / "bin", any_grid.labels)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    words = ["check", str(image), "--mask", "totalsegmentator", "--no-compare-mask"]
+    result = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert violations(report, "check") == []
+    assert report["label_scheme"] == "names"
+    assert report["mask"]["source"] == "totalsegmentator"
+    assert report["mask"]["tool"] == "TotalSegmentator 2.11.0"
+    assert report["mask"]["confidence"] is None
+    kept = load_masks(tmp_path / "out" / MASK, any_grid.labels.shape, any_grid.affine)
+    np.testing.assert_array_equal(kept.labels, any_grid.labels)
+    assert (tmp_path / "out" / PICTURE).is_file()
+
+
+def test_a_failing_totalsegmentator_is_a_refusal(
+    phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _ = phantom.save(tmp_path)
+    install_stand_in(tmp_path / "bin", phantom.labels, fail=True)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    report, refusal = check_report(
+        image, MaskSource(image, "totalsegmentator", tmp_path / "out"), case="a"
+    )
+    assert refusal is not None
+    assert refusal.code == "mask_not_made"
+    assert "status 1" in refusal.message
+    assert "vfx_" not in refusal.message  # no path
+    assert violations(report, "check") == []
+
+
+# Tables
+
+
+def cohort(folder: Path, phantom: Phantom) -> Path:
+    """Write a table: one row with a mask, one whose mask can be made, one whose CT is refused."""
+    phantom.save(folder)
+    thick(folder)
+    nib.save(nifti(phantom.hu.astype(np.int16), phantom.affine), folder / "second.nii.gz")
+    table = folder / "patients.csv"
+    table.write_text(
+        "case,image,mask,fracture,note\n"
+        "a,ct.nii.gz,mask.nii.gz,1,x\n"
+        'b,second.nii.gz,,0,"y, z"\n'
+        "c,thick.nii.gz,,0,\n"
+    )
+    return table
+
+
+def test_a_table_with_all_masks_is_left_alone(phantom: Phantom, tmp_path: Path) -> None:
+    phantom.save(tmp_path)
+    table = tmp_path / "t.csv"
+    table.write_text("case,image,mask,fracture\na,ct.nii.gz,mask.nii.gz,1\n")
+    assert rows_without_mask(table) == 0
+    assert with_masks(table, tmp_path / "masks") == table
+    assert not (tmp_path / "masks").exists()
+    assert table_sha256(table) == sha256_of(table)
+
+
+def test_missing_masks_are_made_once_and_refusals_listed(
+    phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = cohort(tmp_path, phantom)
+    assert rows_without_mask(table) == 2
+    assert [item["mask"] for item in read_cohort(table)][1:] == ["", ""]
+    install_stand_in(tmp_path / "bin", phantom.labels)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    told: list[str] = []
+    folder = tmp_path / "masks"
+    filled = with_masks(table, folder, "totalsegmentator", told.append)
+    assert told == ["mask 1 of 2, case b: made", "mask 2 of 2, case c: refused"]
+    frame = pd.read_csv(filled)
+    assert list(frame.columns) == ["case", "image", "mask", "fracture", "note"]
+    assert frame["note"].tolist()[:2] == ["x", "y, z"]
+    assert table_sha256(filled) == sha256_of(table)  # held-out patients stay recognisable
+    items = read_cohort(filled)
+    assert Path(items[1]["mask"]) == (folder / "b" / MASK).resolve()
+    assert Path(items[2]["mask"]).name == REFUSED_MASK
+    assert not (folder / "b" / SEGMENTATION).exists()
+    # Whatever loads the refused one is refused with the code that belongs to its CT.
+    locate = LocateSpined(("image", "mask"))
+    with pytest.raises(CaseRefused) as refused:
+        locate({"image": items[2]["image"], "mask": items[2]["mask"]})
+    assert refused.value.code == "slices_too_thick"
+    with pytest.raises(CaseRefused) as refused:
+        load_masks(Path(items[2]["mask"]), (1, 1, 1), np.eye(4))
+    assert refused.value.code == "slices_too_thick"
+    assert "mask" in locate({"image": items[1]["image"], "mask": items[1]["mask"]})
+
+    # A second time nothing is made, until an image changes.
+    before = (folder / "b" / MASK).stat().st_mtime_ns
+    first = filled.read_bytes()
+    assert with_masks(table, folder, "totalsegmentator").read_bytes() == first
+    assert (folder / "b" / MASK).stat().st_mtime_ns == before
+    os.utime(tmp_path / "second.nii.gz", ns=(0, 0))
+    with_masks(table, folder, "totalsegmentator")
+    assert (folder / "b" / MASK).stat().st_mtime_ns != before
+
+
+def test_a_record_in_place_of_a_mask_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / REFUSED_MASK).write_text('{"code": "no_such_code"}')
+    with pytest.raises(CaseRefused) as refused:
+        load_masks(tmp_path / REFUSED_MASK, (1, 1, 1), np.eye(4))
+    assert refused.value.code == "mask_unreadable"
+
+
+def test_a_row_without_mask_is_refused_where_none_is_made(phantom: Phantom, tmp_path: Path) -> None:
+    item = read_cohort(cohort(tmp_path, phantom))[1]
+    with pytest.raises(CaseRefused) as refused:
+        LocateSpined(("image", "mask"))({"image": item["image"], "mask": item["mask"]})
+    assert refused.value.code == "mask_required"
