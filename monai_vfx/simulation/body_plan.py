@@ -20,6 +20,7 @@ from monai_vfx.simulation.label_map import AnatomyMap, Frame, Painter, Solid, Ve
 from monai_vfx.simulation.lesions import make_calcifications, make_fluid, make_masses
 from monai_vfx.simulation.muscles import make_canal, make_guard, make_muscles, make_wall
 from monai_vfx.simulation.pelvis import make_pelvis
+from monai_vfx.simulation.sacrum import make_sacrum, sacral_tilt, sacralised_parts, sacrum_parts
 from monai_vfx.simulation.skeleton import (
     INTACT,
     LEVEL_NUMBERS,
@@ -30,11 +31,7 @@ from monai_vfx.simulation.skeleton import (
     disc_between,
     expected_sizes,
     level_names,
-    make_sacrum,
     rotation,
-    sacral_tilt,
-    sacralised_parts,
-    sacrum_parts,
     stack,
 )
 from monai_vfx.simulation.spine import LevelSize
@@ -300,6 +297,7 @@ def _draw_inside(
     size = trunk.habitus.size
     turn = np.deg2rad((sacrum[0].size.tilt - sacral_tilt(1.0)) * 0.7)
     pelvis = Frame(sacrum[0].frame.origin, rotation(turn, 0.0, 0.0))
+    pelvis = pelvis.moved(0.0, float(rng.normal(0, 3)), float(rng.normal(0, 5)))
     hips = float(rng.normal(1.0, 0.05))
     bulk = (
         float(np.clip(rng.normal(0.95, 0.15), 0.5, 1.3)),
@@ -315,7 +313,7 @@ def _draw_inside(
         *make_masses(rng, spine, pelvis, trunk),
         *make_fluid(rng, spine, trunk),
         *make_calcifications(rng, spine, size),
-        *make_muscles(spine, sacrum, pelvis, bulk, (size, hips)),
+        *make_muscles(spine, sacrum, pelvis, bulk, (size, hips), trunk.habitus.fat),
         *make_pelvis(pelvis, size, hips, replaced),
     ]
 
@@ -334,7 +332,8 @@ def _draw_bones(
             solids.append(make_vacuum(rng, disc.vertebra))
     sides = ((1, -1), (1,), (-1,))[int(rng.choice(3, p=(0.6, 0.2, 0.2)))]
     joined = sacralised_parts(spine[-1], sacrum[0], sides)
-    arches = {body.name: arch_parts(body) for body in spine}
+    process, droop = float(rng.normal(1.0, 0.1)), float(rng.normal(1.0, 0.3))
+    arches = {body.name: arch_parts(body, process, droop) for body in spine}
     if "sacralised" in found.variants:
         arches[spine[-1].name] += joined
     reach = float(rng.uniform(38, 46)) if "lumbarised" in found.variants else 58.0

@@ -93,7 +93,8 @@ def _draw_collapse(rng: np.random.Generator) -> tuple[str, Collapse]:
         upper = float(rng.uniform(0.4, 0.7))
     else:
         shares = (loss, loss * rng.uniform(0.9, 1.1), loss * rng.uniform(0.8, 1.0))
-    return kind, Collapse(*(float(share) for share in shares), upper=upper, lean=lean)
+    front, middle, back = (float(share) for share in shares)
+    return kind, Collapse(front, middle, back, upper, lean)
 
 
 def schmorl_parts(body: Vertebra, nodes: Sequence[tuple[float, float, bool, float]]) -> list[Shape]:
@@ -162,7 +163,7 @@ def _dish(
 def make_vacuum(rng: np.random.Generator, disc: Vertebra) -> Solid:
     """Return gas in a disc."""
     half = (disc.half_width * rng.uniform(0.3, 0.7), disc.half_depth * rng.uniform(0.2, 0.6), 1.6)
-    frame = disc.frame.moved(*rng.normal(0, 4, 2), 0.0)
+    frame = disc.frame.moved(float(rng.normal(0, 4)), float(rng.normal(0, 4)), 0.0)
     return Solid((Blob(frame, half, 2.0, 0.1, rng.uniform(0, 9)),), _GAS, over=_DISC)
 
 

@@ -13,8 +13,11 @@ from monai_vfx.simulation.trunk import Trunk
 
 _FAT = frozenset((Tissue.VISCERAL_FAT,))
 _ORGANS = frozenset(
-    (Tissue.VISCERAL_FAT, Tissue.BOWEL_WALL, Tissue.BOWEL_CONTENT, Tissue.GAS, Tissue.FAECES)
-    + (Tissue.PELVIC_ORGAN, Tissue.BLADDER, Tissue.PANCREAS, Tissue.STOMACH_WALL)
+    (
+        *(Tissue.VISCERAL_FAT, Tissue.BOWEL_WALL, Tissue.BOWEL_CONTENT, Tissue.GAS),
+        *(Tissue.FAECES, Tissue.PELVIC_ORGAN, Tissue.BLADDER, Tissue.PANCREAS),
+        Tissue.STOMACH_WALL,
+    )
 )
 _SOLID_ORGANS = frozenset((Tissue.LIVER, Tissue.SPLEEN, Tissue.KIDNEY))
 
@@ -56,8 +59,8 @@ def make_masses(
     if rng.random() < 0.10:
         radius = float(rng.uniform(25, 115))
         centre = pelvis.world(rng.normal(0, 25), 62 * k, -70 * k + radius * 0.9)
-        half = tuple(float(r) for r in radius * rng.uniform(0.75, 1.15, 3))
-        mass = Blob(Frame(centre), (half[0], half[1], half[2]), 2.1, 0.06, rng.uniform(0, 9))
+        a, b, c = (float(r) for r in radius * rng.uniform(0.75, 1.15, 3))
+        mass = Blob(Frame(centre), (a, b, c), 2.1, 0.06, rng.uniform(0, 9))
         layers = ((Tissue.SOLID_MASS, 0.0), (Tissue.CYST, float(rng.uniform(1.5, 6.0))))
         solids.append(Solid((mass,), layers, over=_ORGANS))
     parts: list[Shape] = []

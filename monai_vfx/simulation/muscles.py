@@ -44,11 +44,13 @@ _PSOAS_LOW = (
     (104.0, 6.0, -150.0, 7.0, 7.0),
 )
 _SOFT = frozenset(
-    (Tissue.MUSCLE, Tissue.SUBCUTANEOUS_FAT, Tissue.VISCERAL_FAT, Tissue.ERECTOR_SPINAE)
-    + (Tissue.PSOAS, Tissue.QUADRATUS, Tissue.POSTERIOR_CORTEX, Tissue.POSTERIOR_TRABECULAR)
-    + (Tissue.SACRUM_CORTEX, Tissue.SACRUM_TRABECULAR, Tissue.EPIDURAL_FAT, Tissue.CANAL)
+    (
+        *(Tissue.MUSCLE, Tissue.SUBCUTANEOUS_FAT, Tissue.VISCERAL_FAT, Tissue.ERECTOR_SPINAE),
+        *(Tissue.PSOAS, Tissue.QUADRATUS, Tissue.POSTERIOR_CORTEX, Tissue.POSTERIOR_TRABECULAR),
+        *(Tissue.SACRUM_CORTEX, Tissue.SACRUM_TRABECULAR, Tissue.EPIDURAL_FAT, Tissue.CANAL),
+    )
 )
-
+"""What the canal may replace: no body and no disc."""
 _INNER = frozenset((Tissue.VISCERAL_FAT, Tissue.LUNG))
 
 
@@ -101,14 +103,17 @@ def make_muscles(
     pelvis: Frame,
     bulk: tuple[float, float],
     scale: tuple[float, float],
+    fat: float,
 ) -> list[Solid]:
     """Return erector spinae, psoas with iliacus, and quadratus lumborum.
 
     Args:
-        spine: vertebrae, cranial to caudal; ``sacrum`` its segments.
+        spine: vertebrae, cranial to caudal.
+        sacrum: its segments.
         pelvis: origin in S1.
         bulk: thickness of the erector spinae and the psoas relative to the usual one.
         scale: size of the person and breadth of the pelvis.
+        fat: thickness in mm of the fat that covers the back where the muscles bulge.
     """
     by_name = _named(spine, sacrum)
     size, breadth = scale
@@ -123,11 +128,11 @@ def make_muscles(
             erector.append((*place, half_x * thick, half_y * thick))
         for name, (u, v, half_x, half_y) in _PSOAS.items():
             body, thick = by_name[name], bulk[1] * size
+            if body is by_name["last"] and name != "last":
+                continue
             beside = body.half_width + u * size - (1 - bulk[1]) * half_x * 0.8
-            psoas.append(
-                (*body.frame.world(side * beside, v * size, 0.0),)
-                + (half_x * thick, half_y * thick)
-            )
+            place = body.frame.world(side * beside, v * size, 0.0)
+            psoas.append((*place, half_x * thick, half_y * thick))
         for u, v, w, half_x, half_y in _PSOAS_LOW:
             place = pelvis.world(side * u * size * breadth, v * size, w * size)
             psoas.append((*place, half_x * bulk[1] * size, half_y * bulk[1] * size))
@@ -142,7 +147,11 @@ def make_muscles(
         for point in wing_points(pelvis, side, size, breadth):
             iliacus.append(Rod(point, goal, 8.0 * bulk[1] * size, 12.0 * bulk[1] * size))
         solids.append(Solid(tuple(iliacus), ((Tissue.PSOAS, 0.0),), blend=5.0))
-        solids.append(Solid((_column(erector, 2.7),), ((Tissue.ERECTOR_SPINAE, 0.0),)))
+        back = (_column(erector, 2.7),)
+        cover = ((Tissue.SKIN, -fat - 2.0), (Tissue.SUBCUTANEOUS_FAT, -fat))
+        outside = frozenset((Tissue.AIR, Tissue.SKIN, Tissue.COUCH_SHELL, Tissue.COUCH_FOAM))
+        solids.append(Solid(back, cover, over=outside))
+        solids.append(Solid(back, ((Tissue.ERECTOR_SPINAE, 0.0),)))
     return solids
 
 
@@ -191,4 +200,5 @@ def _column(knots: Sequence[Sequence[float]], power: float) -> Column:
     """Return a column through (x, y, z, half_x, half_y) knots, ordered by height."""
     table = np.array(sorted(knots, key=lambda knot: knot[2]))
     table[:, 2] += np.arange(len(table)) * 1e-3
-    return Column(*(table[:, i] for i in (2, 0, 1, 3, 4)), power=power)
+    x, y, z, half_x, half_y = table.T
+    return Column(z, x, y, half_x, half_y, power)

@@ -80,8 +80,8 @@ def wing_points(frame: Frame, side: int, size: float, breadth: float) -> Vector:
 
 def _hip_parts(at: object, hip: Frame, size: float) -> tuple[Shape, ...]:
     assert callable(at)
-    crest = [at(point) for point in _resampled(_CREST, 24)]
-    base = [at(point) for point in _resampled(_BASE, 24)]
+    crest = [at(point) for point in _resampled(_CREST, 36)]
+    base = [at(point) for point in _resampled(_BASE, 36)]
     parts: list[Shape] = []
     for top, low in zip(crest, base, strict=True):
         middle = 0.55 * top + 0.45 * low + hip.axes @ (0, -3.0 * size, 0)

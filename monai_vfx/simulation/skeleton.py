@@ -14,7 +14,7 @@ import numpy as np
 
 from monai_vfx.anatomy import VERTEBRAE
 from monai_vfx.simulation.label_map import Box, Field, Frame, Grid, Rod, Shape, Vector
-from monai_vfx.simulation.spine import SACRUM_TILT, SIZES, LevelSize
+from monai_vfx.simulation.spine import SIZES, LevelSize
 
 LEVEL_NUMBERS: dict[str, int] = {**{f"C{n}": n for n in range(1, 8)}, **VERTEBRAE}
 """Level name → number in the map of vertebrae (VerSe)."""
@@ -38,8 +38,6 @@ _THORACIC: dict[str, LevelSize] = {
     **{name: size for name, size in SIZES.items() if name.startswith("T")},
 }
 _LUMBAR = {name: size for name, size in SIZES.items() if name.startswith("L")}
-_SACRAL_TILTS = (0.0, 5.0, 16.0, 34.0, 52.0, 70.0)
-"""Of S1-S5 and the coccyx against S1 in degrees: concave to the front."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class Body:
         end = half + along * np.float32(body.size.wedge / 4) - dish
         lost = body.collapse
         if lost is INTACT:
-            return np.maximum(side, np.abs(w) - end)
+            return np.asarray(np.maximum(side, np.abs(w) - end), dtype=np.float32)
         front = np.clip(along, -1, 1)
         bend = (lost.anterior + lost.posterior) / 2 - lost.middle
         loss = lost.middle + (lost.anterior - lost.posterior) / 2 * front + bend * front * front
@@ -138,7 +136,7 @@ class Body:
         loss = np.clip(loss, 0, 0.85) * np.float32(body.size.height)
         top = w - (end - loss * np.float32(lost.upper))
         bottom = -w - (end - loss * np.float32(1 - lost.upper))
-        return np.maximum(side, np.maximum(top, bottom))
+        return np.asarray(np.maximum(side, np.maximum(top, bottom)), dtype=np.float32)
 
 
 def body_centre(body: Vertebra) -> Vector:
@@ -254,52 +252,13 @@ def _settled(body: Vertebra, upper: bool) -> float:
     return 0.8 * min(lost.middle, rims) * share * body.size.height
 
 
-def make_sacrum(
-    last: Vertebra, tilt: float, size: float, second_disc: float, slip: float
-) -> list[Vertebra]:
-    """Return S1-S5 and the first coccygeal segments below a last lumbar vertebra.
-
-    Args:
-        last: the lumbar vertebra above.
-        tilt: of S1 in degrees.
-        size: scale of the person.
-        second_disc: height in mm of what is left of the disc S1/S2.
-        slip: how far the last lumbar vertebra stands in front of S1, mm.
-    """
-    segments: list[Vertebra] = []
-    above = last
-    heights = (29.0, 24.0, 21.0, 18.0, 16.0, 22.0)
-    depths = (32.0, 23.0, 17.0, 13.0, 11.0, 9.0)
-    widths = (50.0, 40.0, 33.0, 29.0, 26.0, 15.0)
-    for number, turn in enumerate(_SACRAL_TILTS):
-        angle = tilt + turn
-        axes = rotation(np.deg2rad(angle), np.deg2rad(last.coronal / 3), 0.0)
-        gap = (last.size.disc, second_disc, 0.0, 0.0, 0.0, 0.0)[number]
-        height = heights[number] * size
-        middle = axes[:, 2] + above.frame.axes[:, 2]
-        place = (
-            above.frame.origin
-            - above.size.height / 2 * above.frame.axes[:, 2]
-            - gap * middle / np.linalg.norm(middle)
-            - height / 2 * axes[:, 2]
-            - (slip if number == 0 else 0.0) * axes[:, 1]
-        )
-        expected = LevelSize(
-            *(height, 2.0 if number == 0 else 0.5, depths[number] * size, widths[number] * size),
-            *(gap, angle, 0.0),
-        )
-        name = f"S{number + 1}"
-        above = Vertebra(name, Frame(place, axes), expected, 0.4, 0.02, last.span)
-        segments.append(above)
-    return segments
-
-
-def arch_parts(body: Vertebra, process: float = 1.0) -> tuple[Shape, ...]:
+def arch_parts(body: Vertebra, process: float = 1.0, droop: float = 1.0) -> tuple[Shape, ...]:
     """Return the parts of a vertebra's arch: pedicles, facets, laminae and processes.
 
     Args:
         body: the vertebra.
         process: length of the transverse processes relative to the usual one.
+        droop: of the spinous process, likewise.
     """
     region = body.name[0]
     number = int(body.name[1:])
@@ -341,61 +300,6 @@ def arch_parts(body: Vertebra, process: float = 1.0) -> tuple[Shape, ...]:
     for w in (0.0, -5.0, -10.0, -15.0):
         tall = 0.8 if thoracic else 1.0
         start = body.frame.world(0, -(back + canal + 6), w * low)
-        end = body.frame.world(0, -tip, (w + drop) * tall * low)
+        end = body.frame.world(0, -tip, (w + drop * droop) * tall * low)
         parts.append(Rod(start, end, (2.8 if thoracic else 3.1) * k))
     return tuple(parts)
-
-
-def sacrum_parts(
-    sacrum: list[Vertebra], first_reach: float = 58.0
-) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
-    """Return the parts of the sacrum, and the foramina that are cut out of it.
-
-    Args:
-        sacrum: its segments.
-        first_reach: of the alae of S1 from the midline, mm.
-    """
-    parts: list[Shape] = [Body(segment) for segment in sacrum]
-    cuts: list[Shape] = []
-    reach, thick = (first_reach, 54.0, 45.0, 32.0, 22.0), (12.0, 11.0, 9.0, 7.0, 5.0)
-    for number, segment in enumerate(sacrum[:5]):
-        k, at = segment.span, segment.frame
-        half = segment.size.height / 2
-        deep = segment.half_depth
-        for side in (-1, 1):
-            for w in (-0.6 * half, 0.45 * half):
-                start = at.world(side * segment.half_width * 0.6, -0.1 * deep, w)
-                end = at.world(side * (reach[number] * k - thick[number]), -8 * k, w - 3)
-                parts.append(Rod(start, end, thick[number] * k * 0.85, thick[number] * k))
-            arch = at.world(side * 14 * k, -deep - 11 * k, 0)
-            crest = at.world(0, -deep - (20 - 2 * number) * k, -4)
-            parts.append(Rod(arch, crest, (4.0 - 0.4 * number) * k))
-            parts.append(Rod(at.world(side * 19 * k, -deep * 0.6, 0), arch, 4.5 * k))
-            if number < 4:  # a nerve leaves to the front and to the back below each segment
-                x = side * (segment.half_width * 0.85 + 1)
-                front = at.world(x, deep + 6, -half)
-                rear = at.world(x, -deep - 20 * k, -half)
-                cuts.append(Rod(front, rear, (4.5 - 0.4 * number) * k))
-    return tuple(parts), tuple(cuts)
-
-
-def sacralised_parts(last: Vertebra, first: Vertebra, sides: tuple[int, ...]) -> tuple[Shape, ...]:
-    """Return the broad transverse processes of a sacralised last lumbar vertebra (Castellvi III).
-
-    Args:
-        last: the last lumbar vertebra; ``first`` is S1.
-        sides: 1 for the patient's right, -1 for the left.
-    """
-    k = last.span
-    parts: list[Shape] = []
-    for side in sides:
-        root = last.frame.world(side * last.half_width * 0.8, -last.half_depth - 6 * k, 4.0)
-        tip = last.frame.world(side * 48 * k, -last.half_depth - 4 * k, -2.0)
-        ala = first.frame.world(side * 42 * k, -4.0, first.size.height * 0.45)
-        parts += [Rod(root, tip, 8 * k, 10 * k), Rod(tip, ala, 10 * k, 10 * k)]
-    return tuple(parts)
-
-
-def sacral_tilt(lordosis: float) -> float:
-    """Return the tilt of S1 in degrees; ``lordosis`` is relative to the usual one."""
-    return SACRUM_TILT * lordosis

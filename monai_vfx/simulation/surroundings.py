@@ -41,18 +41,21 @@ def make_shoulders(
     solids = []
     for side in (1, -1):
         joint = at["T2"] + np.array([side * 152.0, 8.0, 8.0]) * k
-        edge = paths["T1", side][-1] + (side * -6.0, 6.0, 10.0)
-        bend = (edge + joint) / 2 + (0.0, 14.0 * k, 10.0 * k)
-        clavicle = (Rod(edge, bend, 6.5 * k, 5.5 * k), Rod(bend, joint + (0, -8, 22), 5.5 * k))
+        edge = paths["T1", side][-1] + np.array([side * -6.0, 6.0, 10.0])
+        bend = (edge + joint) / 2 + np.array([0.0, 14.0 * k, 10.0 * k])
+        clavicle = (
+            Rod(edge, bend, 6.5 * k, 5.5 * k),
+            Rod(bend, joint + np.array([0, -8, 22]), 5.5 * k),
+        )
         solids.append(Solid(clavicle, _THIN, blend=3.0))
         angles = [at["T2"] + np.array([side * x, y, z]) * k for x, y, z in _SCAPULA]
         blade: list[Shape] = [Rod(angles[0], angles[1], 3.4), Rod(angles[0], angles[2], 4.5)]
-        for share in np.linspace(0, 1, 9):
+        for share in np.linspace(0, 1, 16):
             low = angles[1] + share * (angles[2] - angles[1])
             blade.append(Rod(angles[0] + 0.5 * share * (angles[3] - angles[0]), low, 3.0))
         blade += [
-            Rod(angles[3], joint + (side * -24.0 * k, -4, 0), 9.0 * k),
-            Rod(angles[4], joint + (0, -16, 26), 6.0),
+            Rod(angles[3], joint + np.array([side * -24.0 * k, -4, 0]), 9.0 * k),
+            Rod(angles[4], joint + np.array([0, -16, 26]), 6.0),
         ]
         solids.append(Solid(tuple(blade), _THIN, blend=2.0))
         solids.append(Solid((Blob(Frame(joint), (24 * k,) * 3),), LIMB_LAYERS))
@@ -96,7 +99,7 @@ def make_arms(
     upper = (Rod(points[4], points[3], 13 * k, 11 * k), Rod(points[3], points[2], 11 * k, 15 * k))
     solids.append(Solid(upper, LIMB_LAYERS))
     for dx in (-9.0, 9.0):
-        start, end = points[2] + (dx * k, 0, -8), points[0] + (dx * k, 0, 0)
+        start, end = points[2] + np.array([dx * k, 0, -8]), points[0] + np.array([dx * k, 0, 0])
         solids.append(Solid((Rod(start, end, 8 * k, 7 * k),), LIMB_LAYERS))
     return solids
 
@@ -117,17 +120,17 @@ def make_head(rng: np.random.Generator, spine: Sequence[Vertebra], size: float) 
         Rod(a, b, 5.0)
         for s in (1, -1)
         for a, b in (
-            (axis[1] + (0, 6, 0), ring + (s * 22.0, 2.0, 0.0)),
-            (ring + (s * 22.0, 2.0, 0.0), ring + (0.0, -24.0, 0.0)),
-            (axis[0] + (s * 6.0, -8.0, 0.0), axis[0] + (s * 8.0, -22.0, 0.0)),
-            (axis[0] + (s * 8.0, -22.0, 0.0), axis[0] + (0.0, -36.0, -6.0)),
+            (axis[1] + np.array([0, 6, 0]), ring + np.array([s * 22.0, 2.0, 0.0])),
+            (ring + np.array([s * 22.0, 2.0, 0.0]), ring + np.array([0.0, -24.0, 0.0])),
+            (axis[0] + np.array([s * 6.0, -8.0, 0.0]), axis[0] + np.array([s * 8.0, -22.0, 0.0])),
+            (axis[0] + np.array([s * 8.0, -22.0, 0.0]), axis[0] + np.array([0.0, -36.0, -6.0])),
         )
     )
     soft = (
         Blob(Frame(centre), (82 * size, 100 * size, 80 * size), 2.2),
         Blob(Frame(face), (62 * size, 44 * size, 66 * size)),
     )
-    airway = Rod(face + (0, -14, 6), top.frame.world(0, 26, 0), 9.0)
+    airway = Rod(face + np.array([0, -14, 6]), top.frame.world(0, 26, 0), 9.0)
     return [
         Solid(
             soft,

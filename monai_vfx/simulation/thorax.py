@@ -120,14 +120,21 @@ def path_length(path: Vector) -> float:
 def make_sternum(paths: dict[tuple[str, int], Vector], trunk: Trunk, size: float) -> list[Solid]:
     """Return costal cartilages and the sternum."""
     tops = [paths[f"T{n}", side][-1] for n in (1, 2) for side in (1, -1)]
-    notch = np.mean(tops, axis=0) + (0.0, 0.0, 4.0)
+    notch = np.mean(tops, axis=0) + np.array([0.0, 0.0, 4.0])
     notch[1] = max(point[1] for point in tops) + 4
     low = paths["T7", 1][-1][2] + 25 * size
     x, y, _, front, _ = trunk.at(low)
     tip = np.array([float(x), float(y + front + 5), low])
     flat = np.array([0.0, 1.0, 0.0])
     sternum = [
-        Rod(notch + (dx, 0.0, 0.0), tip + (dx * 0.6, 0.0, 0.0), 11.0 * size, 9.0, flat, 2.0)
+        Rod(
+            notch + np.array([dx, 0.0, 0.0]),
+            tip + np.array([dx * 0.6, 0.0, 0.0]),
+            11.0 * size,
+            9.0,
+            flat,
+            2.0,
+        )
         for dx in (-8.0, 8.0)
     ]
     solids = []
@@ -140,7 +147,7 @@ def make_sternum(paths: dict[tuple[str, int], Vector], trunk: Trunk, size: float
             end = paths[f"T{number}", side][-1]
             if number <= 7:
                 share = (number - 0.5) / 6.8
-                goal = notch + share * (tip - notch) + (side * 14.0, 0.0, 0.0)
+                goal = notch + share * (tip - notch) + np.array([side * 14.0, 0.0, 0.0])
             else:
                 goal = margin[side]
             middle = (end + goal) / 2

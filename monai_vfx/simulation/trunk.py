@@ -22,12 +22,12 @@ _PROFILE: dict[str, tuple[float, float, float, float, float, float]] = {
     "S5": (52.0, 75.0, 62.0, 178.0, 104.0, 98.0),
     "S3": (70.0, 92.0, 45.0, 172.0, 108.0, 96.0),
     "S1": (108.0, 98.0, 20.0, 158.0, 108.0, 84.0),
-    "last": (114.0, 92.0, 18.0, 146.0, 104.0, 74.0),
-    "L3": (112.0, 94.0, 26.0, 130.0, 105.0, 66.0),
-    "L1": (117.0, 104.0, 34.0, 132.0, 113.0, 63.0),
-    "rib12": (121.0, 107.0, 38.0, 136.0, 117.0, 62.0),
-    "T10": (124.0, 107.0, 43.0, 144.0, 120.0, 65.0),
-    "T7": (117.0, 96.0, 44.0, 148.0, 114.0, 70.0),
+    "last": (114.0, 92.0, 18.0, 146.0, 104.0, 80.0),
+    "L3": (112.0, 94.0, 26.0, 130.0, 105.0, 79.0),
+    "L1": (117.0, 104.0, 34.0, 132.0, 113.0, 76.0),
+    "rib12": (121.0, 107.0, 38.0, 136.0, 117.0, 73.0),
+    "T10": (124.0, 107.0, 43.0, 144.0, 120.0, 71.0),
+    "T7": (117.0, 96.0, 44.0, 148.0, 114.0, 73.0),
     "T4": (94.0, 70.0, 38.0, 150.0, 94.0, 76.0),
     "T2": (64.0, 44.0, 30.0, 168.0, 68.0, 78.0),
     "T1": (44.0, 26.0, 20.0, 135.0, 52.0, 74.0),
@@ -122,8 +122,8 @@ class Trunk:
     def between(self, column: Column, low: float, high: float) -> Column:
         """Return the part of a column between two heights in mm."""
         keep = (self.z >= low) & (self.z <= high)
-        parts = (column.z, column.x, column.y, column.half_x, column.half_y)
-        return Column(*(part[keep] for part in parts), power=column.power)
+        z, x, y = column.z[keep], column.x[keep], column.y[keep]
+        return Column(z, x, y, column.half_x[keep], column.half_y[keep], column.power)
 
 
 def make_trunk(

@@ -32,8 +32,8 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
     domes: list[Shape] = []
     for side, height in ((1, dome), (-1, dome - rng.uniform(0, 20)), (0, dome - 22)):
         reach = (0.53 if side else 0.6) * half
-        middle = np.array([x + side * 0.46 * half, centre + (5 if side else 12), recess - 30])
-        domes.append(Blob(Frame(middle), (reach, depth * 0.97, height - recess + 30), 2.6))
+        middle = np.array([x + side * 0.46 * half, centre + 0.10 * depth, recess - 30])
+        domes.append(Blob(Frame(middle), (reach, depth * 1.05, height - recess + 30), 2.6))
     solids.append(
         Solid(tuple(domes), ((Tissue.MUSCLE, 0.0), (Tissue.VISCERAL_FAT, 2.5)), over=_LUNG)
     )
@@ -52,7 +52,7 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
     x, y, half, front, _ = (float(v) for v in trunk.at(float(at["T5"][2])))
     for dx, dy, r in ((8, 0.55, 16), (-12, 0.62, 14), (22, 0.5, 10)):
         top = np.array([x + dx * size, y + front * dy, at["T4"][2] - 8])
-        chambers.append(Rod(heart + (dx * 0.5, 0, 10), top, r * size))
+        chambers.append(Rod(heart + np.array([dx * 0.5, 0, 10]), top, r * size))
     solids.append(Solid(tuple(chambers), ((Tissue.BLOOD, 0.0),), over=_CHEST, blend=6.0))
     return [*solids, *_airways(rng, thoracic, size)]
 
@@ -66,7 +66,7 @@ def _airways(rng: np.random.Generator, thoracic: Sequence[Vertebra], size: float
         hilum = fork + np.array([side * 38, 4, -28]) * size
         tubes.append(Rod(fork, hilum, 6.5 * size, 4.5 * size))
         for _ in range(14):  # pulmonary vessels fan out from the hilum
-            way = rng.normal(0, 1, 3) * (0.8, 1, 1) + (side * 0.9, 0, 0)
+            way = rng.normal(0, 1, 3) * (0.8, 1, 1) + np.array([side * 0.9, 0, 0])
             reach = rng.uniform(35, 75) * size
             tip = hilum + way / np.linalg.norm(way) * reach
             vessels.append(Rod(hilum, tip, 5.0 * size, 1.0))
@@ -97,10 +97,10 @@ def make_vessels(
     first = aorta[0]
     arch = [
         first,
-        first + (2, 12, 16),
-        first + (10, 38, 18),
-        first + (20, 52, 2),
-        first + (22, 55, -30),
+        first + np.array([2, 12, 16]),
+        first + np.array([10, 38, 18]),
+        first + np.array([20, 52, 2]),
+        first + np.array([22, 55, -30]),
     ]
     red: list[Shape] = _chain(np.array(arch), 12 * wide) + _chain(
         np.array(aorta), 11.5 * wide, 8.5 * wide
@@ -112,7 +112,7 @@ def make_vessels(
             for x, y, z in ((28, 38, 8), (50, 32, -22), (70, 62, -66), (84, 76, -102))
         ]
         red += _chain(np.array([aorta[-1], *way]), 5.5 * wide, 4.5 * wide)
-        behind = np.array([point + (0, -10, -3) for point in way])
+        behind = np.array([point + np.array([0, -10, -3]) for point in way])
         blue += _chain(np.vstack([cava[-1], behind]), 8 * size, 6.5 * size)
     return [
         Solid(tuple(blue), ((Tissue.BLOOD, 0.0),)),
