@@ -156,7 +156,7 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
         _check(tissues, vertebrae)
         self.randomize()
         placed = np.eye(4) if item.get(self.pose) is None else np.asarray(item[self.pose], float)
-        source = np.asarray(tissues.affine, dtype=float)
+        source = world_affine(tissues)
         if item.get(self.pose) is None:
             placed[:3, 3] = (source @ [*(np.array(tissues.shape[1:]) - 1) / 2, 1])[:3]
         affine = np.eye(4)
@@ -224,6 +224,13 @@ def per_axis(number: int | Sequence[int]) -> tuple[int, int, int]:
     return x, y, z
 
 
+def world_affine(img: torch.Tensor) -> Affine:
+    """Return a copy of an image's (4, 4) affine, index → RAS mm; identity where it has none."""
+    if not isinstance(img, MetaTensor):
+        return np.eye(4)
+    return np.array(img.affine.detach().cpu().numpy(), dtype=np.float64)
+
+
 def pack(tissues: torch.Tensor, vertebrae: torch.Tensor) -> torch.Tensor:
     """Return (X, Y, Z) int16 numbers that hold tissue and level of (1, X, Y, Z) uint8 maps."""
     plain = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in (tissues, vertebrae))
@@ -240,5 +247,5 @@ def _check(tissues: torch.Tensor, vertebrae: torch.Tensor) -> None:
         )
     if not (isinstance(tissues, MetaTensor) and isinstance(vertebrae, MetaTensor)):
         raise ValueError("maps must be MetaTensors, whose affine says where they lie")
-    if not np.allclose(np.asarray(tissues.affine), np.asarray(vertebrae.affine), atol=1e-4):
+    if not np.allclose(world_affine(tissues), world_affine(vertebrae), atol=1e-4):
         raise ValueError("tissues and vertebrae must have one affine")

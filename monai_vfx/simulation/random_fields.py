@@ -19,7 +19,7 @@ def spline_basis(count: int, knot_distance: float) -> torch.Tensor:
 
     >>> basis = spline_basis(9, 4.0)
     >>> basis.shape, bool(torch.allclose(basis.sum(1), torch.ones(9)))
-    (torch.Size([9, 5]), True)
+    (torch.Size([9, 6]), True)
     """
     at = torch.arange(count, dtype=torch.float32) / max(float(knot_distance), 1.0)
     knots = torch.arange(-1, int(at[-1]) + 3, dtype=torch.float32)

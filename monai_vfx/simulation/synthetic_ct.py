@@ -21,7 +21,13 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai_vfx.anatomy import PATCH_STRUCTURES, STRUCTURES
 from monai_vfx.shapes import Affine, HUVolume
 from monai_vfx.simulation.attenuation import Attenuation, draw_attenuation
-from monai_vfx.simulation.deformation import TISSUE_BITS, SampleAnatomyd, pack, per_axis
+from monai_vfx.simulation.deformation import (
+    TISSUE_BITS,
+    SampleAnatomyd,
+    pack,
+    per_axis,
+    world_affine,
+)
 from monai_vfx.simulation.label_map import AnatomyMap
 from monai_vfx.simulation.random_fields import along_axes, gaussian_matrix, random_field
 from monai_vfx.simulation.slice_profiles import slab_kernel, slice_matrix
@@ -70,7 +76,7 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         wild: float = 0.25,
         slice_mm: Sequence[float] = (1.0, 7.0),
         blur_mm: float = 2.5,
-        noise_hu: Sequence[float] = (3.0, 80.0),
+        noise_hu: Sequence[float] = (3.0, 60.0),
         bias_hu: float = 15.0,
         pose: str = "pose",
         prob: float = 1.0,
@@ -138,7 +144,7 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
 
     def _slices(self, values: torch.Tensor, item: Mapping[Hashable, Any]) -> torch.Tensor:
         """Return (x, y, z) from (x, y, fine z), averaged over slices."""
-        affine = np.asarray(item[self.keys[0]].affine, dtype=float)
+        affine = world_affine(item[self.keys[0]])
         step = float(np.linalg.norm(affine[:3, 2]))
         over, count = self.oversample[2], values.shape[2]
         pool = _pooling(count, over)
@@ -148,7 +154,7 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
             normal = np.linalg.solve(affine[:3, :3], [0.0, 0.0, 1.0])
             normal /= np.linalg.norm(affine[:3, :3] @ normal)
             normal[:2] /= self.oversample[:2]
-            kernel = slab_kernel(normal, self._thickness, self._distance)
+            kernel = slab_kernel(np.asarray(normal, dtype=float), self._thickness, self._distance)
             pad = [n // 2 for n in reversed(kernel.shape) for _ in range(2)]
             padded = torch.nn.functional.pad(values[None, None], pad, mode="replicate")
             blurred = torch.nn.functional.conv3d(padded, kernel[None, None])[0, 0]
@@ -190,16 +196,18 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         metal = hu > 1800
         total = torch.zeros_like(hu)
         x, y = (torch.arange(n, dtype=torch.float32) for n in hu.shape[:2])
+        turns, phases = r.randint(2, 14, size=4).tolist(), r.uniform(0, 6.3, 4)
+        drift, reach = r.uniform(-0.5, 0.5, 4), r.uniform(5, 15)
         for z in torch.nonzero(metal.any(0).any(0)).flatten().tolist():
             at = torch.nonzero(metal[:, :, z]).float()
-            middle = at[int(r.randint(len(at)))]
+            middle = at.mean(0)
             dx, dy = (x - middle[0])[:, None], (y - middle[1])[None, :]
             angle, radius = torch.atan2(dy, dx), torch.sqrt(dx**2 + dy**2 + 1)
-            rays = sum(
-                torch.cos(n * angle + r.uniform(0, 6.3)) for n in r.randint(2, 14, size=3).tolist()
-            )
-            total[:, :, z] = rays * torch.exp(-radius / r.uniform(6, 20))
-        return r.uniform(30, 300) * total
+            rays = torch.zeros_like(radius)
+            for turn, phase in zip(turns, phases + drift * z, strict=True):
+                rays += torch.cos(turn * angle + float(phase)) / turn**0.5
+            total[:, :, z] = rays * torch.exp(-radius / reach) * min(len(at), 12)
+        return r.uniform(3, 25) * total
 
 
 class SoftTargetsd(MapTransform):
@@ -286,7 +294,7 @@ def coarse_grid(
     """Return the affine and the shape of the grid whose voxels hold ``oversample`` fine ones."""
     if any(n % over for n, over in zip(tissues.shape[1:], oversample, strict=True)):
         raise ValueError(f"shape {tuple(tissues.shape)} is no multiple of oversample {oversample}")
-    affine = np.array(tissues.affine, dtype=float) if isinstance(tissues, MetaTensor) else np.eye(4)
+    affine = world_affine(tissues)
     affine[:3, 3] += affine[:3, :3] @ ((np.asarray(oversample) - 1) / 2)
     affine[:3, :3] *= np.asarray(oversample)
     x, y, z = (n // over for n, over in zip(tissues.shape[1:], oversample, strict=True))

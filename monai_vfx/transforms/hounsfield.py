@@ -23,8 +23,9 @@ class NormaliseHU(Transform):
         ValueError: for a window whose upper bound is not above its lower bound.
 
     >>> import torch
-    >>> NormaliseHU()(torch.tensor([[-1024.0, 100.0, 3000.0]])).round(decimals=2).tolist()
-    [[-1.0, 0.0, 1.0], [-1.0, -0.12, 1.0]]
+    >>> NormaliseHU()(torch.tensor([[-1024.0, 100.0, 3000.0]]))
+    tensor([[-1.0000,  0.0000,  1.0000],
+            [-1.0000, -0.1200,  1.0000]])
     """
 
     def __init__(self, windows_hu: tuple[tuple[float, float], ...] = WINDOWS_HU) -> None:
