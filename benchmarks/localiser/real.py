@@ -101,12 +101,19 @@ def compare_slices(image: Path, annotation: Path, scheme: str | None, auto: Path
     """Return how far the network's slices and their centres move with the automatic mask."""
     import numpy as np
 
+    from monai_vfx.errors import find_refusal
     from monai_vfx.workflow import preprocessing
 
     chain, meta = preprocessing(), []
     for mask, labels in ((annotation, scheme), (auto, "verse")):
         item = {"image": str(image), "mask": str(mask)} | ({"scheme": labels} if labels else {})
-        meta.append(chain(item)["image"].meta)
+        try:
+            meta.append(chain(item)["image"].meta)
+        except Exception as error:  # MONAI wraps what a transform raises
+            refusal = find_refusal(error)
+            if refusal is None:
+                raise
+            return {"refused": "auto" if meta else "given", "code": refusal.code}
     centres = [np.asarray(one["centre_mm"], dtype=float) for one in meta]
     indices = [np.asarray(one["slice_index"]).tolist() for one in meta]
     levels = [np.asarray(one["slice_level"]).tolist() for one in meta]
@@ -132,7 +139,12 @@ def scores(
     with tempfile.TemporaryDirectory() as scratch:
         return {
             name: predict(
-                image, mask, weights=risk_weights, out=Path(scratch) / name, scheme=labels
+                image,
+                mask,
+                weights=risk_weights,
+                out=Path(scratch) / name,
+                scheme=labels,
+                compare_mask=False,
             ).score
             for name, mask, labels in (("given", annotation, scheme), ("auto", auto, "verse"))
         }

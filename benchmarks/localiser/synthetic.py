@@ -159,7 +159,7 @@ def judge(case: Case, seen: Watched, *, bodies: bool) -> dict[str, Any]:
             out[f"dice_{name}"] = round(one.dice, 4)
             out[f"centre_mm_{name}"] = round(one.centre_error_mm, 2)
         study = [one.dice for name, one in compared.items() if name in LEVELS]
-        out["worst_dice"] = round(min(study), 4) if study else ""
+        out |= {"worst_dice": round(min(study), 4)} if study else {}
     return out
 
 
