@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -519,3 +519,212 @@ def test_a_row_without_mask_is_refused_where_none_is_made(phantom: Phantom, tmp_
     with pytest.raises(CaseRefused) as refused:
         LocateSpined(("image", "mask"))({"image": item["image"], "mask": item["mask"]})
     assert refused.value.code == "mask_required"
+
+
+# Whole jobs
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network: its score means nothing, the way to it does."""
+    import torch
+
+    from monai_vfx.networks import AttentionCNNRNN
+    from monai_vfx.weights import write_sidecar
+    from phantoms import SIDECAR
+
+    torch.manual_seed(0)
+    network = AttentionCNNRNN(backbone="resnet18", rnn_hidden=16)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save({"network": network.state_dict()}, path)
+    write_sidecar(path, SIDECAR)
+    return path
+
+
+def test_a_prediction_keeps_the_mask_that_was_made_and_says_so(
+    phantom: Phantom, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monai_vfx.workflow import predict
+
+    image, given = phantom.save(tmp_path)
+    install_stand_in(tmp_path / "bin", phantom.labels)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    out = tmp_path / "out"
+    made = predict(image, "totalsegmentator", weights=weights, out=out, compare_mask=False)
+    document = json.loads((out / "prediction.json").read_text())
+    assert violations(document, "prediction") == []
+    assert document["mask"]["tool"] == "TotalSegmentator 2.11.0"
+    assert document["mask"]["source"] == "totalsegmentator"
+    assert (out / PICTURE).is_file()
+    assert not list(out.glob(".run_*"))
+    record = json.loads((out / "run.json").read_text())
+    assert record["inputs"]["mask"] == sha256_of(out / MASK)
+    assert record["settings"]["mask_source"] == "totalsegmentator"
+
+    # Given to the next run into the same folder, the mask of this one must not be swept away.
+    again = predict(image, out / MASK, weights=weights, out=out, compare_mask=False)
+    assert (out / MASK).is_file()
+    assert not (out / PICTURE).exists()  # of another mask
+    assert again.score == made.score
+    assert again.mask is not None
+    assert again.mask["source"] == "given"
+    assert [level["name"] for level in again.mask["levels"]] == list(LEVELS)
+
+    plain = predict(image, given, weights=weights, out=tmp_path / "o", compare_mask=False)
+    assert plain.score == made.score
+    with pytest.raises(CaseRefused) as refused:
+        predict(image, None, weights=weights, out=tmp_path / "o", compare_mask=False)
+    assert refused.value.code == "mask_required"
+
+
+def test_morphometry_of_a_mask_that_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_phantom(*grid((1.0, 1.1, 1.5), (150.0, 140.0, 240.0)))
+    image, _ = made.save(tmp_path)
+    install_stand_in(tmp_path / "bin", made.labels)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    words = ["morphometry", str(image), "--mask", "totalsegmentator"]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["mask"]["source"] == "totalsegmentator"
+    assert document["vertebrae"]["n"] == 5
+    assert (tmp_path / "out" / MASK).is_file()
+
+
+def test_a_study_makes_masks_only_where_some_are_missing(
+    phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monai_vfx.study.plan import Hospital, Plan
+    from monai_vfx.study.run import Study
+
+    table = cohort(tmp_path, phantom)
+    install_stand_in(tmp_path / "bin", phantom.labels)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    plan = Plan(name="x", development=Hospital(table=table), folds=3)
+    study = Study(plan, tmp_path / "study", lambda line: None, "totalsegmentator")
+    selected = study.selected_path("development")
+    selected.parent.mkdir(parents=True)
+    frame = pd.read_csv(table)
+    for column in ("image", "mask"):
+        frame[column] = frame[column].map(lambda p: str(tmp_path / p), na_action="ignore")
+    frame.to_csv(selected, index=False)
+    assert study.masked_path("development") == selected
+    assert "masks/development" in [name for name, _ in study.steps()]
+    study.log.run("masks/development", lambda: study.masks("development"))
+    filled = pd.read_csv(study.masked_path("development"))
+    assert [Path(p).name for p in filled["mask"]] == ["mask.nii.gz", MASK, REFUSED_MASK]
+    study.imaging("development")
+    refused = pd.read_csv(tmp_path / "study" / "imaging" / "development_refused.csv")
+    assert refused[["case", "code"]].to_numpy().tolist() == [["c", "slices_too_thick"]]
+
+    frame.assign(mask=str(tmp_path / "mask.nii.gz")).to_csv(selected, index=False)
+    assert "masks/development" not in [name for name, _ in study.steps()]
+
+
+# With the weights that come with the package
+
+
+def shipped() -> None:
+    """Skip where the localiser's weights are not there (a checkout before they were trained)."""
+    from monai_vfx.localiser.weights import NETWORKS, bundle_root
+
+    for name in NETWORKS:
+        path = bundle_root() / "models" / f"{name}.safetensors"
+        if not path.is_file():
+            pytest.skip(f"{path.name} of the vertebra localiser is not there")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A synthetic DICOM series and what is true of it."""
+
+    series: Path
+    centres: dict[str, np.ndarray]  # mm, RAS+
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
+    """A body with five lumbar vertebrae and twelve pairs of ribs, from T10 to the sacrum."""
+    from monai_vfx.simulation.body_plan import draw_body_plan, paint_label_map
+    from monai_vfx.simulation.synthetic_ct import synthetic_ct
+
+    shipped()
+    rng = np.random.default_rng(20)
+    plan = draw_body_plan(rng, variants=False)
+    centres = {
+        str(level): np.asarray(centre)
+        for level, centre in zip(plan.levels, plan.centres, strict=True)
+    }
+    middle = np.array([centres["L2"][0], centres["L2"][1], 0.0])
+    low = middle + np.array([-140.0, -110.0, centres["L5"][2] - 110.0])
+    high = middle + np.array([140.0, 120.0, centres["T10"][2] + 25.0])
+    hu, affine = synthetic_ct(paint_label_map(plan, low, high), rng, spacing_mm=(0.9, 0.9, 2.5))
+    folder = tmp_path_factory.mktemp("patient") / "series"
+    facts = SeriesFacts(uid_seed="patient", patient_name="Doe^Jane", patient_id="SECRET7")
+    # Stored as scanners do: columns to the patient's left, rows to the back.
+    turned = affine @ np.diag([-1.0, -1.0, 1.0, 1.0])
+    turned[:3, 3] = (affine @ [hu.shape[0] - 1, hu.shape[1] - 1, 0, 1])[:3]
+    voxels = np.clip(np.rint(hu[::-1, ::-1]), -1024, 3071).astype(np.int16)
+    write_ct_series(folder, np.ascontiguousarray(voxels), turned, facts)
+    return Patient(folder, centres)
+
+
+def test_predict_without_a_mask(patient: Patient, weights: Path, tmp_path: Path) -> None:
+    words = ["predict", str(patient.series), "--weights", str(weights)]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out"), "--explain"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert violations(document, "prediction") == []
+    assert document["mask"]["source"] == "auto"
+    assert document["mask"]["confidence"] >= document["mask"]["threshold"]
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names >= {MASK, SEGMENTATION, PICTURE, FACTS, "prediction.json", "gradcam.png"}
+    facts = json.loads((tmp_path / "out" / FACTS).read_text())
+    for level in facts["levels"]:
+        if level["name"] in ("T12", "L1", "L2", "L3", "L4"):
+            truth = patient.centres[level["name"]] * [-1, -1, 1]
+            assert np.linalg.norm(level["centre_mm"] - truth) < 8, level["name"]
+    for text in (done.output, (tmp_path / "out" / FACTS).read_text()):
+        assert "Doe" not in text
+        assert "SECRET7" not in text
+
+
+def test_a_mask_moved_by_one_level_is_an_error_to_be_looked_at(
+    patient: Patient, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(
+        main, ["localise", str(patient.series), "--out", str(tmp_path / "first")]
+    )
+    assert done.exit_code == 0, done.output
+    right = tmp_path / "first" / MASK
+    words = ["check", str(patient.series), "--out", str(tmp_path / "check")]
+    agreed = CliRunner().invoke(main, [*words, "--mask", str(right)])
+    assert agreed.exit_code == 0, agreed.output
+    assert json.loads(agreed.stdout)["mask"]["comparison"]["agrees"] is True
+    source = nib.load(right)
+    labels = np.asarray(source.dataobj).astype(int)
+    moved = np.where((labels > 18) & (labels < 25), labels - 1, labels)  # L1 becomes T12
+    moved[labels == 18] = 0
+    nib.save(nifti(moved.astype(np.uint8), source.affine), tmp_path / "moved.nii.gz")
+    wrong = CliRunner().invoke(
+        main, [*words, "--mask", str(tmp_path / "moved.nii.gz"), "--labels", "verse"]
+    )
+    assert wrong.exit_code == 3, wrong.output
+    assert json.loads(wrong.stdout)["refusal"]["code"] == "mask_disagrees"
+    assert (tmp_path / "check" / DISAGREEMENT).is_file()
+
+
+def test_nothing_like_a_spine_is_refused_in_the_report(tmp_path: Path) -> None:
+    shipped()
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 40, (90, 80, 60)).astype(np.int16)
+    affine = np.diag([4.0, 4.0, 5.0, 1.0])
+    nib.save(nifti(noise, affine), tmp_path / "noise.nii.gz")
+    done = CliRunner().invoke(main, ["check", str(tmp_path / "noise.nii.gz")])
+    assert done.exit_code == 3, done.output
+    report = json.loads(done.stdout)
+    assert violations(report, "check") == []
+    assert report["refusal"]["code"] == "spine_not_found"
+    assert report["mask"] is None

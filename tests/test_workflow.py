@@ -55,7 +55,10 @@ class Ensemble:
 
     def predict(self, out: Path, **settings: Any) -> dict[str, Any]:
         document = predict(
-            self.image, self.mask, **{"weights": self.weights, "out": out, **settings}
+            self.image,
+            self.mask,
+            compare_mask=False,
+            **{"weights": self.weights, "out": out, **settings},
         ).to_json()
         assert document == json.loads((out / "prediction.json").read_text())
         return document
