@@ -27,6 +27,7 @@ import numpy as np
 from scipy.stats import beta
 
 from monai_vfx.anatomy import LEVELS
+from monai_vfx.evaluation import auroc, roc_curve
 from monai_vfx.localiser.assessment import (
     Acceptance,
     acceptance,
@@ -136,6 +137,7 @@ def measure(cases: Sequence[Seen], doubt: float) -> tuple[Rates, dict[str, Any]]
         "chains_to_the_last_lumbar": len(at_end),
         "of_these_no_sacrum_seen": missed,
         "width_sd": width_sd(cases),
+        "rib_cut": rib_cut(cases),
     }
     rates = Rates(
         rib_sensitivity=1 - upper_error(sum(sides[True]), len(sides[True]), doubt),
@@ -147,6 +149,31 @@ def measure(cases: Sequence[Seen], doubt: float) -> tuple[Rates, dict[str, Any]]
         width_sd=max(counts["width_sd"], Rates().width_sd),
     )
     return rates, counts
+
+
+def rib_cut(cases: Sequence[Seen]) -> dict[str, float] | None:
+    """Return where the probability of a rib parts best, and how well; None without both kinds.
+
+    A cut far from 0.5 says that ``RIB_ML`` of :mod:`monai_vfx.localiser.refine`, the volume at
+    which a rib is as likely as none, does not fit these networks.
+    """
+    seen, there = [], []
+    for case in cases:
+        for body, truth in zip(case.chain.bodies, case.ribs, strict=True):
+            for probability, is_there in zip(body.ribs, truth or (), strict=False):
+                if probability is not None:
+                    seen.append(probability)
+                    there.append(is_there)
+    if len(set(there)) < 2:
+        return None
+    curve = roc_curve(there, seen)
+    best = int(np.argmax(curve.true_positive_rate - curve.false_positive_rate))
+    return {
+        "cut": min(1.0, float(curve.thresholds[best])),  # the curve begins at infinity
+        "sensitivity": float(curve.true_positive_rate[best]),
+        "specificity": 1 - float(curve.false_positive_rate[best]),
+        "auroc": auroc(there, seen).value,
+    }
 
 
 def width_sd(cases: Sequence[Seen]) -> float:
