@@ -131,8 +131,8 @@ def block_mean(values: npt.NDArray[Any], blocks: tuple[int, int, int]) -> npt.ND
         if block > 1:
             starts = np.arange(0, out.shape[axis], block)
             counts = np.diff(np.append(starts, out.shape[axis])).astype(np.float32)
-            sums = np.add.reduceat(out, starts, axis=axis)
-            out = sums / counts.reshape([-1 if n == axis else 1 for n in range(3)])
+            sums: npt.NDArray[np.float32] = np.add.reduceat(out, starts, axis=axis)
+            out = np.divide(sums, counts.reshape([-1 if n == axis else 1 for n in range(3)]))
     return out
 
 
@@ -344,7 +344,7 @@ def box_around(points: Points, affine: Affine, shape: tuple[int, ...]) -> Region
     return i, j, k
 
 
-def _mapped(affine: Affine, points: Points) -> Points:
+def _mapped(affine: npt.NDArray[np.floating], points: Points) -> Points:
     """Map points (…, 3)."""
     mapped: Points = np.asarray(points, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
     return mapped

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -119,7 +120,10 @@ def read_rates(path: Path) -> Rates:
             raise SettingError(f"{path.name}: {name} is {value!r}, the rule is 0 to 1")
         if isinstance(value, list) and (len(value) != 3 or abs(sum(value) - 1) > 1e-6):
             raise SettingError(f"{path.name}: {name} must be three shares that add up to 1")
-    return replace(Rates(), **{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    return Rates(**values)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Networks:
                 sw_device=self.device,
                 device="cpu",
             )
-            values: npt.NDArray[np.float32] = torch.softmax(logits[0], dim=0).numpy()  # type: ignore[index]
+            values: npt.NDArray[np.float32] = torch.softmax(logits[0], dim=0).numpy()
         return Probabilities(values, image.affine)
 
     def refine(self, image: Image, affines: Sequence[Affine]) -> npt.NDArray[np.float32]:
