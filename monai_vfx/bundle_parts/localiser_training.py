@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from torch.utils.data import Dataset
 from monai_vfx.bundle_parts.localiser_bank import HELD_OUT, AnatomyBank, BankItem, RealAnatomy
 from monai_vfx.bundle_parts.training import newest_checkpoint
 from monai_vfx.errors import SettingError
-from monai_vfx.localiser.weights import NETWORKS
+from monai_vfx.localiser.weights import NETWORKS, bundle_root
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
 from monai_vfx.weights import load_state, sha256_of
@@ -121,8 +122,7 @@ class Bfloat16Inferer(SimpleInferer):
 def first_sample(output_dir: str | Path, resume: bool, epoch_length: int, batch_size: int) -> int:
     """Return the number of the sample with which a training begins or goes on."""
     newest = newest_checkpoint(output_dir) if resume else None
-    epochs = 0 if newest is None else int(newest.stem.rpartition("=")[2])
-    return epochs * epoch_length * batch_size
+    return (0 if newest is None else _epochs(newest)) * epoch_length * batch_size
 
 
 def hardest_class(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -132,6 +132,50 @@ def hardest_class(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         nn.functional.one_hot(x.argmax(1), x.shape[1]).movedim(-1, 1).float() for x in both
     )
     return pred, label
+
+
+def dice_of(engine: Workflow, structures: Sequence[str]) -> dict[str, float | None]:
+    """Return what an evaluator measured: ``mean_dice``, and the Dice of each structure.
+
+    Args:
+        engine: with the metrics ``mean_dice`` and ``dice``.
+        structures: names of the classes but the background.
+
+    Returns:
+        Name → Dice, None for a structure that no sample showed.
+    """
+    metrics = engine.state.metrics
+    values = [float(metrics["mean_dice"]), *torch.as_tensor(metrics["dice"]).tolist()]
+    names = ("mean_dice", *structures)
+    return {n: d if math.isfinite(d) else None for n, d in zip(names, values, strict=True)}
+
+
+class DiceWriter:
+    """Write the Dice of each structure as JSON when an evaluation ends.
+
+    Args:
+        path: file to write; an earlier one goes when the evaluation starts.
+        structures: names of the classes; the first is the background.
+        sha256: of the weights.
+    """
+
+    def __init__(self, path: str | Path, structures: Sequence[str], sha256: str) -> None:
+        self.path = Path(path)
+        self.structures = list(structures)[1:]
+        self.sha256 = sha256
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Write."""
+        facts = {"samples": engine.state.iteration, "weights_sha256": self.sha256}
+        write_json(self.path, {**facts, **dice_of(engine, self.structures)})
+
+    def _start(self, engine: Workflow) -> None:
+        self.path.unlink(missing_ok=True)
 
 
 class CurveWriter:
@@ -183,10 +227,8 @@ class CurveWriter:
             **dict.fromkeys(("mean_dice", *self.structures), ""),
         }
         if self.validator.state.epoch == epoch:
-            metrics = self.validator.state.metrics
-            row["mean_dice"] = f"{float(metrics['mean_dice']):.4f}"
-            dice = torch.as_tensor(metrics["dice"]).tolist()
-            row |= {n: f"{d:.4f}" for n, d in zip(self.structures, dice, strict=True)}
+            found = dice_of(self.validator, self.structures)
+            row |= {name: "" if d is None else f"{d:.4f}" for name, d in found.items()}
         rows = self._earlier(epoch) if self.resume or epoch > 1 else []
         partial = self.path.with_name(self.path.name + ".partial")
         with partial.open("w", newline="", encoding="utf-8") as file:
@@ -231,29 +273,53 @@ def export_checkpoint(output_dir: str | Path, network: nn.Module, path: str | Pa
     save_half(network, path)
 
 
-def publish(trainings: Mapping[str, str | Path], root: str | Path) -> None:
-    """Put trained weights into the bundle, with their SHA-256 and curves' ends in its metadata.
+def publish(trainings: Mapping[str, str | Path], root: str | Path | None = None) -> None:
+    """Put trained weights into the bundle, and how they were trained into its metadata.
+
+    ``weights`` of ``metadata.json`` takes their SHA-256 and settings, ``eval_metrics`` the Dice of
+    the last validation.
 
     Args:
         trainings: network's name (``locator``, ``refiner``) → folder of its training.
-        root: the bundle.
+        root: the bundle; by default the installed one.
 
     Raises:
-        SettingError: a training has not left its weights, or is of no such network.
+        SettingError: a training has not left its weights, was never validated, or is of no such
+            network.
     """
-    meta = Path(root) / "configs" / "metadata.json"
+    folder = bundle_root() if root is None else Path(root)
+    meta = folder / "configs" / "metadata.json"
     document = cast(Json, json.loads(meta.read_text(encoding="utf-8")))
-    for name, folder in trainings.items():
-        weights = Path(folder) / f"{name}.safetensors"
-        if name not in NETWORKS or not weights.is_file():
-            raise SettingError(f"{folder} holds no {name}.safetensors: finish the training first")
-        target = Path(root) / "models" / weights.name
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(weights, target)
-        document.setdefault("weights_sha256", {})[name] = sha256_of(target)
-        with (Path(folder) / "metrics_history.csv").open(newline="", encoding="utf-8") as file:
-            last = [row for row in csv.DictReader(file) if row["mean_dice"]][-1]
-        dice = [k for k in last if k not in ("epoch", "iteration", "seconds", "train_loss")]
-        found = {f"{name}_{k}": float(last[k]) for k in dice if last[k]}
-        document["eval_metrics"] |= found
+    for name, training in trainings.items():
+        weights = Path(training) / f"{name}.safetensors"
+        newest = newest_checkpoint(training)
+        if name not in NETWORKS or newest is None or not weights.is_file():
+            raise SettingError(f"{training} holds no {name}.safetensors: finish the training first")
+        document["eval_metrics"] |= _last_dice(name, Path(training))
+        settings = json.loads((Path(training) / "settings.json").read_text(encoding="utf-8"))
+        (folder / "models").mkdir(exist_ok=True)
+        shutil.copyfile(weights, folder / "models" / weights.name)
+        (folder / "models" / weights.name).chmod(0o644)
+        document.setdefault("weights", {})[name] = {
+            "sha256": sha256_of(weights),
+            "iterations": _epochs(newest) * settings["epoch_length"],
+            **{key: settings[key] for key in _STATED},
+        }
     write_json(meta, document)
+
+
+def _last_dice(name: str, training: Path) -> dict[str, float]:
+    """Return a training's last Dice as ``eval_metrics`` of the bundle names them."""
+    with (training / "metrics_history.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["mean_dice"]]
+    if not rows:
+        raise SettingError(f"{training} was never validated: lower val_interval")
+    first = list(rows[-1]).index("mean_dice")
+    return {f"{name}_{key}": float(value) for key, value in list(rows[-1].items())[first:] if value}
+
+
+def _epochs(checkpoint: Path) -> int:
+    return int(checkpoint.stem.rpartition("=")[2])
+
+
+_STATED = ("batch_size", "learning_rate", "bank_size", "real_share", "seed")
