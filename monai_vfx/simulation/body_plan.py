@@ -93,7 +93,7 @@ def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPl
         variants: also unusual counts of vertebrae and ribs, transitional vertebrae and lumbar
             ribs; otherwise twelve thoracic vertebrae with ribs and five lumbar ones without.
     """
-    thoracic, lumbar = _draw_counts(rng) if variants else (12, 5)
+    thoracic, lumbar = draw_counts(rng) if variants else (12, 5)
     found = draw_findings(rng, level_names(thoracic, lumbar))
     if not variants:
         found.variants -= {"sacralised", "lumbarised"}
@@ -109,7 +109,7 @@ def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPl
         wall=float(np.clip(rng.normal(1.0, 0.2), 0.5, 1.6)),
     )
     trunk = make_trunk(spine, sacrum, habitus, float(rng.uniform(2.15, 2.8)))
-    lengths = _draw_ribs(rng, thoracic, size, variants and (thoracic, lumbar) == (12, 5))
+    lengths = draw_ribs(rng, thoracic, size, variants and (thoracic, lumbar) == (12, 5))
     ribs, paths = make_ribs(
         spine, lengths, trunk, float(rng.normal(1.0, 0.15)), float(rng.normal(1.0, 0.1))
     )
@@ -162,8 +162,8 @@ def paint_label_map(
     return AnatomyMap(painter.tissues, painter.vertebrae, painter.affine, plan)
 
 
-def _draw_counts(rng: np.random.Generator) -> tuple[int, int]:
-    """Return the counts of rib-bearing and lumbar vertebrae."""
+def draw_counts(rng: np.random.Generator) -> tuple[int, int]:
+    """Return the counts of rib-bearing and lumbar vertebrae: 83 % have twelve and five."""
     counts = ((12, 5), (13, 5), (13, 4), (12, 6), (12, 4), (11, 5), (11, 6))
     share = (0.83, 0.015, 0.015, 0.05, 0.05, 0.02, 0.02)
     return counts[int(rng.choice(len(counts), p=share))]
@@ -232,14 +232,22 @@ def _draw_sacrum(
         second = float(rng.choice((0.0, rng.uniform(1.0, 4.0)), p=(0.6, 0.4)))
     if "sacralised" in found.variants:
         last = replace(last, size=replace(last.size, disc=last.size.disc * 0.5))
-    tilt = sacral_tilt(lordosis) + float(rng.normal(0, 3))
-    return make_sacrum(last, tilt, size, second, found.slips.get(last.name, 0.0))
+    tilt = sacral_tilt(lordosis) + float(rng.normal(0, 5))
+    bent = float(rng.uniform(0.0, 1.2))
+    return make_sacrum(last, tilt, bent, size, second, found.slips.get(last.name, 0.0))
 
 
-def _draw_ribs(
+def draw_ribs(
     rng: np.random.Generator, thoracic: int, size: float, variants: bool
 ) -> dict[str, tuple[float | None, float | None]]:
-    """Return level → lengths (right, left) in mm; None for a rib that goes all the way."""
+    """Return level → lengths (right, left) in mm; None for a rib that goes all the way.
+
+    Args:
+        rng: source of all chance.
+        thoracic: count of thoracic vertebrae.
+        size: scale of the person.
+        variants: also stumps and missing ribs at T12 (12 %), and ribs at L1 (3 %).
+    """
     lengths: dict[str, tuple[float | None, float | None]] = {}
     for number in range(1, thoracic - 1):
         lengths[f"T{number}"] = (None, None)
@@ -258,11 +266,11 @@ def _draw_ribs(
     if draw < 0.08:  # stumps, one or both of them
         long = lengths["T12"][0]
         lengths["T12"] = (pair[0], pair[1]) if draw < 0.04 else (pair[0], long)
-    elif draw < 0.10:
-        lengths["T12"] = (0.0, lengths["T12"][1]) if side else (lengths["T12"][0], 0.0)
     elif draw < 0.11:
+        lengths["T12"] = (0.0, lengths["T12"][1]) if side else (lengths["T12"][0], 0.0)
+    elif draw < 0.12:
         lengths["T12"] = (0.0, 0.0)
-    elif draw < 0.13:
+    elif draw < 0.15:
         lengths["L1"] = (pair[0], 0.0 if side else pair[1])
     return lengths
 
@@ -297,7 +305,7 @@ def _draw_inside(
     size = trunk.habitus.size
     turn = np.deg2rad((sacrum[0].size.tilt - sacral_tilt(1.0)) * 0.7)
     pelvis = Frame(sacrum[0].frame.origin, rotation(turn, 0.0, 0.0))
-    pelvis = pelvis.moved(0.0, float(rng.normal(0, 3)), float(rng.normal(0, 5)))
+    pelvis = pelvis.moved(0.0, float(rng.normal(4, 4)), float(rng.normal(0, 5)))
     hips = float(rng.normal(1.0, 0.05))
     bulk = (
         float(np.clip(rng.normal(0.95, 0.15), 0.5, 1.3)),

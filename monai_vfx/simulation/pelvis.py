@@ -7,7 +7,7 @@ annotated scan and fit the usual distances: 250 mm between the crests, 176 mm be
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -78,8 +78,9 @@ def wing_points(frame: Frame, side: int, size: float, breadth: float) -> Vector:
     return np.asarray(frame.origin + (inner * scale) @ frame.axes.T)
 
 
-def _hip_parts(at: object, hip: Frame, size: float) -> tuple[Shape, ...]:
-    assert callable(at)
+def _hip_parts(
+    at: Callable[[Sequence[float] | Vector], Vector], hip: Frame, size: float
+) -> tuple[Shape, ...]:
     crest = [at(point) for point in _resampled(_CREST, 36)]
     base = [at(point) for point in _resampled(_BASE, 36)]
     parts: list[Shape] = []
@@ -92,6 +93,7 @@ def _hip_parts(at: object, hip: Frame, size: float) -> tuple[Shape, ...]:
     parts += [Rod(a, b, 6.5 * size) for a, b in itertools.pairwise(crest)]
     rods = (
         ((56, -22, -32), (80, 10, -60), 8.5, 13.0),
+        ((50, -40, -4), (55, -26, -26), 8.0, 8.0),
         ((96, 48, -52), (90, 30, -70), 8.0, 13.0),
         ((84, 14, -66), (82, 2, -100), 14.0, 15.0),
         ((84, 36, -84), (14, 66, -104), 10.0, 8.0),

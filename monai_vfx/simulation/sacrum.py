@@ -12,18 +12,20 @@ from monai_vfx.simulation.label_map import Frame, Rod, Shape
 from monai_vfx.simulation.skeleton import Body, Vertebra, rotation
 from monai_vfx.simulation.spine import SACRUM_TILT, LevelSize
 
-_SACRAL_TILTS = (0.0, 5.0, 16.0, 34.0, 52.0, 70.0)
-"""Of S1-S5 and the coccyx against S1 in degrees: concave to the front."""
+_CURVE = np.array([0.0, 5.0, 16.0, 34.0, 52.0, 70.0])
+_DIP = np.array([0.0, -13.0, -26.0, -20.0, -8.0, 0.0])
+"""Tilts of S1-S5 and the coccyx against S1 in degrees: an even curve, and what a bent one adds."""
 
 
 def make_sacrum(
-    last: Vertebra, tilt: float, size: float, second_disc: float, slip: float
+    last: Vertebra, tilt: float, bent: float, size: float, second_disc: float, slip: float
 ) -> list[Vertebra]:
     """Return S1-S5 and the first coccygeal segments below a last lumbar vertebra.
 
     Args:
         last: the lumbar vertebra above.
         tilt: of S1 in degrees.
+        bent: 0 for an even curve of the sacrum, 1 for one bent sharply at S3.
         size: scale of the person.
         second_disc: height in mm of what is left of the disc S1/S2.
         slip: how far the last lumbar vertebra stands in front of S1, mm.
@@ -33,8 +35,8 @@ def make_sacrum(
     heights = (29.0, 24.0, 21.0, 18.0, 16.0, 22.0)
     depths = (32.0, 23.0, 17.0, 13.0, 11.0, 9.0)
     widths = (50.0, 40.0, 33.0, 29.0, 26.0, 15.0)
-    for number, turn in enumerate(_SACRAL_TILTS):
-        angle = tilt + turn
+    for number, turn in enumerate(_CURVE + bent * _DIP):
+        angle = tilt + float(turn)
         axes = rotation(np.deg2rad(angle), np.deg2rad(last.coronal / 3), 0.0)
         gap = (last.size.disc, second_disc, 0.0, 0.0, 0.0, 0.0)[number]
         height = heights[number] * size
