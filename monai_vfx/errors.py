@@ -41,7 +41,7 @@ REFUSALS: dict[str, str] = {
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
     "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
     "levels_out_of_order": "Check label values and affine: levels must run head to feet.",
-    "mask_disagrees": "Look at mask_disagrees.png: correct the mask's levels, or give "
+    "mask_disagrees": "Look at mask_disagrees.png in --out: correct the mask's levels, or give "
     "--no-compare-mask if they are right.",
     "mask_not_made": "Run TotalSegmentator by hand to see why, or give a mask with --mask.",
     # localiser
@@ -66,6 +66,7 @@ WARNINGS: dict[str, str] = {
     "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
+    "segmentation_not_written": "the mask that was made could not be written as DICOM SEG",
     "mask_not_compared": "the mask's levels could not be compared with the localiser's",
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",
     "slices_repeated": "fewer slices than the network takes: some are repeated",

@@ -179,6 +179,27 @@ def test_dicom_seg_belongs_to_the_patients_study(series: Path, tmp_path: Path) -
         write_segmentation(tmp_path / "c.dcm", made.labels[:-1], series)
 
 
+def test_dicom_seg_of_a_deidentified_series(series: Path, tmp_path: Path) -> None:
+    volume = open_volume(series)
+    made = make_phantom(volume.shape, volume.affine, oblique(*GRIDS["oblique"]).centre)
+    for bare in ("named", "frameless"):
+        (tmp_path / bare).mkdir()
+        for file in series.iterdir():
+            dataset = pydicom.dcmread(file)
+            for tag in ("PatientBirthDate", "AccessionNumber", "StudyTime", "PatientSex"):
+                del dataset[tag]
+            if bare == "frameless":
+                del dataset.StudyInstanceUID
+            dataset.save_as(tmp_path / bare / file.name)
+    seg = write_segmentation(tmp_path / "a.dcm", made.labels, tmp_path / "named")
+    assert pydicom.dcmread(seg).AccessionNumber == ""
+    source = MaskSource(tmp_path / "frameless", "auto", tmp_path / "out")
+    source.keep(open_volume(tmp_path / "frameless"), localisation(made, made.labels))
+    assert [w.code for w in source.warnings] == ["segmentation_not_written"]
+    assert (tmp_path / "out" / MASK).is_file()
+    assert not (tmp_path / "out" / SEGMENTATION).exists()
+
+
 def test_pictures_show_left_and_back_where_they_are(any_grid: Phantom) -> None:
     voxels = PictureVoxels(any_grid.hu, any_grid.labels, any_grid.affine)
     spots = np.array(list(body_centres(any_grid.labels, any_grid.affine).values()))

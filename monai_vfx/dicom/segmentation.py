@@ -24,8 +24,17 @@ _MUSCLE_TYPES = {
     "erector_spinae": ("44947003", "SCT", "Erector spinae muscle"),
     "psoas": ("68455001", "SCT", "Iliopsoas muscle"),
 }
+_OFTEN_ABSENT = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+"""Attributes that must be there but may be empty (type 2); de-identified series lack some."""
 _SERIES_NUMBER = 9101
 """High, so that viewers list the segmentation behind the series of the scanner."""
+
+
+class NoSegmentation(Exception):  # noqa: N818 - what a series cannot have, not a fault of its own
+    """A series whose headers lack what a DICOM SEG must repeat."""
 
 
 def write_segmentation(
@@ -51,6 +60,7 @@ def write_segmentation(
 
     Raises:
         ValueError: labels of another shape than the CT, or none that is known.
+        NoSegmentation: the series lacks an attribute that the object needs.
         CaseRefused: see :func:`monai_vfx.dicom.reading.read_series`.
     """
     import highdicom as hd
@@ -73,7 +83,11 @@ def write_segmentation(
         headers = []
         for source in series.sources:
             with files.open(source) as stream:
-                headers.append(dcmread(stream, stop_before_pixels=True))
+                header = dcmread(stream, stop_before_pixels=True)
+            for name in _OFTEN_ABSENT:
+                if name not in header:
+                    setattr(header, name, "")
+            headers.append(header)
         made_by = hd.AlgorithmIdentificationSequence(
             name=algorithm, version=version, family=codes.DCM.ArtificialIntelligence
         )
@@ -91,23 +105,26 @@ def write_segmentation(
         # The same labels of the same series are the same object.
         digest = hashlib.sha256(frames.tobytes()).hexdigest()
         seed = ["monai_vfx", str(headers[0].SeriesInstanceUID), version, digest]
-        segmentation = hd.seg.Segmentation(
-            source_images=headers,
-            pixel_array=frames,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=segments,
-            series_instance_uid=generate_uid(entropy_srcs=[*seed, "series"]),
-            series_number=_SERIES_NUMBER,
-            sop_instance_uid=generate_uid(entropy_srcs=[*seed, "object"]),
-            instance_number=1,
-            manufacturer="monai_vfx",
-            manufacturer_model_name=algorithm,
-            software_versions=version,
-            device_serial_number="none",
-            series_description="Vertebrae and muscles, not for clinical use",
-            content_label="VERTEBRAE",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-        )
+        try:
+            segmentation = hd.seg.Segmentation(
+                source_images=headers,
+                pixel_array=frames,
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=segments,
+                series_instance_uid=generate_uid(entropy_srcs=[*seed, "series"]),
+                series_number=_SERIES_NUMBER,
+                sop_instance_uid=generate_uid(entropy_srcs=[*seed, "object"]),
+                instance_number=1,
+                manufacturer="monai_vfx",
+                manufacturer_model_name=algorithm,
+                software_versions=version,
+                device_serial_number="none",
+                series_description="Vertebrae and muscles, not for clinical use",
+                content_label="VERTEBRAE",
+                transfer_syntax_uid=ExplicitVRLittleEndian,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise NoSegmentation(type(error).__name__) from error  # its text may name the patient
         segmentation.save_as(path)
     return Path(path)
 

@@ -32,7 +32,7 @@ _WORTH_ANOTHER_TRY = ("mask_not_made", "input_unreadable", "file_truncated")
 
 def rows_without_mask(table: str | Path) -> int:
     """Count the rows of a table that name no mask; 0 for one that cannot be read."""
-    return len(_missing(Path(table))[1])
+    return len(_missing(Path(table))[1]) if Path(table).is_file() else 0
 
 
 def with_masks(

@@ -143,8 +143,8 @@ class MaskSource:
         if broken:
             raise ValueError("localisation breaks its schema: " + "; ".join(broken))
         write_json(self.folder / FACTS, document)
-        self._write_segmentation(volume, found.labels, "monai_vfx vertebra localiser")
         self.warnings = found.warnings
+        self._write_segmentation(volume, found.labels, "monai_vfx vertebra localiser")
         self.record |= {
             "confidence": document["confidence"],
             "threshold": document["threshold"],
@@ -162,10 +162,14 @@ class MaskSource:
 
     def _write_segmentation(self, volume: Volume, labels: LabelVolume, made_by: str) -> None:
         if self.segmentation and volume.file_format == "dicom":
-            from monai_vfx.dicom.segmentation import write_segmentation
+            from monai_vfx.dicom.segmentation import NoSegmentation, write_segmentation
 
             target = self.folder / SEGMENTATION
-            write_segmentation(target, labels, self.image, self.series_uid, made_by)
+            try:
+                write_segmentation(target, labels, self.image, self.series_uid, made_by)
+            except NoSegmentation:
+                text = "the CT's headers lack what a DICOM SEG must repeat: no mask.dcm"
+                self.warnings = (*self.warnings, CaseWarning("segmentation_not_written", text))
 
     def _draw_made(self, case: Case, found: Localisation) -> None:
         title = (
