@@ -98,7 +98,7 @@ def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPl
     if not variants:
         found.variants -= {"sacralised", "lumbarised"}
     size = float(np.clip(rng.normal(1.0, 0.06), 0.82, 1.18))
-    lordosis = float(np.clip(rng.normal(1.0, 0.25), 0.3, 1.6))
+    lordosis = float(np.clip(rng.normal(1.0, 0.25), 0.35, 1.45))
     spine = _draw_spine(rng, (thoracic, lumbar), size, lordosis, found)
     sacrum = _draw_sacrum(rng, spine[-1], lordosis, size, found)
     habitus = Habitus(
@@ -232,7 +232,8 @@ def _draw_sacrum(
         second = float(rng.choice((0.0, rng.uniform(1.0, 4.0)), p=(0.6, 0.4)))
     if "sacralised" in found.variants:
         last = replace(last, size=replace(last.size, disc=last.size.disc * 0.5))
-    tilt = sacral_tilt(lordosis) + float(rng.normal(0, 5))
+    # Sacral slopes of 15° to 65° are what standing people have (Roussouly et al. 2005).
+    tilt = float(np.clip(sacral_tilt(lordosis) + rng.normal(0, 5), -65.0, -15.0))
     bent = float(rng.uniform(0.0, 1.2))
     return make_sacrum(last, tilt, bent, size, second, found.slips.get(last.name, 0.0))
 

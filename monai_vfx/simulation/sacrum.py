@@ -36,7 +36,7 @@ def make_sacrum(
     depths = (32.0, 23.0, 17.0, 13.0, 11.0, 9.0)
     widths = (50.0, 40.0, 33.0, 29.0, 26.0, 15.0)
     for number, turn in enumerate(_CURVE + bent * _DIP):
-        angle = tilt + float(turn)
+        angle = max(tilt + float(turn), min(tilt, -80.0))  # no segment lies above the one before
         axes = rotation(np.deg2rad(angle), np.deg2rad(last.coronal / 3), 0.0)
         gap = (last.size.disc, second_disc, 0.0, 0.0, 0.0, 0.0)[number]
         height = heights[number] * size
