@@ -1,0 +1,181 @@
+"""From what the networks say to named levels, and from files to the networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import localiser_truth as truth
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from safetensors.torch import save_file
+
+from monai_vfx.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.errors import CaseRefused
+from monai_vfx.localiser import Localisation, localise
+from monai_vfx.localiser.grids import Image
+from monai_vfx.localiser.locate import localise_structures
+from monai_vfx.localiser.naming import THRESHOLD
+from monai_vfx.localiser.weights import NETWORKS, bundle_root, load_networks
+from monai_vfx.simulation.label_map import AnatomyMap
+from monai_vfx.volumes import open_volume
+
+
+def _localised(anatomy: AnatomyMap, flip: tuple[int, int, int] = (1, 1, 1)) -> Localisation:
+    """Localise with perfect networks, on the anatomy's grid with some axes turned round."""
+    shape = anatomy.tissues.shape
+    affine = anatomy.affine @ np.diag([*flip, 1.0])
+    affine[:3, 3] += anatomy.affine[:3, :3] @ [
+        (n - 1) if f < 0 else 0 for f, n in zip(flip, shape, strict=True)
+    ]
+    return localise_structures(
+        truth.locator_truth(anatomy),
+        truth.refiner_truth(anatomy),
+        Image(anatomy.tissues, anatomy.affine),
+        shape,
+        affine,
+    )
+
+
+@pytest.fixture(scope="module")
+def anatomy() -> AnatomyMap:
+    return truth.paint(truth.draw_plan(5, wanted=lambda plan: not plan.fractured), highest="T10")
+
+
+def test_names_labels_and_evidence(anatomy: AnatomyMap) -> None:
+    found = _localised(anatomy)
+    names = [level.name for level in found.levels]
+    assert names[-6:] == ["T12", "L1", "L2", "L3", "L4", "L5"]
+    assert found.confidence > 0.99 > found.threshold == THRESHOLD
+    centres = truth.centroids(anatomy)
+    for level in found.levels:
+        if not level.complete:
+            continue
+        value = VERTEBRAE[level.name]
+        assert np.linalg.norm(centres[value] - level.centre_mm) < 1.5
+        overlap = (found.labels == value) & (anatomy.vertebrae == value)
+        assert overlap.sum() > 0.9 * (anatomy.vertebrae == value).sum()
+        assert level.probability > 0.99
+    assert {VERTEBRAE[name] for name in LEVELS} | {101, 102} <= set(np.unique(found.labels))
+    evidence = found.evidence
+    assert evidence["sacrum_in_view"] is True
+    assert (evidence["last_rib"], evidence["lumbar_count"]) == ("T12", 5)
+    assert evidence["hypotheses"][0]["lowest"] == "L5"
+    assert evidence["confidence_counted_from_neck"] < found.confidence
+    assert found.levels[-1].ribs[0] < 0.1 < 0.9 < found.levels[-6].ribs[1]
+
+
+@pytest.mark.parametrize("flip", [(-1, 1, 1), (1, -1, -1)])
+def test_a_flipped_file_has_the_same_world(anatomy: AnatomyMap, flip: tuple[int, int, int]) -> None:
+    upright, turned = _localised(anatomy), _localised(anatomy, flip)
+    assert turned.levels == upright.levels
+    back = turned.labels[tuple(slice(None, None, f) for f in flip)]
+    assert (back != upright.labels).mean() < 1e-4  # ties of the interpolation
+
+
+@pytest.mark.parametrize("lumbar", [4, 6])
+def test_an_unusual_count_is_refused_with_the_count(lumbar: int) -> None:
+    anatomy = truth.paint(truth.draw_plan(lumbar), highest="T10")
+    with pytest.raises(CaseRefused) as refused:
+        _localised(anatomy)
+    assert refused.value.code == "level_uncertain"
+    assert f"{lumbar} bodies lie between the last one with ribs and the sacrum" in str(
+        refused.value
+    )
+
+
+def test_a_level_at_the_edge_is_missing() -> None:
+    anatomy = truth.paint(truth.draw_plan(5), highest="T9", lowest="L4", beyond_mm=4)
+    with pytest.raises(CaseRefused) as refused:
+        _localised(anatomy)
+    assert refused.value.code == "level_missing"
+    assert "L4 at the edge of the image" in str(refused.value)
+
+
+def test_a_chest_has_no_lumbar_levels() -> None:
+    anatomy = truth.paint(truth.draw_plan(5), highest="T5", lowest="T11", beyond_mm=12)
+    with pytest.raises(CaseRefused) as refused:
+        _localised(anatomy)
+    assert refused.value.code == "level_missing"
+    assert "vertebral bodies are in view" in str(refused.value)
+
+
+def test_without_ribs_in_view_names_are_uncertain(anatomy: AnatomyMap) -> None:
+    """A reconstruction of the spine alone: the joints lie outside the image."""
+    middle = truth.centroids(anatomy)[VERTEBRAE["L2"]][0]
+    at = int((middle - anatomy.affine[0, 3]) / anatomy.affine[0, 0])
+    narrow = slice(at - 7, at + 8)
+    affine = anatomy.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * narrow.start
+    with pytest.raises(CaseRefused) as refused:
+        localise_structures(
+            truth.locator_truth(anatomy),
+            truth.refiner_truth(anatomy),
+            Image(anatomy.tissues[narrow], affine),
+            anatomy.tissues.shape,
+            anatomy.affine,
+        )
+    assert refused.value.code == "level_uncertain"
+    assert "no rib" in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained networks in half precision."""
+    folder = tmp_path_factory.mktemp("weights")
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root() / "configs" / "common.yaml"))
+    torch.manual_seed(0)
+    for name in NETWORKS:
+        state = parser.get_parsed_content(f"{name}_def").state_dict()
+        save_file(
+            {key: values.half().contiguous() for key, values in state.items()},
+            folder / f"{name}.safetensors",
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def water(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("water") / "ct.nii.gz"
+    hu = np.full((90, 80, 60), -1000, dtype=np.int16)
+    hu[15:75, 15:65] = 0
+    nib.save(nib.Nifti1Image(hu, np.diag([-2.0, -2.0, 3.0, 1.0])), path)
+    return path
+
+
+def test_a_water_phantom_has_no_spine(weights: Path, water: Path) -> None:
+    with pytest.raises(CaseRefused) as refused:
+        localise(open_volume(water), weights=weights)
+    assert refused.value.code == "spine_not_found"
+    assert "--mask" in str(refused.value)
+
+
+def test_networks_take_their_weights(weights: Path) -> None:
+    networks = load_networks(weights)
+    assert set(networks.sha256) == set(NETWORKS)
+    assert all(len(digest) == 64 for digest in networks.sha256.values())
+    assert not networks.locator.training
+    assert all(each.dtype == torch.float32 for each in networks.refiner.state_dict().values())
+
+
+def test_broken_weights_are_refused(weights: Path, water: Path, tmp_path: Path) -> None:
+    volume = open_volume(water)
+
+    def refusal() -> str:
+        with pytest.raises(CaseRefused) as refused:
+            localise(volume, weights=tmp_path)
+        return refused.value.code
+
+    assert refusal() == "weights_unreadable"
+    for name in NETWORKS:
+        (tmp_path / f"{name}.safetensors").write_bytes(b"nothing of the kind")
+    assert refusal() == "weights_unreadable"
+    for name in NETWORKS:
+        save_file({"some.weight": torch.zeros(3)}, tmp_path / f"{name}.safetensors")
+    assert refusal() == "weights_mismatch"
+    for name in NETWORKS:
+        save_file({"some.weight": torch.full((3,), torch.nan)}, tmp_path / f"{name}.safetensors")
+    assert refusal() == "weights_unreadable"
