@@ -579,7 +579,7 @@ def test_a_prediction_keeps_the_mask_that_was_made_and_says_so(
     assert (out / PICTURE).is_file()
     assert not list(out.glob(".run_*"))
     record = json.loads((out / "run.json").read_text())
-    assert record["inputs"]["mask"] == sha256_of(out / MASK)
+    assert record["inputs_sha256"]["mask"] == sha256_of(out / MASK)
     assert record["settings"]["mask_source"] == "totalsegmentator"
 
     # Given to the next run into the same folder, the mask of this one must not be swept away.
