@@ -237,7 +237,7 @@ def _touch(bank: AnatomyBank, number: int) -> None:
 
 
 def _load(path: Path) -> BankItem:
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays: dict[str, Any] = dict(stored)
     return BankItem(**{**arrays, "level": int(arrays["level"])})
 
