@@ -210,6 +210,7 @@ def item_of(indices: list[int]) -> dict[str, Any]:
         "spacing_mm": [0.9, 0.9, 5.0],
         "sop_instance_uids": ["1.0", "1.1", "1.2", "1.3"],
         "warnings": [{"code": "level_cut", "message": "T12 is cut"}],
+        "mask_levels": ["T12", "L1", "L2", "L3", "L4"],
     }
     meta = {
         "case_facts": json.dumps(facts),
