@@ -256,7 +256,10 @@ def _draw_trunk(bank: AnatomyBank, rng: np.random.Generator) -> BankItem:
     centre = _trunk_centre(plan, rng)
     half = np.asarray(bank.box_mm) / 2
     painted = paint_label_map(
-        plan, centre - half, centre + half, spacing_mm=_triple(bank.spacing_mm)
+        plan,
+        (centre - half).tolist(),
+        (centre + half).tolist(),
+        spacing_mm=_triple(bank.spacing_mm),
     )
     return BankItem(painted.tissues, painted.vertebrae, painted.affine)
 
@@ -301,8 +304,8 @@ def _draw_patch(bank: AnatomyBank, rng: np.random.Generator) -> BankItem:
     reach = bank.reach(frame)
     painted = paint_label_map(
         plan,
-        frame[:3, 3] - reach,
-        frame[:3, 3] + reach,
+        (frame[:3, 3] - reach).tolist(),
+        (frame[:3, 3] + reach).tolist(),
         spacing_mm=_triple(bank.spacing_mm),
     )
     return BankItem(painted.tissues, painted.vertebrae, painted.affine, frame, level)

@@ -8,7 +8,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,11 +111,13 @@ class Bfloat16Inferer(SimpleInferer):
         super().__init__()
         self.enabled = enabled
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Return logits (B, C, x, y, z) of images (B, 2, x, y, z)."""
         inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.enabled):
-            logits = cast(Tensor, super().__call__(inputs, network, *args, **kwargs))
+            logits = super().__call__(inputs, network, *args, **kwargs)
         return logits.float()
 
 
