@@ -122,7 +122,7 @@ def load_networks(
     Args:
         weights: folder with ``locator.safetensors`` and ``refiner.safetensors``; by default the
             one that comes with the package.
-        device: where they compute; the CPU by default.
+        device: where they compute; by default a GPU where there is one.
 
     Raises:
         CaseRefused: ``weights_unreadable`` where a file is absent or no safetensors file;
@@ -143,7 +143,7 @@ def load_networks(
             )
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "common.yaml"))
-    place = torch.device(device or "cpu")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     built = {
         name: _loaded(parser.get_parsed_content(f"{name}_def"), path, place)
         for name, path in files.items()
