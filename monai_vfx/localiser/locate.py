@@ -13,7 +13,7 @@ import numpy as np
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.localiser.grids import Image, Probabilities, locator_image, read_image
-from monai_vfx.localiser.naming import Body, Chain, Naming, Rates, name_bodies, read_rates
+from monai_vfx.localiser.naming import CERVICAL, Body, Chain, Naming, Rates, name_bodies, read_rates
 from monai_vfx.localiser.refine import (
     PatchPredictor,
     RefinedBody,
@@ -189,9 +189,15 @@ def _refuse_unless_sure(
     """Refuse a chain whose names are not sure, or that lacks one of T12-L4.
 
     Raises:
-        CaseRefused: ``level_missing`` or ``level_uncertain``.
+        CaseRefused: ``level_missing``, ``level_uncertain``, or ``spine_not_found`` where all
+            bodies are cervical ones: specks of noise look like that.
     """
     view = f"{naming.names[0]} to {naming.names[-1]}"
+    if set(naming.names) <= set(CERVICAL):
+        raise CaseRefused(
+            "spine_not_found",
+            f"{len(naming.names)} small bodies in a row are seen, none of the chest or the loin",
+        )
     if naming.in_chain < 0.5:
         raise CaseRefused(
             "level_missing",
@@ -203,7 +209,7 @@ def _refuse_unless_sure(
         raise CaseRefused(
             "level_uncertain",
             f"{_counted(evidence)}; the probability that T12 to L4 are named right is "
-            f"{naming.confidence:.2f}, the rule is at least {threshold:.2f}",
+            f"{naming.confidence:.3f}, the rule is at least {threshold:.3f}",
         )
     cut = [
         name
@@ -231,7 +237,7 @@ def _counted(evidence: Json) -> str:
             f"sacrum{usual}"
         )
     if evidence["sacrum_in_view"]:
-        return f"the sacrum is in view, but no rib at any of the {bodies} bodies above it"
+        return f"the sacrum is in view, but no rib is seen at any of the {bodies} bodies above it"
     if evidence["last_rib"] is not None:
         return f"ribs are seen, but not the sacrum below the {bodies} bodies"
     return f"neither ribs nor the sacrum are seen beside {bodies} bodies"
