@@ -196,7 +196,7 @@ def localise(image: Path, series_uid: str | None, weights: Path | None, out: Pat
     warn(tuple(CaseWarning(**warning) for warning in document["warnings"]))
     if document["refusal"] is not None:
         refuse(CaseRefused(**document["refusal"]))
-    say(f"confidence {document['confidence']:.2f}; look at {out / 'localiser.png'}")
+    say(f"confidence {document['confidence']:.3f}; look at {out / 'localiser.png'}")
 
 
 def _run_case(

@@ -79,10 +79,10 @@ def disagreement(matches: Sequence[LevelMatch], found: Localisation) -> str | No
     >>> one = LevelMatch("L2", "L1", 3.0)
     >>> sure = Localisation(np.zeros((1, 1, 1), np.uint8), (), 0.98, 0.9, {}, {}, (), {})
     >>> disagreement([LevelMatch("L4", None, None), one], sure)
-    "the mask's L2 is the localiser's L1 (confidence 0.98)"
+    "the mask's L2 is the localiser's L1 (confidence 0.980)"
     """
     differ = [m for m in matches if m.found not in (None, m.given)]
     if not differ:
         return None
     words = ", ".join(f"{match.given} is the localiser's {match.found}" for match in differ)
-    return f"the mask's {words} (confidence {found.confidence:.2f})"
+    return f"the mask's {words} (confidence {found.confidence:.3f})"

@@ -173,10 +173,10 @@ class MaskSource:
 
     def _draw_made(self, case: Case, found: Localisation) -> None:
         title = (
-            f"Vertebrae by the localiser: confidence {found.confidence:.2f} that T12-L4 are named "
+            f"Vertebrae by the localiser: confidence {found.confidence:.3f} that T12-L4 are named "
             f"right (used from {found.threshold:.2f})"
         )
-        notes = {level.name: f"{level.probability:.2f}" for level in found.levels}
+        notes = {level.name: f"{level.probability:.3f}" for level in found.levels}
         self._draw(case, found.labels, self.folder / PICTURE, title, notes)
 
     def _compare(self, case: Case) -> None:
