@@ -41,7 +41,8 @@ def test_every_scheme_has_the_levels_in_one_run(scheme: str) -> None:
 def test_values_are_one_to_one() -> None:
     values = [label_value(name) for name in (*LEVELS, *MUSCLES)]
     assert values == [19, 20, 21, 22, 23, 101, 102]
-    assert set(SNOMED_CT) == set(LEVELS)
+    assert set(SNOMED_CT) == {"T11", *LEVELS, "L5"}
+    assert len(set(SNOMED_CT.values())) == len(SNOMED_CT)
     with pytest.raises(KeyError):
         label_value("S1")
 
