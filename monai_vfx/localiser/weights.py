@@ -60,7 +60,7 @@ class Networks:
         import torch
         from monai.inferers import sliding_window_inference
 
-        with torch.inference_mode():
+        with torch.inference_mode(), _fast_arithmetic(self.device):
             logits = sliding_window_inference(
                 _channels(image.values[None]),
                 roi_size=self.window,
@@ -72,7 +72,7 @@ class Networks:
                 sw_device=self.device,
                 device="cpu",
             )
-            values: npt.NDArray[np.float32] = torch.softmax(logits[0], dim=0).numpy()
+            values: npt.NDArray[np.float32] = torch.softmax(logits[0].float(), dim=0).numpy()
         return Probabilities(values, image.affine)
 
     def refine(self, image: Image, affines: Sequence[Affine]) -> npt.NDArray[np.float32]:
@@ -88,13 +88,28 @@ class Networks:
         import torch
 
         found = []
-        with torch.inference_mode():
+        with torch.inference_mode(), _fast_arithmetic(self.device):
             for start in range(0, len(affines), _PATCHES):
                 some = affines[start : start + _PATCHES]
                 hu = np.stack([sample_means(image, PATCH_SHAPE, affine) for affine in some])
                 logits = self.refiner(_channels(hu).to(self.device))
-                found.append(torch.softmax(logits, dim=1).cpu().numpy())
+                found.append(torch.softmax(logits.float(), dim=1).cpu().numpy())
         return np.concatenate(found)
+
+
+def _fast_arithmetic(device: torch.device) -> torch.autocast:
+    """Return the context in which convolutions are in bfloat16 where the processor computes it.
+
+    The networks were trained so. Beside float32 it takes a quarter of the time, and 1 voxel in
+    10,000 changes its structure; a processor that can only emulate it stays with float32.
+    """
+    import torch
+
+    # Not in the oldest torch we take.
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    on = device.type == "cpu" and native
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=on)
 
 
 def _channels(hu: npt.NDArray[np.float32]) -> torch.Tensor:
