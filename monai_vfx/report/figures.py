@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
+from matplotlib import patheffects, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -161,3 +161,28 @@ def calm(axes: Axes) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(GRID)
+
+
+def orientation_letter(axes: Axes, x: float, y: float, letter: str, ha: str, va: str) -> None:
+    """Write a letter of the patient's axes (A, P, R, L, H, F) on an image.
+
+    Args:
+        axes: of the image.
+        x: share of the axes' width, from the left.
+        y: share of their height, from below.
+        letter: what to write.
+        ha: horizontal alignment, as matplotlib's text takes it.
+        va: vertical alignment, likewise.
+    """
+    axes.text(
+        x,
+        y,
+        letter,
+        transform=axes.transAxes,
+        ha=ha,
+        va=va,
+        color="white",
+        fontsize=12,
+        fontweight="bold",
+        path_effects=[patheffects.withStroke(linewidth=3.0, foreground="black")],
+    )

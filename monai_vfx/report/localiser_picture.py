@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from monai_vfx.anatomy import LEVEL_NAMES
 from monai_vfx.bodies import box_affine
+from monai_vfx.report.figures import orientation_letter
 from monai_vfx.report.pixels import WINDOW_HU
 from monai_vfx.shapes import Affine, HUVolume, LabelVolume, Points, Region
 from monai_vfx.volumes import Volume, world_positions
@@ -234,9 +235,9 @@ def slice_view(voxels: PictureVoxels, centre: Points, affine: Affine) -> View:
 def _draw_view(axes: Axes, view: View, letters: str) -> None:
     _show(axes, view)
     for x, letter, ha in ((0.02, letters[0], "left"), (0.98, letters[1], "right")):
-        _letter(axes, x, 0.5, letter, ha, "center")
-    _letter(axes, 0.5, 0.985, "H", "center", "top")
-    _letter(axes, 0.5, 0.015, "F", "center", "bottom")
+        orientation_letter(axes, x, 0.5, letter, ha, "center")
+    orientation_letter(axes, 0.5, 0.985, "H", "center", "top")
+    orientation_letter(axes, 0.5, 0.015, "F", "center", "bottom")
 
 
 def _show(axes: Axes, view: View) -> None:
@@ -257,21 +258,6 @@ def _show(axes: Axes, view: View) -> None:
     axes.set_facecolor("black")
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def _letter(axes: Axes, x: float, y: float, letter: str, ha: str, va: str) -> None:
-    axes.text(
-        x,
-        y,
-        letter,
-        transform=axes.transAxes,
-        ha=ha,
-        va=va,
-        color="white",
-        fontsize=12,
-        fontweight="bold",
-        path_effects=_OUTLINE,
-    )
 
 
 def _name(axes: Axes, x: float, z: float, words: str, ha: str) -> None:

@@ -17,7 +17,7 @@ from monai_vfx.morphometry.heights import BodyHeights
 from monai_vfx.morphometry.normals import NormalValues
 from monai_vfx.morphometry.ratios import HEIGHTS, ratios_of
 from monai_vfx.morphometry.rules import FRACTURED
-from monai_vfx.report.figures import INK
+from monai_vfx.report.figures import INK, orientation_letter
 from monai_vfx.report.pixels import WINDOW_HU
 from monai_vfx.shapes import Json
 from monai_vfx.volumes import Volume
@@ -195,25 +195,13 @@ def _draw_body(axes: Axes, level: str, body: BodyHeights, row: Json | None) -> N
 
 
 def _orientation(axes: Axes) -> None:
-    outline = [patheffects.withStroke(linewidth=3.0, foreground="black")]
     for x, y, letter, ha, va in (
         (0.015, 0.5, "A", "left", "center"),
         (0.985, 0.5, "P", "right", "center"),
         (0.5, 0.99, "H", "center", "top"),
         (0.5, 0.01, "F", "center", "bottom"),
     ):
-        axes.text(
-            x,
-            y,
-            letter,
-            transform=axes.transAxes,
-            ha=ha,
-            va=va,
-            color="white",
-            fontsize=12,
-            fontweight="bold",
-            path_effects=outline,
-        )
+        orientation_letter(axes, x, y, letter, ha, va)
 
 
 def _scale_bar(axes: Axes, view: SagittalView) -> None:
