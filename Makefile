@@ -2,12 +2,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 OUT ?= demo_output
-# Of `make localiser`: where bank and trainings go, how long they train, processes that paint.
+# Of `make localiser`: where bank and trainings go, how long they train, from which random numbers,
+# processes that paint, threads of each training (None: as torch chooses).
 RUNS ?= $(CURDIR)/runs/localiser
-ITERATIONS ?= 2400
+ITERATIONS ?= 3200
+SEED ?= 0
 PROCESSES ?= 2
+THREADS ?= None
 
-.PHONY: demo test test-slow lint bench localiser install clean
+.PHONY: demo test test-slow lint bench localiser train-locator train-refiner install clean
 
 demo: install
 	$(BIN)/vfx demo --out $(OUT)
@@ -28,21 +31,23 @@ bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/preprocess.py
 
-# Trains the vertebra localiser's two networks from nothing and puts them into its bundle.
+# Trains the vertebra localiser's two networks from nothing and puts them into its bundle. On few
+# cores they are quickest side by side, one thread each: make -j2 localiser THREADS=1
 TRAIN := cd bundles/vertebra_localiser && $(CURDIR)/$(BIN)/python -m monai.bundle run
-FILES := --meta_file configs/metadata.json --logging_file configs/logging.conf --cache_dir $(RUNS)/bank
+FILES := --meta_file configs/metadata.json --logging_file configs/logging.conf \
+  --cache_dir $(RUNS)/bank --seed $(SEED)
+REFINER := ,'configs/refiner.yaml'
 
-localiser: install
-	$(TRAIN) drawing $(FILES) --processes $(PROCESSES) \
-	  --config_file "['configs/common.yaml','configs/bank.yaml']"
-	$(TRAIN) drawing $(FILES) --processes $(PROCESSES) \
-	  --config_file "['configs/common.yaml','configs/bank.yaml','configs/refiner.yaml']"
-	$(TRAIN) training $(FILES) --iterations $(ITERATIONS) --resume True --output_dir $(RUNS)/locator \
-	  --config_file "['configs/common.yaml','configs/train.yaml']"
-	$(TRAIN) training $(FILES) --iterations $(ITERATIONS) --resume True --output_dir $(RUNS)/refiner \
-	  --config_file "['configs/common.yaml','configs/train.yaml','configs/refiner.yaml']"
+localiser: train-locator train-refiner
 	$(BIN)/python -c "from monai_vfx.bundle_parts.localiser_training import publish; \
 	  publish({'locator': '$(RUNS)/locator', 'refiner': '$(RUNS)/refiner'})"
+
+train-refiner: LAST := $(REFINER)
+train-locator train-refiner: train-%: install
+	$(TRAIN) drawing $(FILES) --processes $(PROCESSES) \
+	  --config_file "['configs/common.yaml','configs/bank.yaml'$(LAST)]"
+	$(TRAIN) training $(FILES) --iterations $(ITERATIONS) --threads $(THREADS) --resume True \
+	  --output_dir $(RUNS)/$* --config_file "['configs/common.yaml','configs/train.yaml'$(LAST)]"
 
 install: .venv/.installed
 
