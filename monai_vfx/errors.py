@@ -83,6 +83,13 @@ WARNINGS: dict[str, str] = {
 }
 """Warning code → its meaning."""
 
+RULES: dict[str, str] = {}
+"""Code → the rule behind it, with its tolerances.
+
+What stands in braces is a constant of the package, ``{dicom.reading.TILT_TOLERANCE_DEG}``, so that
+the page of codes (``docs/inputs.md``) states the number that the code uses.
+"""
+
 
 class CaseRefused(Exception):  # noqa: N818 - a refusal is an outcome, not a program error
     """A case does not fulfil a rule.
