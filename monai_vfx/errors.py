@@ -31,6 +31,8 @@ REFUSALS: dict[str, str] = {
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
+    "header_conflict": "Find out which is right: the row may belong to another CT. Correct the "
+    "table, or leave out the column.",
     # mask
     "mask_required": "Give a label map or a folder of per-structure files with --mask.",
     "mask_unreadable": "The mask must be a NIfTI or NRRD label map, or a folder of such.",
@@ -56,6 +58,8 @@ REFUSALS: dict[str, str] = {
     # tables
     "clinical_invalid": "Give a table of one row with the weights' variables, with --clinical.",
     "cohort_invalid": "Correct the listed cells and run again.",
+    "gate_stale": "Run vfx check on this table again and give the new check.csv.",
+    "gate_excluded": "Leave the warning out of the list of those that exclude, to keep the case.",
     "internal": "This is a defect of the software: please report it with the log.",
 }
 """Refusal code → what the user can do about it."""
@@ -75,6 +79,11 @@ WARNINGS: dict[str, str] = {
     "crop_padded": "the crop leaves the field of view and was padded",
     "simulated_weights": "the weights were trained on simulated patients",
     "position_unusual": "the patient does not lie supine",
+    "age_outside_study": "the patient is younger or older than those of the study",
+    "contrast_contradictory": "what is known of contrast medium contradicts itself",
+    "fracture_suspected": "a vertebra already looks fractured",
+    "fracture_unclear": "a vertebra may be fractured: the slices are too thick to tell",
+    "metal_or_cement": "metal or cement in or behind T12-L4",
     "other_series_ignored": "other series in the folder were left aside",
     "clinical_missing": "a clinical variable is missing and was set to the training mean",
     "heights_coarse": "slices are so thick that heights of vertebrae are uncertain",
@@ -83,7 +92,29 @@ WARNINGS: dict[str, str] = {
 }
 """Warning code → its meaning."""
 
-RULES: dict[str, str] = {}
+RULES: dict[str, str] = {
+    "header_conflict": "An age in the table may differ from the header's by "
+    "{dicom.facts.AGE_TOLERANCE_YEARS} years, a date by {dicom.facts.DATE_TOLERANCE_DAYS} day; sex "
+    "must be the same. What either lacks is not compared.",
+    "gate_stale": "Each row of the table must be in check.csv, with the image and the mask as they "
+    "were when they were checked (size and time of each file, else the SHA-256 of the content).",
+    "gate_excluded": "A row is left out when check.csv has one of the warnings that exclude.",
+    "age_outside_study": "The age lies from {preflight.YOUNGEST_YEARS} to {preflight.OLDEST_YEARS} "
+    "years; a header holds whole years.",
+    "contrast_contradictory": "Tags, times and words of the header name one phase at most, and "
+    "do not say both that medium was given and that it was not; nor does the aorta, where it is "
+    "labelled, contradict them.",
+    "fracture_suspected": "No ratio of heights (Ha/Hp, Hm/Hp, Hp to a neighbour's) of T12-L4 lies "
+    "by {case_facts.suspicion.SURE_SD} SD of its measurement below "
+    "{case_facts.suspicion.LOWEST_RATIO}.",
+    "fracture_unclear": "No ratio lies below {case_facts.suspicion.LOWEST_RATIO} by less than "
+    "{case_facts.suspicion.SURE_SD} SD of its measurement; for slices of more than "
+    "{case_facts.suspicion.THICKEST_MM} mm no such SD is known, and the warning always comes.",
+    "metal_or_cement": "Less than {case_facts.implants.LEAST_INSIDE_MM3} mm³ above "
+    "{case_facts.implants.INSIDE_HU} HU inside the bodies, and less than "
+    "{case_facts.implants.LEAST_BEHIND_MM3} mm³ above {case_facts.implants.BEHIND_HU} HU behind "
+    "them.",
+}
 """Code → the rule behind it, with its tolerances.
 
 What stands in braces is a constant of the package, ``{dicom.reading.TILT_TOLERANCE_DEG}``, so that
@@ -156,8 +187,13 @@ class MissingDependencyError(ImportError):
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self._facts = (package, extra, purpose)
         command = extra if " " in extra else f"pip install 'monai_vfx[{extra}]'"
         super().__init__(f"{package} is needed {purpose}: {command}")
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
+        """Survive the way back from a worker process."""
+        return type(self), self._facts
 
 
 def find_cause(error: BaseException | None, kind: type[E]) -> E | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_vfx.dicom.facts import HeaderFacts
 from monai_vfx.dicom.files import access_refused, reason
 from monai_vfx.dicom.reading import LPS_TO_RAS, SHORTEST_SERIES, read_series
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
@@ -57,6 +59,7 @@ class Volume:
         thickness_mm: nominal slice thickness of the header, None where it is not stated.
         age_years, sex: of the header, None where absent. Never guessed.
         warnings: what a reader of the result must know.
+        facts: what a DICOM header says of patient, scanner and protocol; None without one.
     """
 
     file_format: str
@@ -68,6 +71,7 @@ class Volume:
     age_years: float | None = None
     sex: str | None = None
     warnings: tuple[CaseWarning, ...] = ()
+    facts: HeaderFacts | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -221,6 +225,21 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
+def file_state(path: Path) -> str:
+    """Return a digest of what tells whether a file, or any in a folder, is still the one it was.
+
+    Size and time of each file count, and where it lies in the folder; nothing is read. A path at
+    which there is nothing has a state as well.
+    """
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    stats = []
+    for file in files:
+        name = str(file.relative_to(path))
+        found = file.stat() if file.exists() else None
+        stats.append([name, *((found.st_size, found.st_mtime_ns) if found else ())])
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
 def _open_dicom(path: Path, series_uid: str | None) -> Volume:
     series = read_series(path, series_uid)
     return Volume(
@@ -233,6 +252,7 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         age_years=series.age_years,
         sex=series.sex,
         warnings=series.warnings,
+        facts=series.facts,
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
@@ -31,12 +32,13 @@ from monai_vfx.bundle_parts.overlays import (
     training_configs,
 )
 from monai_vfx.cohort import read_cohort, table_sha256
-from monai_vfx.errors import CaseRefused, SettingError
+from monai_vfx.dicom.facts import Expected, check_expected
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.explanation import gradcam
 from monai_vfx.mask_sources import MaskSource
 from monai_vfx.mask_sources.cohorts import with_masks
 from monai_vfx.mask_sources.source import DISAGREEMENT, MADE_FILES
-from monai_vfx.preflight import check_case, load_case
+from monai_vfx.preflight import age_warnings, check_case, load_case
 from monai_vfx.report.montage import montage, score_caption, slice_titles
 from monai_vfx.results import (
     Prediction,
@@ -45,7 +47,7 @@ from monai_vfx.results import (
     write_json,
 )
 from monai_vfx.shapes import Json
-from monai_vfx.volumes import content_hash
+from monai_vfx.volumes import content_hash, open_volume
 from monai_vfx.weights import TrainedModel, bundle_root, read_sidecar, sha256_of
 
 _LOG = logging.getLogger(__name__)
@@ -172,7 +174,8 @@ def predict(
             with what it finds.
 
     Raises:
-        CaseRefused: with the code of the rule that the case breaks; with ``mask_disagrees`` the
+        CaseRefused: with the code of the rule that the case breaks, ``header_conflict`` where the
+            clinical row contradicts the header among them; with ``mask_disagrees`` the
             picture ``mask_disagrees.png`` is left in ``out``.
         MissingDependencyError: TotalSegmentator is asked for and not installed.
         SettingError: a calibration that cannot be used.
@@ -181,6 +184,7 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     check_case_name(case)
     members = [weights] if isinstance(weights, str | Path) else list(weights)
+    row_warnings = () if clinical is None else _compare_row(image, series_uid, clinical)
     with tempfile.TemporaryDirectory(dir=out, prefix=".run_") as scratch:
         source = MaskSource(
             image, mask, Path(scratch) / "mask", series_uid=series_uid, compare=compare_mask
@@ -212,6 +216,7 @@ def predict(
                 mask=source.record,
                 warnings=tuple(dict.fromkeys((*prediction.warnings, *source.warnings))),
             )
+        prediction = replace(prediction, warnings=(*prediction.warnings, *row_warnings))
         write_json(made / "prediction.json", prediction.to_json())
         if beside is not None:
             _draw_beside(item, members[0], beside, layer, made)
@@ -242,6 +247,27 @@ def predict(
     }
     write_json(out / "run.json", run_record("predict", facts, inputs))
     return prediction
+
+
+def _compare_row(
+    image: str | Path, series_uid: str | None, clinical: str | Path
+) -> tuple[CaseWarning, ...]:
+    """Compare a clinical row with the header; warn of its age where the header has none.
+
+    Raises:
+        CaseRefused: ``header_conflict``; what opening the CT or the row raises.
+    """
+    row = read_row(clinical).iloc[0]
+    age, sex, scanned = (
+        None if name not in row or pd.isna(row[name]) else row[name]
+        for name in ("age", "sex", "scan_date")
+    )
+    facts = open_volume(image, series_uid).facts
+    day = None if scanned is None else pd.Timestamp(scanned).date()
+    check_expected(facts, Expected(None if age is None else float(age), sex, day))
+    if age is None or (facts is not None and facts.age_years is not None):
+        return ()
+    return tuple(age_warnings(float(age)))
 
 
 def _settle_mask(source: MaskSource, scheme: str | None, out: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from monai_vfx.dicom.facts import FACT_TAGS
 from monai_vfx.errors import CaseRefused
 
 _HEADER_TAGS = [
@@ -38,6 +39,7 @@ _HEADER_TAGS = [
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
+    *FACT_TAGS,
 ]
 _CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, Enhanced CT
 _DICOMDIR = "1.2.840.10008.1.3.10"  # has no SOPClassUID in its data set

@@ -9,7 +9,6 @@ Geometry: DICOM PS3.3, C.7.6.2.1.1 (equation C.7.6.2.1-1), in LPS, turned to RAS
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_vfx.dicom.facts import HeaderFacts, age_in_years, read_facts
 from monai_vfx.dicom.files import Files, Source, access_refused, read_headers, reason
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.shapes import Affine, HUVolume, Region
@@ -57,6 +57,7 @@ class Series:
         age_years, sex: of the header, None where absent.
         warnings: what a reader of the result must know.
         deflated: whether a file is stored deflated as a whole.
+        facts: what the headers say of patient, scanner and protocol.
     """
 
     sources: tuple[Source, ...]
@@ -70,6 +71,7 @@ class Series:
     sex: str | None
     warnings: tuple[CaseWarning, ...]
     deflated: bool
+    facts: HeaderFacts
 
     def read(self, region: Region) -> HUVolume:
         """Decode the slices of a region and crop them.
@@ -194,10 +196,11 @@ def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) 
         rescale=tuple((float(h.RescaleSlope), float(h.RescaleIntercept)) for h in ordered),
         thickness_mm=_thickness_mm(first),
         patient_position=position,
-        age_years=_age_years(str(first.get("PatientAge", "") or "")),
+        age_years=age_in_years(str(first.get("PatientAge", "") or "")),
         sex=str(first.get("PatientSex", "") or "") or None,
         warnings=tuple(warnings),
         deflated=any(_is_deflated(h) for h in headers),
+        facts=read_facts(ordered),
     )
 
 
@@ -341,18 +344,6 @@ def _check_positions(corners: Any, normal: Any) -> float:
             "gantry_tilt", f"slices are sheared by {tilt:.1f} degrees, the rule is at most 0.5"
         )
     return float((run @ normal) / (len(corners) - 1))
-
-
-def _age_years(text: str) -> float | None:
-    """Return an age string (DICOM VR AS) in years; None where it is absent or malformed.
-
-    >>> _age_years("069Y"), _age_years("018M"), _age_years("")
-    (69.0, 1.5, None)
-    """
-    found = re.fullmatch(r"(\d{3})([DWMY])", text)
-    if found is None:
-        return None
-    return int(found.group(1)) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[found.group(2)]
 
 
 def _is_deflated(header: Any) -> bool:

@@ -9,7 +9,6 @@ is listed like every other refused one and the rest goes on.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Callable
 from importlib import metadata
@@ -24,6 +23,7 @@ from monai_vfx.masks import REFUSED_MASK
 from monai_vfx.preflight import check_case, load_case
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
+from monai_vfx.volumes import file_state
 
 _RECORD = "made.json"
 _NO_FAULT_OF_THE_CT = ("weights_unreadable", "weights_mismatch")
@@ -99,7 +99,7 @@ def _missing(table: Path) -> tuple[list[str], list[int]]:
 def _made_mask(image: Path, folder: Path, made_by: str, weights: str | Path | None) -> Path:
     """Make one mask unless that was done; return it, or the record of its refusal."""
     stamp = {
-        "image": _state(image),
+        "image": file_state(image),
         "made_by": made_by,
         "version": metadata.version("monai_vfx"),
         "weights": None if weights is None else str(weights),
@@ -126,13 +126,6 @@ def _made_mask(image: Path, folder: Path, made_by: str, weights: str | Path | No
         write_json(refused, facts)
     write_json(folder / _RECORD, stamp)
     return refused if refused.is_file() else mask
-
-
-def _state(image: Path) -> str:
-    """Return a digest of what tells whether a file, or any in a folder, is still the one it was."""
-    files = sorted(f for f in image.rglob("*") if f.is_file()) if image.is_dir() else [image]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps([str(image), stats]).encode()).hexdigest()
 
 
 def _read(path: Path) -> Json | None:
