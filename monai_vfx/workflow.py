@@ -26,12 +26,14 @@ from monai.transforms import Compose
 from monai_vfx.bundle_parts import Standardiser, fit_clinical, split_cohort
 from monai_vfx.bundle_parts.combining import calibrate, combine, judge_distance
 from monai_vfx.bundle_parts.covariates import read_row, row_values
+from monai_vfx.bundle_parts.data import append_refusals
 from monai_vfx.bundle_parts.overlays import (
     config_files,
     default_folds,
     training_configs,
 )
 from monai_vfx.cohort import read_cohort, table_sha256
+from monai_vfx.cohort.gate import apply_gate, gate_facts, read_gate
 from monai_vfx.dicom.facts import Expected, check_expected
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.explanation import gradcam
@@ -323,6 +325,8 @@ def train(
     cache_dir: str | Path | None = None,
     made_masks: str = "auto",
     mask_dir: str | Path | None = None,
+    gate: str | Path | None = None,
+    exclude_warnings: Sequence[str] = (),
     tell: Callable[[str], None] = _LOG.info,
 ) -> Json:
     """Train on one fold; a run that was stopped goes on from its newest checkpoint.
@@ -348,16 +352,26 @@ def train(
             ``refused.jsonl`` and left out.
         mask_dir: folder of such masks, which further trainings may share; ``masks`` in ``out``
             by default.
+        gate: ``check.csv`` of the table's CTs; whom it refuses is left out before the folds are
+            made, and listed in ``refused.jsonl``. What remains is ``gate/cohort.csv`` in ``out``.
+        exclude_warnings: codes of its warnings that leave out as well.
         tell: called with a line about each such mask.
 
     Returns:
         ``weights``, and ``epoch`` and ``val_auroc`` of the best checkpoint.
 
     Raises:
-        CaseRefused: ``cohort_invalid``.
+        CaseRefused: ``cohort_invalid``, or ``gate_stale``.
         SettingError: a fold, overlay or setting that cannot be used.
     """
-    out = Path(out)
+    out, given = Path(out), Path(cohort)
+    gated: Json = {}
+    left_out: dict[str, CaseRefused] = {}
+    if gate is not None:
+        verdicts = read_gate(gate, exclude_warnings)
+        cohort, found = apply_gate(cohort, verdicts, out / "gate")
+        gated = {"gate": gate_facts(verdicts, found)}
+        left_out = {case: entry.refusal for case, entry in found.items()}
     names, settings = training_configs(overlays)
     chosen: Json = {"fold": fold, "folds": folds or default_folds(overlays, cohort)}
     chosen |= {"test_fold": test_fold, "max_epochs": epochs, "seed": seed, **settings}
@@ -373,11 +387,13 @@ def train(
     paths = {"cohort": table, "output_dir": out}
     paths |= {} if cache_dir is None else {"cache_dir": Path(cache_dir)}
     run_bundle(names, "train", resume=True, **paths, **chosen)
-    facts = {**chosen, "overlays": [_named(overlay) for overlay in overlays]}
+    append_refusals(out / "refused.jsonl", left_out)
+    facts = {**chosen, **gated, "overlays": [_named(overlay) for overlay in overlays]}
     facts |= {} if table == Path(cohort) else {"made_masks": made_masks}
     if isinstance(chosen.get("pretrained"), Path):
         facts["pretrained"] = _named(chosen["pretrained"])
-    inputs = {"cohort": content_hash(Path(cohort))}
+    inputs = {"cohort": content_hash(given)}
+    inputs |= {} if gate is None else {"gate": sha256_of(gate)}
     write_json(out / "run.json", run_record("train", facts, inputs))
     best = read_sidecar(out / "model.pt")["validation"]
     return {"weights": str(out / "model.pt"), "epoch": best["epoch"], "val_auroc": best["auroc"]}

@@ -8,15 +8,13 @@ is listed like every other refused one and the rest goes on.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from importlib import metadata
-from io import StringIO
 from pathlib import Path
 
 from monai_vfx.cohort.items import FILLED_TABLE, write_filled_record
-from monai_vfx.cohort.sheet import read_sheet
+from monai_vfx.cohort.sheet import read_sheet, write_sheet
 from monai_vfx.errors import CaseRefused
 from monai_vfx.mask_sources.source import FACTS, MASK, PICTURE, MaskSource
 from monai_vfx.masks import REFUSED_MASK
@@ -78,7 +76,7 @@ def with_masks(
             outcome = "refused" if made.name == REFUSED_MASK else "made"
             tell(f"mask {done} of {len(missing)}, case {case}: {outcome}")
     filled = folder / FILLED_TABLE
-    _write_table(filled, columns, rows)
+    write_sheet(filled, columns, rows)
     refused = sum(row["mask"].endswith(REFUSED_MASK) for row in rows)
     facts: Json = {"made_by": made_by, "made": len(missing) - refused, "refused": refused}
     write_filled_record(filled, table, facts)
@@ -134,13 +132,3 @@ def _read(path: Path) -> Json | None:
     except (FileNotFoundError, ValueError):
         return None
     return document
-
-
-def _write_table(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    text = StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field
 from datetime import date
-from io import StringIO
 from pathlib import Path
 
 from monai_vfx.cohort.cells import check_cell
-from monai_vfx.cohort.sheet import Fault, Sheet, read_sheet, refuse_faults
+from monai_vfx.cohort.sheet import Fault, Sheet, read_sheet, refuse_faults, write_sheet
 from monai_vfx.cohort.variables import COLUMNS
 from monai_vfx.dicom.facts import Expected
 from monai_vfx.errors import CaseRefused, SettingError
@@ -139,11 +137,6 @@ def _may_be(path: Path) -> bool:
 
 
 def _write_key(path: Path, known: dict[Path, str]) -> None:
-    text = StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("case", "image"))
-    writer.writerows((case, str(image)) for image, case in known.items())
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
+    rows = [{"case": case, "image": str(image)} for image, case in known.items()]
+    write_sheet(path, ("case", "image"), rows)

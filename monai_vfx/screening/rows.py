@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from monai_vfx.cohort.sheet import write_sheet
 from monai_vfx.schemas import schema
 from monai_vfx.shapes import Json
 
@@ -46,13 +45,7 @@ def row_of(record: Json) -> dict[str, Any]:
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write ``check.csv``, whole or not at all."""
-    text = StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
+    write_sheet(path, COLUMNS, [{k: cell(v) for k, v in row.items()} for row in rows])
 
 
 def cell(value: Any) -> str:
