@@ -112,7 +112,7 @@ def judge(gate: Gate, cases: Iterable[tuple[str, str, str]]) -> dict[str, LeftOu
         elif (verdict := _verdict(row, gate.exclude_warnings)) is not None:
             left_out[case] = verdict
     found = [
-        f"{len(names)} rows {what}: {', '.join(names[:_LISTED])}"
+        f"{len(names)} of the rows {what}: {', '.join(names[:_LISTED])}"
         + (" …" if len(names) > _LISTED else "")
         for names, what in (
             (absent, "are not in the gate"),
