@@ -373,7 +373,7 @@ def test_a_study_takes_a_gate_for_each_hospital(gated: Path) -> None:
     with pytest.raises(SettingError, match="nonsense"):
         read_plan(path)
     path.write_text(text.replace("check.csv", "none.csv") % "", encoding="utf-8")
-    with pytest.raises(SettingError, match="gate .* does not exist"):
+    with pytest.raises(SettingError, match=r"gate .* does not exist"):
         read_plan(path)
 
 
