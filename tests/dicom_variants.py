@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
@@ -81,7 +82,7 @@ def to_enhanced(
         whole.NumberOfFrames = len(chosen)
         whole.SharedFunctionalGroupsSequence = [_shared(headers[0])]
         whole.PerFrameFunctionalGroupsSequence = [_of_frame(headers[n]) for n in chosen]
-        whole.PixelData = b"".join(headers[n].PixelData for n in chosen)
+        whole.add_new("PixelData", "OW", b"".join(headers[n].PixelData for n in chosen))
         if parts > 1:
             whole.ConcatenationUID = "1.2.3.77"
             whole.InConcatenationNumber, whole.InConcatenationTotalNumber = part, parts
@@ -133,10 +134,98 @@ def _of_frame(header: Any) -> Dataset:
     return groups
 
 
-def transcode(source: Path, target: Path, syntax: UID, encode: Callable[[Any], bytes]) -> None:
-    """Write a native slice with its pixels encoded by a function of the data set."""
-    header = pydicom.dcmread(source)
-    header.PixelData = encapsulate([encode(header)])
-    header["PixelData"].VR = "OB"
-    header.file_meta.TransferSyntaxUID = syntax
-    header.save_as(target, enforce_file_format=True)
+# -- transfer syntaxes -----------------------------------------------------------------------
+
+Transcoder = Callable[[Path, Path], None]
+"""Writes one native slice (explicit VR little endian) in another transfer syntax."""
+
+
+def _native(syntax: UID) -> Transcoder:
+    def write(source: Path, target: Path) -> None:
+        header = pydicom.dcmread(source)
+        if not syntax.is_little_endian:
+            swapped = np.frombuffer(header.PixelData, dtype="<u2").byteswap()
+            header.add_new("PixelData", "OW", swapped.tobytes())
+        header.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(
+            target,
+            header,
+            implicit_vr=syntax.is_implicit_VR,
+            little_endian=syntax.is_little_endian,
+            force_encoding=True,  # from little to big endian: the pixels were turned above
+        )
+
+    return write
+
+
+def _pydicom(syntax: UID, **options: Any) -> Transcoder:
+    def write(source: Path, target: Path) -> None:
+        header = pydicom.dcmread(source)
+        header.compress(syntax, generate_instance_uid=False, **options)
+        header.save_as(target)
+
+    return write
+
+
+def _gdcm(name: str) -> Transcoder:
+    def write(source: Path, target: Path) -> None:
+        import gdcm
+
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(source))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(str(target))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+
+    return write
+
+
+def _openjph(syntax: UID, **options: Any) -> Transcoder:
+    def write(source: Path, target: Path) -> None:
+        from imagecodecs import htj2k_encode
+
+        header = pydicom.dcmread(source)
+        stream = htj2k_encode(header.pixel_array, **options)
+        header.add_new("PixelData", "OB", encapsulate([stream]))
+        header["PixelData"].is_undefined_length = True
+        header.file_meta.TransferSyntaxUID = syntax
+        header.save_as(target)
+
+    return write
+
+
+LOSSLESS: dict[str, Transcoder] = {
+    "implicit VR little endian": _native(uid.ImplicitVRLittleEndian),
+    "explicit VR little endian": _native(uid.ExplicitVRLittleEndian),
+    "explicit VR big endian": _native(uid.ExplicitVRBigEndian),
+    "deflated": _native(uid.DeflatedExplicitVRLittleEndian),
+    "RLE": _pydicom(uid.RLELossless),
+    "JPEG lossless, process 14": _gdcm("JPEGLosslessProcess14"),
+    "JPEG lossless, first order": _gdcm("JPEGLosslessProcess14_1"),
+    "JPEG-LS lossless": _pydicom(uid.JPEGLSLossless),
+    "JPEG 2000 lossless": _pydicom(uid.JPEG2000Lossless),
+    "HTJ2K lossless": _openjph(uid.HTJ2KLossless, reversible=True),
+    "HTJ2K lossless, RPCL": _openjph(uid.HTJ2KLosslessRPCL, reversible=True, tlm=True),
+}
+"""Transfer syntaxes of CT that keep every bit."""
+LOSSY: dict[str, tuple[Transcoder, float]] = {
+    "JPEG-LS near-lossless": (_pydicom(uid.JPEGLSNearLossless, jls_error=3), 3.0),
+    "JPEG 2000": (_pydicom(uid.JPEG2000, j2k_cr=[4]), 60.0),
+    "HTJ2K": (_openjph(uid.HTJ2K, reversible=False, level=0.0002), 60.0),
+}
+"""Those that do not, and the largest difference in HU at the compression given."""
+
+
+def transcode(folder: Path, target: Path, write: Transcoder) -> Path:
+    """Write a native series in another transfer syntax; return its folder."""
+    target.mkdir(parents=True)
+    for file in folder.glob("*.dcm"):
+        write(file, target / file.name)
+    return target

@@ -28,9 +28,11 @@ NO_HU = (
 """Terms of ImageType (DICOM PS3.3, C.8.15.2.1.1) for maps that a multi-energy CT is turned into."""
 LOSSY_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{part}" for part in (50, 51, 81, 91, 203))
 """JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000 and HTJ2K."""
+_EIGHT_BITS = tuple(f"1.2.840.10008.1.2.4.{part}" for part in (50, 51))
+"""JPEG baseline and extended: the decoders there are read 8 bits of them, too few for HU."""
 _DECODERS = {  # start of the transfer syntax → what brings a decoder
-    "1.2.840.10008.1.2.4.5": "python-gdcm",
-    "1.2.840.10008.1.2.4.7": "python-gdcm",
+    "1.2.840.10008.1.2.4.57": "python-gdcm",
+    "1.2.840.10008.1.2.4.70": "python-gdcm",
     "1.2.840.10008.1.2.4.8": "pyjpegls",
     "1.2.840.10008.1.2.4.9": "pylibjpeg pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.20": "pylibjpeg pylibjpeg-openjpeg",
@@ -137,16 +139,16 @@ def _check_syntaxes(syntaxes: set[Any]) -> None:
         from pydicom.pixels import get_decoder
 
         try:
-            known = get_decoder(syntax)
+            available = syntax not in _EIGHT_BITS and get_decoder(syntax).is_available
         except NotImplementedError:
-            known = None
-        if known is None or not known.is_available:
+            available = False
+        if not available:
             name = syntax.name if syntax.is_transfer_syntax else str(syntax)
             packages = [p for start, p in _DECODERS.items() if syntax.startswith(start)]
             raise CaseRefused(
                 "syntax_unsupported",
                 f"there is no decoder for the transfer syntax {name}",
-                f"Install one: pip install {packages[0]}" if known and packages else None,
+                f"Install one: pip install {packages[0]}" if packages else None,
             )
 
 
