@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from monai_vfx.dicom.files import access_refused, reason
-from monai_vfx.dicom.reading import LPS_TO_RAS, SHORTEST_SERIES, read_series
+from monai_vfx.dicom.reading import read_series
+from monai_vfx.dicom.stack import LPS_TO_RAS, SHORTEST_SERIES
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.shapes import Affine, HUVolume, Points, Region
 
@@ -55,7 +56,8 @@ class Volume:
         file_format: ``dicom``, ``nifti`` or ``nrrd``.
         shape: voxels along the file's axes (i, j, k).
         affine: (i, j, k) → mm, RAS+.
-        sop_instance_uids: of the slices along k (DICOM), else None.
+        sop_instance_uids: of the slices' objects along k (DICOM), else None.
+        frame_numbers: of the slices within their object, from 1 (Enhanced DICOM), else None.
         thickness_mm: nominal slice thickness of the header, None where it is not stated.
         age_years, sex: of the header, None where absent. Never guessed.
         warnings: what a reader of the result must know.
@@ -66,6 +68,7 @@ class Volume:
     affine: Affine
     _read: Callable[[Region], HUVolume] = field(repr=False)
     sop_instance_uids: tuple[str, ...] | None = field(default=None, repr=False)
+    frame_numbers: tuple[int, ...] | None = field(default=None, repr=False)
     thickness_mm: float | None = None
     age_years: float | None = None
     sex: str | None = None
@@ -231,6 +234,7 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         affine=series.affine,
         _read=series.read,
         sop_instance_uids=series.sop_instance_uids,
+        frame_numbers=series.frame_numbers,
         thickness_mm=series.thickness_mm,
         age_years=series.age_years,
         sex=series.sex,
