@@ -17,7 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from monai_vfx.dicom.files import Files, Source, access_refused, read_headers, reason
+from monai_vfx.dicom.files import (
+    Files,
+    Source,
+    access_refused,
+    quiet_pydicom,
+    read_headers,
+    reason,
+)
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.shapes import Affine, HUVolume, Region
 
@@ -372,7 +379,7 @@ def _decode(files: Files, source: Source, k: int, deflated: bool) -> Any:
     import pydicom
     from pydicom.pixels import pixel_array
 
-    with access_refused():
+    with access_refused(), quiet_pydicom():
         try:
             with files.open(source) as file:
                 # Straight from the file is faster, but does not inflate.
