@@ -33,17 +33,24 @@ REFUSALS: dict[str, str] = {
     "identity_conflict": "The slices name more than one patient: separate them first.",
     # mask
     "mask_required": "Give a label map or a folder of per-structure files with --mask.",
-    "mask_unreadable": "The mask must be a NIfTI or NRRD label map, or a folder of such.",
+    "mask_unreadable": "The mask must be a NIfTI or NRRD label map, a folder of such, or a DICOM "
+    "SEG or RTSTRUCT.",
+    "several_masks": "Give the one SEG or RTSTRUCT file that is meant.",
     "mask_empty": "The mask holds no vertebra of T12-L4: check which file was given.",
     "mask_labels_unknown": "Name the scheme with --labels, or use a file that carries names.",
     "mask_grid_mismatch": "The mask does not lie on this CT: use the mask made from this series.",
     "mask_off_bone": "The labelled region is not bone on this CT: check that mask and CT match.",
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
+    "mask_overlaps": "Correct the structures so that no voxel belongs to two vertebrae.",
+    "contours_missing": "Interpolate the contours to all slices of the CT and export them again.",
     "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
     "levels_out_of_order": "Check label values and affine: levels must run head to feet.",
+    "levels_gap": "Label the vertebra in between, and name those below it anew.",
+    "body_impossible": "Check whether a label holds two vertebrae or a part of one, and the voxel "
+    "size.",
     "mask_disagrees": "Look at mask_disagrees.png in --out: correct the mask's levels, or give "
     "--no-compare-mask if they are right.",
-    "mask_not_made": "Run TotalSegmentator by hand to see why, or give a mask with --mask.",
+    "mask_not_made": "Run the tool by hand to see why, or give a mask with --mask.",
     # localiser
     "spine_not_found": "A CT that shows the lumbar spine is needed; give a mask with --mask.",
     "level_uncertain": "Name the vertebrae by eye and give the mask with --mask, or use a CT that "
@@ -64,6 +71,8 @@ WARNINGS: dict[str, str] = {
     "label_fragments": "stray pieces of labels were left out",
     "level_cut": "a level is cut by the field of view",
     "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
+    "lumbar_count": "not five lumbar vertebrae are labelled above the sacrum: check the numbering",
+    "body_unusual": "a vertebral body has an unusual size: look at the picture",
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
     "segmentation_not_written": "the mask that was made could not be written as DICOM SEG",
@@ -83,7 +92,19 @@ WARNINGS: dict[str, str] = {
 }
 """Warning code → its meaning."""
 
-RULES: dict[str, str] = {}
+RULES: dict[str, str] = {
+    "mask_overlaps": "Two vertebrae share at most {mask_placing.OVERLAP_SHARE} of the smaller "
+    "one's voxels; what they share goes to the upper one.",
+    "several_masks": "A folder or zip holds one SEG or RTSTRUCT.",
+    "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
+    "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
+    "times their median distance apart.",
+    "body_impossible": "A whole body of T12-L4 measures (least, greatest) {plausibility.POSSIBLE}.",
+    "body_unusual": "A whole body of T12-L4 usually measures (least, greatest) "
+    "{plausibility.USUAL}, and less than {plausibility.NEIGHBOUR_RATIO} times its neighbour's "
+    "volume.",
+    "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5.",
+}
 """Code → the rule behind it, with its tolerances.
 
 What stands in braces is a constant of the package, ``{dicom.reading.TILT_TOLERANCE_DEG}``, so that

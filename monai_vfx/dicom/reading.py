@@ -57,6 +57,7 @@ class Series:
         age_years, sex: of the header, None where absent.
         warnings: what a reader of the result must know.
         deflated: whether a file is stored deflated as a whole.
+        frame_of_reference: UID that the slices share, None where absent.
     """
 
     sources: tuple[Source, ...]
@@ -70,6 +71,7 @@ class Series:
     sex: str | None
     warnings: tuple[CaseWarning, ...]
     deflated: bool
+    frame_of_reference: str | None = None
 
     def read(self, region: Region) -> HUVolume:
         """Decode the slices of a region and crop them.
@@ -198,6 +200,7 @@ def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) 
         sex=str(first.get("PatientSex", "") or "") or None,
         warnings=tuple(warnings),
         deflated=any(_is_deflated(h) for h in headers),
+        frame_of_reference=str(first.get("FrameOfReferenceUID", "")).strip() or None,
     )
 
 
