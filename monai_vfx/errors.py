@@ -31,6 +31,14 @@ REFUSALS: dict[str, str] = {
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
+    # PACS
+    "pacs_unreachable": "Check host, port and path of the address, and whether the PACS runs.",
+    "pacs_denied": "Set VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD, or VFX_DICOMWEB_TOKEN, to "
+    "an account that may do this.",
+    "not_in_pacs": "Check the UIDs and the path of the address.",
+    "retrieval_incomplete": "Run again; if it stays so, export the series to a folder.",
+    "pacs_error": "Run again later; if it stays so, ask who runs the PACS to look into its log.",
+    "store_failed": "The results stay in --out: ask who runs the PACS why it does not take them.",
     # mask
     "mask_required": "Give a label map or a folder of per-structure files with --mask.",
     "mask_unreadable": "The mask must be a NIfTI or NRRD label map, or a folder of such.",
@@ -83,7 +91,17 @@ WARNINGS: dict[str, str] = {
 }
 """Warning code → its meaning."""
 
-RULES: dict[str, str] = {}
+RULES: dict[str, str] = {
+    "pacs_unreachable": "The service takes a connection within "
+    "{pacs.client.CONNECT_TIMEOUT_S} s and sends something every {pacs.client.READ_TIMEOUT_S} s, "
+    "over TLS with a trusted certificate where the address says so; redirections are not followed.",
+    "pacs_denied": "The service does not answer 401 or 403.",
+    "not_in_pacs": "The service lists the study and the series.",
+    "retrieval_incomplete": "Every instance that the service lists for a series arrives and can be "
+    "kept.",
+    "pacs_error": "The service answers with success, in the form that DICOM PS3.18 prescribes.",
+    "store_failed": "The service confirms each object that is stored, or shows it when asked.",
+}
 """Code → the rule behind it, with its tolerances.
 
 What stands in braces is a constant of the package, ``{dicom.reading.TILT_TOLERANCE_DEG}``, so that
