@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -67,8 +70,8 @@ class Service:
         self.answers[WADO] = multipart([file.read_bytes() for file in files])
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
+@contextmanager
+def serving(certificate: Path | None = None) -> Iterator[Service]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -88,13 +91,25 @@ def service() -> Iterator[Service]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     there = Service(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    yield there
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield there
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serving() as there:
+        yield there
 
 
 @pytest.fixture(autouse=True)
@@ -339,6 +354,26 @@ def test_nobody_answers(service: Service, monkeypatch: pytest.MonkeyPatch) -> No
     refused = refusal(image(service))
     let_go.set()
     assert (refused.code, "0.2 s" in refused.message) == ("pacs_unreachable", True)
+
+
+def test_a_certificate_must_be_vouched_for(
+    slices: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.pem"
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    words += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    words += ["-keyout", str(file)]
+    made = subprocess.run(["openssl", *words], check=True, capture_output=True)
+    file.write_bytes(file.read_bytes() + made.stdout)
+    with serving(file) as service:
+        service.holds(slices)
+        address = f"dicomweb+https://localhost:{service.port}/dicom-web/studies/{STUDY}"
+        refused = refusal(parse_address(address))
+        assert (refused.code, AUTHORITY in refused.remedy) == ("pacs_unreachable", True)
+        assert service.asked == []
+        monkeypatch.setenv(AUTHORITY, str(file))
+        with local_image(parse_address(address)) as folder:
+            assert len([*folder.rglob("*.dcm")]) == len(slices)
 
 
 def test_a_redirection_is_not_followed(service: Service, slices: list[Path]) -> None:

@@ -78,17 +78,18 @@ def send_whole(client: DICOMwebClient) -> None:
 
 
 @contextmanager
-def answering(address: PacsAddress, lost: str = "pacs_unreachable") -> Iterator[None]:
+def answering(address: PacsAddress, *, begun: bool = False) -> Iterator[None]:
     """Turn what a PACS answers, or that it does not, into a refusal.
 
     Args:
         address: whose host the message names.
-        lost: code of a connection that fails.
+        begun: whether a retrieval has begun, so that a failure of the connection cuts it off.
 
     Raises:
-        CaseRefused: ``lost``, ``pacs_denied``, ``not_in_pacs`` or ``pacs_error``.
+        CaseRefused: ``pacs_unreachable`` or, once begun, ``retrieval_incomplete``;
+            ``pacs_denied``, ``not_in_pacs`` or ``pacs_error``.
     """
-    from requests import HTTPError, RequestException
+    from requests.exceptions import HTTPError, InvalidJSONError, RequestException
 
     try:
         yield
@@ -97,7 +98,13 @@ def answering(address: PacsAddress, lost: str = "pacs_unreachable") -> Iterator[
     except HTTPError as error:
         raise _refused(address, error.response.status_code) from error
     except RequestException as error:
-        raise _failed(address, error, lost) from error
+        if isinstance(error, InvalidJSONError):
+            raise CaseRefused(
+                "pacs_error", f"the answer of {address.host} is no DICOM JSON"
+            ) from error
+        raise CaseRefused(
+            "retrieval_incomplete" if begun else "pacs_unreachable", *_failed(address, error)
+        ) from error
     except Exception as error:  # reading what another program sends raises anything
         raise CaseRefused(
             "pacs_error",
@@ -116,26 +123,23 @@ def _refused(address: PacsAddress, status: int) -> CaseRefused:
     return CaseRefused("pacs_error", f"{address.host} answers {status}")
 
 
-def _failed(address: PacsAddress, error: RequestException, lost: str) -> CaseRefused:
+def _failed(address: PacsAddress, error: RequestException) -> tuple[str, str | None]:
+    """Return how a connection failed, and what helps where that is something special."""
     from requests import exceptions as failures
 
     if isinstance(error, failures.SSLError):
-        return CaseRefused(
-            lost,
+        return (
             f"no secure connection to {address.host}: its certificate is not trusted, or it does "
             "not speak TLS",
             f"Name the file of its certificate authority in {AUTHORITY}, or correct the address.",
         )
     if isinstance(error, failures.TooManyRedirects):
-        return CaseRefused(
-            lost,
+        return (
             f"{address.host} sends the request on to another address, which is not followed",
             "Give the address that the service itself has.",
         )
-    if isinstance(error, failures.InvalidJSONError):
-        return CaseRefused("pacs_error", f"the answer of {address.host} is no DICOM JSON")
     if isinstance(error, failures.ConnectTimeout):
-        return CaseRefused(lost, f"{address.host} takes no connection in {CONNECT_TIMEOUT_S:g} s")
+        return f"{address.host} takes no connection in {CONNECT_TIMEOUT_S:g} s", None
     if isinstance(error, failures.Timeout):
-        return CaseRefused(lost, f"{address.host} sends nothing for {READ_TIMEOUT_S:g} s")
-    return CaseRefused(lost, f"the connection to {address.host} is refused or breaks off")
+        return f"{address.host} sends nothing for {READ_TIMEOUT_S:g} s", None
+    return f"the connection to {address.host} is refused or breaks off", None

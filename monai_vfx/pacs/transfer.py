@@ -160,7 +160,7 @@ def _retrieve_series(
 
 
 def _received(instances: Iterable[Dataset], address: PacsAddress) -> Iterator[Dataset]:
-    with answering(address, lost="retrieval_incomplete"):
+    with answering(address, begun=True):
         yield from instances
 
 
