@@ -36,6 +36,14 @@ REFUSALS: dict[str, str] = {
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
+    # PACS
+    "pacs_unreachable": "Check host, port and path of the address, and whether the PACS runs.",
+    "pacs_denied": "Set VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD, or VFX_DICOMWEB_TOKEN, to "
+    "an account that may do this.",
+    "not_in_pacs": "Check the UIDs and the path of the address.",
+    "retrieval_incomplete": "Run again; if it stays so, export the series to a folder.",
+    "pacs_error": "Run again later; if it stays so, ask who runs the PACS to look into its log.",
+    "store_failed": "The results stay in --out: ask who runs the PACS why it does not take them.",
     # mask
     "mask_required": "Give a label map or a folder of per-structure files with --mask.",
     "mask_unreadable": "The mask must be a NIfTI or NRRD label map, a folder of such, or a DICOM "
@@ -151,6 +159,15 @@ RULES: dict[str, str] = {
     "MONOCHROME2; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
     "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
     "identity_conflict": "All slices have the same PatientID.",
+    "pacs_unreachable": "The service takes a connection within "
+    "{pacs.client.CONNECT_TIMEOUT_S} s and sends something every {pacs.client.READ_TIMEOUT_S} s, "
+    "over TLS with a trusted certificate where the address says so; redirections are not followed.",
+    "pacs_denied": "The service does not answer 401 or 403.",
+    "not_in_pacs": "The service lists the study and the series.",
+    "retrieval_incomplete": "Every instance that the service lists for a series arrives and can be "
+    "kept.",
+    "pacs_error": "The service answers with success, in the form that DICOM PS3.18 prescribes.",
+    "store_failed": "The service confirms each object that is stored, or shows it when asked.",
     "mask_required": "There is a mask, or the localiser or a tool makes one.",
     "mask_unreadable": "The mask is a NIfTI, NRRD or MetaImage label map or a folder of such, and "
     "may be read.",
@@ -158,8 +175,8 @@ RULES: dict[str, str] = {
     "mask_labels_unknown": "Labels are known by the file's own names, by --labels, or by numbers "
     "of one scheme that at least {label_schemes.FEWEST_LEVELS} of T12-L4 follow from head to "
     "feet, {label_schemes.STEP_MM} mm apart; files of a folder are named after structures.",
-    "mask_grid_mismatch": "At most {mask_placing.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie beside "
-    "the CT, and some lie in it.",
+    "mask_grid_mismatch": "At most {mask_placing.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie "
+    "beside the CT, and some lie in it.",
     "mask_off_bone": "The bodies' outer {on_bone.SHELL_MM} mm have an upper quartile of at least "
     "{on_bone.LEAST_HU} HU and are denser than the ring {on_bone.RING_MM} mm around them with a "
     "probability of at least {on_bone.LEAST_CONTRAST} (medians over the levels; at the best of "
@@ -198,8 +215,8 @@ RULES: dict[str, str] = {
     "level_cut": "A body of T12-L4 touches an edge of the CT, or the first or last slice of the "
     "mask's own grid.",
     "level_extra": "The mask or the localiser has a T13 or L6.",
-    "mask_resampled": "Points of both grids lie more than {mask_placing.GRID_TOLERANCE:.0%} of the CT's "
-    "smallest spacing apart.",
+    "mask_resampled": "Points of both grids lie more than {mask_placing.GRID_TOLERANCE:.0%} of the "
+    "CT's smallest spacing apart.",
     "mask_partial": "Some voxels of T12-L4 lie outside the CT: above, below, or up to "
     "{mask_placing.OUTSIDE_SHARE:.0%} beside it.",
     "segmentation_not_written": "A mask was made of a DICOM series whose headers lack what a "
