@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from monai_vfx.cli.common import (
-    EXISTING,
     FOLDER,
+    IMAGE_ARGUMENT,
+    STORE_OPTION,
     TABLE,
     WEIGHTS,
     answer,
@@ -22,6 +23,7 @@ from monai_vfx.cli.common import (
     writable,
 )
 from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
+from monai_vfx.pacs import PacsAddress, local_image, store
 
 
 @click.command()
@@ -45,9 +47,10 @@ from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
+@STORE_OPTION
 @exit_statuses
 def predict(
-    image: Path,
+    image: Path | PacsAddress,
     mask: str | Path,
     compare_mask: bool,
     scheme: str | None,
@@ -58,6 +61,7 @@ def predict(
     calibration: Path | None,
     out: Path,
     explain: bool,
+    service: PacsAddress | None,
 ) -> None:
     """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
     _run_case(
@@ -71,6 +75,7 @@ def predict(
         clinical=clinical,
         calibration=calibration,
         out=out,
+        service=service,
         explain=explain,
     )
 
@@ -92,9 +97,10 @@ def predict(
     help="Encoder stage for GradCAM.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
+@STORE_OPTION
 @exit_statuses
 def explain(
-    image: Path,
+    image: Path | PacsAddress,
     mask: str | Path,
     compare_mask: bool,
     scheme: str | None,
@@ -105,6 +111,7 @@ def explain(
     beside: Path | None,
     layer: str,
     out: Path,
+    service: PacsAddress | None,
 ) -> None:
     """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
     _run_case(
@@ -117,6 +124,7 @@ def explain(
         weights=(weights,),
         clinical=clinical,
         out=out,
+        service=service,
         explain=True,
         beside=beside,
         layer=layer,
@@ -124,7 +132,7 @@ def explain(
 
 
 @click.command()
-@click.argument("image", type=EXISTING)
+@IMAGE_ARGUMENT
 @click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
 @click.option(
     "--weights",
@@ -132,8 +140,15 @@ def explain(
     help="Folder with other weights of the localiser.  [default: those of the package]",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
+@STORE_OPTION
 @exit_statuses
-def localise(image: Path, series_uid: str | None, weights: Path | None, out: Path) -> None:
+def localise(
+    image: Path | PacsAddress,
+    series_uid: str | None,
+    weights: Path | None,
+    out: Path,
+    service: PacsAddress | None,
+) -> None:
     """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
 
     Of a DICOM series also mask.dcm (DICOM SEG). This is the mask that the other commands make by
@@ -141,22 +156,26 @@ def localise(image: Path, series_uid: str | None, weights: Path | None, out: Pat
     """
     from monai_vfx.mask_sources.source import localise_case
 
-    document = localise_case(image, writable(out), series_uid=series_uid, weights=weights)
+    writable(out)
+    with local_image(image, series_uid, say) as local:
+        document = localise_case(local, out, series_uid=series_uid, weights=weights)
     answer(document)
     warn(tuple(CaseWarning(**warning) for warning in document["warnings"]))
     if document["refusal"] is not None:
         refuse(CaseRefused(**document["refusal"]))
+    _store(out, service)
     say(f"confidence {document['confidence']:.3f}; look at {out / 'localiser.png'}")
 
 
 def _run_case(
-    image: Path,
+    image: Path | PacsAddress,
     mask: str | Path,
     scheme: str | None,
     series_uid: str | None,
     case_name: str,
     *,
     out: Path,
+    service: PacsAddress | None,
     **settings: Any,
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
@@ -168,21 +187,23 @@ def _run_case(
     try:
         for weights in filter(None, (*settings["weights"], settings.get("beside"))):
             read_sidecar(weights)
-        if isinstance(mask, Path):
-            load_case(image, mask, series_uid=series_uid, scheme=scheme)
-        else:
-            check_image(image, series_uid)
-        from monai_vfx.workflow import predict as run  # MONAI, only for what may pass
+        with local_image(image, series_uid, say) as local:
+            if isinstance(mask, Path):
+                load_case(local, mask, series_uid=series_uid, scheme=scheme)
+            else:
+                check_image(local, series_uid)
+            from monai_vfx.workflow import predict as run  # MONAI, only for what may pass
 
-        prediction = run(
-            image,
-            mask,
-            out=out,
-            case=case_name,
-            series_uid=series_uid,
-            scheme=scheme,
-            **settings,
-        )
+            prediction = run(
+                local,
+                mask,
+                out=out,
+                case=case_name,
+                series_uid=series_uid,
+                scheme=scheme,
+                **settings,
+            )
+        _store(out, service)
     except Exception as error:
         refusal = find_refusal(error)
         if refusal is None:
@@ -203,3 +224,14 @@ def _place_for_refusal(out: Path) -> Path:
         say(f"{earlier} holds an earlier result and stays; the refusal is in refused.json")
         return out / "refused.json"
     return earlier
+
+
+def _store(out: Path, service: PacsAddress | None) -> None:
+    """Store the DICOM objects of the results, where that is asked for."""
+    if service is None:
+        return
+    from monai_vfx.mask_sources.source import SEGMENTATION
+
+    files = [file for file in (out / SEGMENTATION,) if file.exists()]
+    store(files, service)
+    say(f"{len(files)} objects stored at {service.host}")

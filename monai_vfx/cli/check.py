@@ -20,6 +20,7 @@ from monai_vfx.cli.common import (
     writable,
 )
 from monai_vfx.errors import CaseWarning, SettingError
+from monai_vfx.pacs import PacsAddress, local_image
 
 
 @click.command()
@@ -45,7 +46,7 @@ from monai_vfx.errors import CaseWarning, SettingError
 )
 @exit_statuses
 def check(
-    image: Path,
+    image: Path | PacsAddress,
     mask: str | Path,
     compare_mask: bool,
     scheme: str | None,
@@ -58,7 +59,8 @@ def check(
 ) -> None:
     """Pre-flight: would this CT be accepted, and if not, why. Or many: one row a study.
 
-    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD. Needs no weights; warnings that depend on
+    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD, or a study or series in a PACS:
+    dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]. Needs no weights; warnings that depend on
     a model's crop appear at prediction.
 
     Many studies: IMAGE is a table MANIFEST.csv (case, image; optional mask, series_uid, age, sex,
@@ -66,7 +68,9 @@ def check(
     train, cohort and study take with --gate), check.jsonl and check.html in --out; a run that was
     stopped goes on where it was. Exit status 3 if a study was refused.
     """
-    if studies or image.suffix.lower() == ".csv":
+    if studies or (isinstance(image, Path) and image.suffix.lower() == ".csv"):
+        if not isinstance(image, Path):
+            raise SettingError("studies: IMAGE must be a folder of studies")
         if json_file or series_uid or case_name != "case":
             raise SettingError("json, series and case belong to the check of one CT")
         if isinstance(mask, Path):
@@ -79,7 +83,7 @@ def check(
 
 
 def _check_one(
-    image: Path,
+    image: Path | PacsAddress,
     mask: str | Path,
     compare: bool,
     scheme: str | None,
@@ -91,9 +95,12 @@ def _check_one(
     from monai_vfx.results import write_json
     from monai_vfx.screening.one import check_one
 
-    with TemporaryDirectory(prefix="vfx_") as scratch:
+    with (
+        local_image(image, series_uid, say) as local,
+        TemporaryDirectory(prefix="vfx_") as scratch,
+    ):
         report, refusal = check_one(
-            image,
+            local,
             mask,
             Path(scratch) if out is None else writable(out),
             case=case_name,

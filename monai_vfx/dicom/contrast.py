@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from monai_vfx.dicom.values import text
+
 NONE, GIVEN = "none", "given"
 PHASES: tuple[str, ...] = (NONE, "arterial", "portal_venous", "delayed")
 """Phases, as the column ``contrast_phase`` of a cohort table has them."""
@@ -73,7 +75,7 @@ class Contrast:
     contradictory: bool = False
 
 
-def words_of(text: str) -> set[str]:
+def words_of(description: str) -> set[str]:
     """Return what a description says: some of :data:`PHASES` and ``given``.
 
     >>> sorted(words_of(",CE,Axial,3.0,,WITH CE,")), words_of("CT Abdo UnEnhan")
@@ -83,7 +85,7 @@ def words_of(text: str) -> set[str]:
     >>> sorted(words_of("without and with contrast"))
     ['given', 'none']
     """
-    rest = re.sub(r"[^0-9a-zà-ÿ+/]+", " ", text.lower()).strip()
+    rest = re.sub(r"[^0-9a-zà-ÿ+/]+", " ", description.lower()).strip()
     found = set()
     # "without and with contrast" names the medium once.
     if re.search(r"\b(?:without|w/o|wo|ohne) (?:and|und|/|\+|&)? ?(?:with|w|mit)\b", rest):
@@ -102,7 +104,7 @@ def read_contrast(headers: list[Any]) -> Contrast:
         headers: of its slices.
     """
     first = headers[0]
-    said = {name: found for name in _TEXTS if (found := words_of(_text(first, name)))}
+    said = {name: found for name in _TEXTS if (found := words_of(text(first, name)))}
     agent = _agent(first)
     tag = _PHASE_TAG.get(_phase_tag(first))
     delay = _delay_s(headers)
@@ -149,10 +151,6 @@ def _phase_of_delay(delay: float | None) -> str | None:
     return next((p for p, (low, high) in DELAYS_S.items() if low <= delay <= high), None)
 
 
-def _text(header: Any, name: str) -> str:
-    return str(header.get(name, "") or "")
-
-
 def _snake(name: str) -> str:
     """Return a tag's keyword in small letters.
 
@@ -164,33 +162,24 @@ def _snake(name: str) -> str:
 
 def _agent(header: Any) -> bool | None:
     """Return whether an agent was given into a vessel; None where the tag is absent or empty."""
-    text = _text(header, "ContrastBolusAgent").strip().lower()
-    route = _text(header, "ContrastBolusRoute").strip().lower()
-    if not text:
+    agent = text(header, "ContrastBolusAgent").lower()
+    route = text(header, "ContrastBolusRoute").lower()
+    if not agent:
         return None
-    if _NO_AGENT.match(text):
+    if _NO_AGENT.match(agent):
         return False
-    return None if _NOT_VASCULAR.search(route) or re.search(r"\boral\b", text) else True
+    return None if _NOT_VASCULAR.search(route) or re.search(r"\boral\b", agent) else True
 
 
 def _phase_tag(header: Any) -> str:
-    """Return Contrast/Bolus Agent Phase (PS3.3, C.8.15.3.4), of an Enhanced object as well."""
-    found = _text(header, "ContrastBolusAgentPhase")
-    for shared in _items(header, "SharedFunctionalGroupsSequence"):
-        for usage in _items(shared, "ContrastBolusUsageSequence"):
-            found = found or _text(usage, "ContrastBolusAgentPhase")
-    return found.strip().upper()
-
-
-def _items(header: Any, name: str) -> list[Any]:
-    """Return the items of a sequence; none where the tag holds something else."""
-    return [item for item in header.get(name) or () if hasattr(item, "get")]
+    """Return Contrast/Bolus Agent Phase, an Enhanced object's (PS3.3, C.8.15.3.4)."""
+    return text(header, "ContrastBolusAgentPhase").upper()
 
 
 def _delay_s(headers: list[Any]) -> float | None:
     """Return the seconds from the injection to the first slice; None unless both are stated."""
-    start = _seconds(_text(headers[0], "ContrastBolusStartTime"))
-    scans = [s for h in headers if (s := _seconds(_text(h, "AcquisitionTime"))) is not None]
+    start = _seconds(text(headers[0], "ContrastBolusStartTime"))
+    scans = [s for h in headers if (s := _seconds(text(h, "AcquisitionTime"))) is not None]
     if start is None or not scans:
         return None
     delay = min(scans) - start

@@ -15,6 +15,7 @@ from typing import Any
 
 from monai_vfx.dicom.contrast import Contrast, read_contrast
 from monai_vfx.dicom.kernels import kernel_class
+from monai_vfx.dicom.values import age_years, numbers, text, thickness_mm
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Json
 
@@ -22,7 +23,7 @@ FACT_TAGS = (
     *("StudyDescription", "SeriesDescription", "ProtocolName", "ImageComments"),
     *("ContrastBolusAgent", "ContrastBolusRoute", "ContrastBolusStartTime"),
     *("ContrastBolusAgentPhase", "AcquisitionTime", "AcquisitionDate", "SeriesDate", "StudyDate"),
-    *("PatientBirthDate", "PatientSize", "PatientWeight", "KVP", "Exposure"),
+    *("PatientBirthDate", "PatientSize", "PatientWeight", "KVP", "Exposure", "ExposureInmAs"),
     *("ConvolutionKernel", "Manufacturer", "ManufacturerModelName", "ReconstructionDiameter"),
     "LossyImageCompression",
 )
@@ -117,23 +118,21 @@ def read_facts(headers: list[Any]) -> HeaderFacts:
             from the first, the exposure as the median.
     """
     first = headers[0]
-    scanned = next(
-        (
-            found
-            for name in ("AcquisitionDate", "SeriesDate", "StudyDate")
-            if (found := _date(first, name)) is not None
-        ),
-        None,
-    )
+    days = [_date(first, name) for name in ("AcquisitionDate", "SeriesDate", "StudyDate")]
+    scanned = next(filter(None, days), None)
     age, source = _age(first, scanned)
-    sex = _word(first, "PatientSex")
+    sex = text(first, "PatientSex")
     size = _positive(first, "PatientSize")
-    exposures = [e for h in headers if (e := _positive(h, "Exposure")) is not None]
+    exposures = [
+        found
+        for header in headers  # classic, and Enhanced
+        if (found := _positive(header, "Exposure") or _positive(header, "ExposureInmAs"))
+    ]
     kernel = _technical(first, "ConvolutionKernel")
     return HeaderFacts(
         series_uid=_uid(first),
         contrast=read_contrast(headers),
-        thickness_mm=_positive(first, "SliceThickness"),
+        thickness_mm=thickness_mm(first),
         kernel=kernel,
         kernel_class=kernel_class(kernel),
         kvp=_positive(first, "KVP"),
@@ -148,7 +147,7 @@ def read_facts(headers: list[Any]) -> HeaderFacts:
         weight_kg=_positive(first, "PatientWeight"),
         reconstruction_diameter_mm=_positive(first, "ReconstructionDiameter"),
         patient_position=_technical(first, "PatientPosition"),
-        lossy={"00": False, "01": True}.get(_word(first, "LossyImageCompression") or ""),
+        lossy={"00": False, "01": True}.get(text(first, "LossyImageCompression")),
     )
 
 
@@ -179,20 +178,8 @@ def check_expected(facts: HeaderFacts | None, expected: Expected) -> None:
         raise CaseRefused("header_conflict", "; ".join(found))
 
 
-def age_in_years(text: str) -> float | None:
-    """Return an age string (DICOM VR AS) in years; None where it is absent or malformed.
-
-    >>> age_in_years("069Y"), age_in_years("018M"), age_in_years("")
-    (69.0, 1.5, None)
-    """
-    found = re.fullmatch(r"(\d{3})([DWMY])", text.strip())
-    if found is None:
-        return None
-    return int(found.group(1)) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[found.group(2)]
-
-
 def _age(header: Any, scanned: date | None) -> tuple[float | None, str | None]:
-    stated = age_in_years(str(header.get("PatientAge", "") or ""))
+    stated = age_years(header)
     if stated is not None:
         return stated, "PatientAge"
     born = _date(header, "PatientBirthDate")
@@ -202,37 +189,30 @@ def _age(header: Any, scanned: date | None) -> tuple[float | None, str | None]:
     return (round(age, 1), "birth_date") if 0 <= age <= _OLDEST else (None, None)
 
 
-def _word(header: Any, name: str) -> str | None:
-    return str(header.get(name, "") or "").strip() or None
-
-
 def _uid(header: Any) -> str | None:
-    text = _word(header, "SeriesInstanceUID") or ""
-    return text if re.fullmatch(r"[0-9.]{1,64}", text) else None
+    uid = text(header, "SeriesInstanceUID")
+    return uid if re.fullmatch(r"[0-9.]{1,64}", uid) else None
 
 
 def _technical(header: Any, name: str) -> str | None:
     """Return the name of a device or kernel, at most 32 plain characters; several joined by /."""
     value = header.get(name)
     parts = [value] if isinstance(value, str) or value is None else list(value)
-    text = "/".join(str(part or "") for part in parts)
-    return _TECHNICAL.sub("", text).strip(" /")[:32] or None
+    joined = "/".join(str(part or "") for part in parts)
+    return _TECHNICAL.sub("", joined).strip(" /")[:32] or None
 
 
 def _positive(header: Any, name: str) -> float | None:
     """Return a number above 0; None for anything else."""
-    try:
-        number = float(header.get(name))
-    except (TypeError, ValueError):
-        return None
-    return number if 0 < number < float("inf") else None
+    found = numbers(header, name)
+    return found[0] if len(found) == 1 and 0 < found[0] < float("inf") else None
 
 
 def _date(header: Any, name: str) -> date | None:
-    text = str(header.get(name, "") or "").strip()
-    if not re.fullmatch(r"\d{8}", text):
+    day = text(header, name)
+    if not re.fullmatch(r"\d{8}", day):
         return None
     try:
-        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
+        return date(int(day[:4]), int(day[4:6]), int(day[6:]))
     except ValueError:
         return None

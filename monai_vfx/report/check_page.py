@@ -155,4 +155,7 @@ def _shown(name: str, value: Any) -> Json:
         return {"text": spread, "key": spread}
     if isinstance(value, float):
         return {"text": f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}", "key": value}
-    return {"text": str(value).replace("_", " ") if name not in ("case", "code") else value, "key": value}
+    return {
+        "text": str(value).replace("_", " ") if name not in ("case", "code") else value,
+        "key": value,
+    }

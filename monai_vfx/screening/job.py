@@ -39,7 +39,7 @@ class Settings:
     Args:
         made_masks: who makes the mask of a study without one: ``auto`` or ``totalsegmentator``.
         compare: whether a given mask's levels are compared with the localiser's.
-        scheme: label scheme of given masks; found out by default.
+        scheme: label scheme of given masks, or path of a mapping; found out by default.
     """
 
     made_masks: str = "auto"
@@ -106,7 +106,9 @@ def check_many(
     from monai_vfx.report.check_page import write_check_page
 
     write_check_page(out / PAGE, rows)
-    write_json(out / "run.json", run_record("check", asdict(settings), {}))
+    used = asdict(settings)
+    used["scheme"] = settings.scheme and Path(settings.scheme).name
+    write_json(out / "run.json", run_record("check", used, {}))
     return _summary(rows)
 
 
@@ -197,6 +199,8 @@ def _stamp(task: _Task, states: Json) -> str:
     row = asdict(task.study)
     row["image"] = row["mask"] = None  # their states count, not where they lie
     facts: list[Any] = [row, states, asdict(task.settings), metadata.version("monai_vfx")]
+    if task.settings.scheme and Path(task.settings.scheme).is_file():  # a mapping of labels
+        facts.append(content_hash(Path(task.settings.scheme)))
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
 
