@@ -67,6 +67,7 @@ WARNINGS: dict[str, str] = {
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
     "segmentation_not_written": "the mask that was made could not be written as DICOM SEG",
+    "export_not_written": "the CT's headers do not allow an object that --export asks for",
     "mask_not_compared": "the mask's levels could not be compared with the localiser's",
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",
     "slices_repeated": "fewer slices than the network takes: some are repeated",
@@ -83,7 +84,11 @@ WARNINGS: dict[str, str] = {
 }
 """Warning code → its meaning."""
 
-RULES: dict[str, str] = {}
+RULES: dict[str, str] = {
+    "export_not_written": "A DICOM object repeats patient, study and geometry of the CT: its "
+    "headers must hold SOPClassUID, SOPInstanceUID, SeriesInstanceUID, StudyInstanceUID and "
+    "FrameOfReferenceUID, and texts that can be read in their character set.",
+}
 """Code → the rule behind it, with its tolerances.
 
 What stands in braces is a constant of the package, ``{dicom.reading.TILT_TOLERANCE_DEG}``, so that

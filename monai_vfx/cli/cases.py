@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from monai_vfx.cli.common import (
+    DEIDENTIFY_OPTION,
     EXISTING,
+    EXPORT_OPTION,
     FOLDER,
     TABLE,
     WEIGHTS,
@@ -95,6 +97,8 @@ def check(
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
+@EXPORT_OPTION
+@DEIDENTIFY_OPTION
 @exit_statuses
 def predict(
     image: Path,
@@ -108,6 +112,8 @@ def predict(
     calibration: Path | None,
     out: Path,
     explain: bool,
+    export: tuple[str, ...],
+    deidentify: bool,
 ) -> None:
     """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
     _run_case(
@@ -122,6 +128,8 @@ def predict(
         calibration=calibration,
         out=out,
         explain=explain,
+        export=export,
+        deidentify=deidentify,
     )
 
 
@@ -142,6 +150,8 @@ def predict(
     help="Encoder stage for GradCAM.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
+@EXPORT_OPTION
+@DEIDENTIFY_OPTION
 @exit_statuses
 def explain(
     image: Path,
@@ -155,6 +165,8 @@ def explain(
     beside: Path | None,
     layer: str,
     out: Path,
+    export: tuple[str, ...],
+    deidentify: bool,
 ) -> None:
     """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
     _run_case(
@@ -170,6 +182,8 @@ def explain(
         explain=True,
         beside=beside,
         layer=layer,
+        export=export,
+        deidentify=deidentify,
     )
 
 
@@ -182,8 +196,11 @@ def explain(
     help="Folder with other weights of the localiser.  [default: those of the package]",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
+@DEIDENTIFY_OPTION
 @exit_statuses
-def localise(image: Path, series_uid: str | None, weights: Path | None, out: Path) -> None:
+def localise(
+    image: Path, series_uid: str | None, weights: Path | None, out: Path, deidentify: bool
+) -> None:
     """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
 
     Of a DICOM series also mask.dcm (DICOM SEG). This is the mask that the other commands make by
@@ -191,7 +208,9 @@ def localise(image: Path, series_uid: str | None, weights: Path | None, out: Pat
     """
     from monai_vfx.mask_sources.source import localise_case
 
-    document = localise_case(image, writable(out), series_uid=series_uid, weights=weights)
+    document = localise_case(
+        image, writable(out), series_uid=series_uid, weights=weights, deidentify=deidentify
+    )
     answer(document)
     warn(tuple(CaseWarning(**warning) for warning in document["warnings"]))
     if document["refusal"] is not None:
@@ -210,10 +229,13 @@ def _run_case(
     **settings: Any,
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
+    from monai_vfx.dicom.headers import Deidentifier
+    from monai_vfx.outputs import check_export
     from monai_vfx.preflight import check_image, load_case
     from monai_vfx.results import Prediction, write_json
     from monai_vfx.weights import read_sidecar
 
+    check_export(settings["export"], image)
     writable(out)
     try:
         for weights in filter(None, (*settings["weights"], settings.get("beside"))):
@@ -238,6 +260,8 @@ def _run_case(
         if refusal is None:
             raise
         document = Prediction.refused(case_name, refusal).to_json()
+        if settings["deidentify"]:
+            document = Deidentifier().document(document)
         write_json(_place_for_refusal(out), document)
         answer(document)
         raise
