@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from monai_vfx.dicom.headers import METHOD, NO_DATE, NO_TIME, UNICODE, NotDerivable, SourceHeaders
 
 MANUFACTURER = "monai_vfx"
@@ -106,26 +108,39 @@ class Derivation:
         partial.replace(path)
         return made
 
+    def _step(self) -> str:
+        """Return the distance of slices in mm: the thickness of frames that lie wall to wall."""
+        from pydicom.valuerep import format_number_as_ds
+
+        step = float(np.linalg.norm(self.headers.series.affine[:3, 2]))
+        return format_number_as_ds(round(step, 6))
+
     def _complete(self, made: Any) -> None:
         first = self.headers.first
-        for name in _ALSO_COPIED:
-            if first.get(name):
-                made[name] = first[name]
+        also = list(_ALSO_COPIED)
         if "PixelData" in made or "FloatPixelData" in made:
             made.BodyPartExamined = "TLSPINE"
-            for name in _LOSSY:  # what came from pixels once compressed with loss says so for good
-                if first.get(name):
-                    made[name] = first[name]
-        if not self.headers.deidentified:
-            return
-        made.PatientIdentityRemoved = "YES"
-        made.DeidentificationMethod = list(METHOD)
-        made.LongitudinalTemporalInformationModified = "REMOVED"
-        for element in list(made):
-            if element.VR == "DA" and element.value:
-                element.value = NO_DATE
-            elif element.VR == "TM" and element.value:
-                element.value = NO_TIME
+            also += _LOSSY  # what came from pixels once compressed with loss says so for good
+        for name in also:
+            if first.get(name):
+                made[name] = first[name]
+        for group in made.get("SharedFunctionalGroupsSequence", ()):
+            for measures in group.get("PixelMeasuresSequence", ()):
+                if measures.get("SliceThickness") is None:  # the CT states none
+                    measures.SliceThickness = self._step()
+        if self.headers.deidentified:
+            _hide_moment(made)
+
+
+def _hide_moment(made: Any) -> None:
+    """Say that the patient was taken out, and take out when the object was made."""
+    made.PatientIdentityRemoved = "YES"
+    made.DeidentificationMethod = list(METHOD)
+    made.LongitudinalTemporalInformationModified = "REMOVED"
+    nothing = {"DA": NO_DATE, "TM": NO_TIME}
+    for element in list(made):
+        if element.VR in nothing and element.value:
+            element.value = nothing[element.VR]
 
 
 def source_item(header: Any, frames: Sequence[int] = ()) -> Any:
