@@ -1,7 +1,7 @@
 """A label map as DICOM segmentation (SEG) of the CT series that it was made from.
 
 The object is part of the patient's study, so it holds what the CT's own headers say of patient and
-study (DICOM PS3.3, A.51); nothing else of this package's output does.
+study (DICOM PS3.3, A.51), unless they are to be left out.
 """
 
 from __future__ import annotations

@@ -91,10 +91,11 @@ def _content(
 ) -> Any:
     from highdicom import sr
     from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
 
     headers = derivation.headers
     device = sr.DeviceObserverIdentifyingAttributes(
-        uid=derivation.uid("device"),
+        uid=generate_uid(entropy_srcs=["monai_vfx", "device", derivation.version]),
         name="monai_vfx",
         manufacturer_name=MANUFACTURER,
         model_name=f"monai_vfx {derivation.version}",
