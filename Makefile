@@ -10,7 +10,7 @@ SEED ?= 0
 PROCESSES ?= 2
 THREADS ?= None
 
-.PHONY: demo test test-slow lint bench localiser train-locator train-refiner install clean
+.PHONY: demo test test-slow fuzz lint docs bench localiser train-locator train-refiner install clean
 
 demo: install
 	$(BIN)/vfx demo --out $(OUT)
@@ -26,6 +26,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Writes the table of codes into docs/inputs.md.
+docs: install
+	$(BIN)/python -m monai_vfx.codes docs/inputs.md
 
 bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

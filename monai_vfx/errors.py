@@ -85,9 +85,118 @@ WARNINGS: dict[str, str] = {
 """Warning code → its meaning."""
 
 RULES: dict[str, str] = {
+    # refusals: what is asked of a case
+    "input_unreadable": "The path exists, may be read, and holds a DICOM file, a folder or zip "
+    "(not encrypted) of such, NIfTI-1 or -2 (not Analyze), NRRD or MetaImage.",
+    "no_image": "A folder or zip holds at least one DICOM image, and the series named with "
+    "--series; a table's row names an image.",
+    "file_truncated": "Every DICOM file is whole: its header can be read, and as many bytes of "
+    "pixels follow as it announces (compressed: the end mark, and they decode). A zip, a gzip and "
+    "a NIfTI, NRRD or mask end where their headers say, with the right sum.",
+    "not_ct": "Modality is CT in every slice; localizers (ImageType) and secondary captures do "
+    "not count as one.",
+    "several_series": "Without --series there is one CT series.",
+    "series_mixed": "All slices share Rows, Columns, PixelSpacing, FrameOfReferenceUID and, "
+    "within {dicom.reading.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
+    "{dicom.reading.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
+    "geometry_missing": "Every slice has ImagePositionPatient, ImageOrientationPatient, "
+    "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space` and `space "
+    "directions`; a MetaImage `TransformMatrix`.",
+    "geometry_invalid": "These are finite and of the right count; direction cosines are unit "
+    "vectors at right angles within {dicom.reading.ORTHONORMAL_TOLERANCE}; voxels are at least "
+    "{volumes.LEAST_SPACING_MM} mm wide, their axes at right angles (cosine at most "
+    "{volumes.SKEW_TOLERANCE}) and at most {volumes.LARGEST_TURN_DEG} degrees off the patient's; "
+    "there are at most {volumes.MOST_VOXELS:.0e} voxels.",
+    "too_few_slices": "There are at least {dicom.reading.SHORTEST_SERIES} slices.",
+    "slices_duplicated": "Positions on the slice normal differ by at least "
+    "{dicom.reading.SAME_PLACE_MM} mm.",
+    "slices_missing": "No slice distance differs from their median by more than "
+    "{dicom.reading.SPACING_TOLERANCE:.0%} of it or, if that is more, "
+    "{dicom.reading.SPACING_SLACK_MM} mm.",
+    "gantry_tilt": "The line through the slices' corners lies at most "
+    "{dicom.reading.TILT_TOLERANCE_DEG} degrees off the slice normal.",
+    "multiframe": "Each file holds one frame.",
+    "slices_too_thick": "Slices lie at most {preflight.LARGEST_SPACING_MM} mm apart.",
+    "not_volume": "Voxels are single numbers on three axes; further axes have one frame.",
+    "not_hounsfield": "RescaleSlope (above 0) and RescaleIntercept are there, RescaleType is HU, "
+    "US or absent; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
+    "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
+    "identity_conflict": "All slices have the same PatientID.",
+    "mask_required": "There is a mask, or the localiser or a tool makes one.",
+    "mask_unreadable": "The mask is a NIfTI, NRRD or MetaImage label map or a folder of such, and "
+    "may be read.",
+    "mask_empty": "At least one voxel belongs to T12-L4.",
+    "mask_labels_unknown": "Labels are known by the file's own names, by --labels, or by numbers "
+    "of one scheme that at least {label_schemes.FEWEST_LEVELS} of T12-L4 follow from head to "
+    "feet, {label_schemes.STEP_MM} mm apart; files of a folder are named after structures.",
+    "mask_grid_mismatch": "At most {masks.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie beside "
+    "the CT, and some lie in it.",
+    "mask_off_bone": "The bodies' outer {on_bone.SHELL_MM} mm have an upper quartile of at least "
+    "{on_bone.LEAST_HU} HU and are denser than the ring {on_bone.RING_MM} mm around them with a "
+    "probability of at least {on_bone.LEAST_CONTRAST} (medians over the levels; at the best of "
+    "shifts by {on_bone.SLACK_MM} mm and a mask wider or narrower by {on_bone.GROWTH_MM[2]} mm).",
+    "mask_fractional": "Values of a label map lie within {label_files.WHOLE_TOLERANCE} of whole "
+    "numbers below 2^53.",
+    "level_missing": "T12, L1, L2, L3 and L4 are all there, in the mask and in the CT; a level "
+    "that is not cut has at least {wholeness.LEAST_SHARE:.0%} of their median volume; the "
+    "localiser sees all five whole, with a probability of at least "
+    "{localiser.locate.LEAST_IN_VIEW}.",
+    "levels_out_of_order": "The centroids of the levels follow each other from head to feet.",
+    "mask_disagrees": "No body of a given mask whose centre lies within "
+    "{mask_sources.comparison.SAME_BODY_MM} mm of one of the localiser's has another name there "
+    "(--compare-mask).",
+    "mask_not_made": "TotalSegmentator, where it was asked for, ends with status 0 and a label "
+    "map.",
+    "spine_not_found": "The localiser finds at least {localiser.spine.FEWEST_BODIES} vertebral "
+    "bodies in a row, not all of the neck.",
+    "level_uncertain": "The localiser is sure that T12 to L4 are named right: its probability is "
+    "at least {localiser.naming.THRESHOLD}, or what its weights' naming.json says.",
+    "heights_too_coarse": "For heights (vfx morphometry) slices are at most "
+    "{study.morphometry_job.TOO_COARSE_MM} mm apart and thick, unless --allow-thick is given.",
+    "weights_unreadable": "The checkpoint holds finite plain tensors, its sidecar is there and "
+    "keeps its schema; so do a clinical model and the localiser's weights.",
+    "weights_mismatch": "The sidecar names the checkpoint's SHA-256, bundle and settings that "
+    "this version knows, and a network that the tensors fit; a clinical model names its own "
+    "SHA-256.",
+    "clinical_invalid": "The clinical row is one row of a CSV in UTF-8 and has every variable "
+    "that the weights or the calibration take.",
+    "cohort_invalid": "A table is a CSV in UTF-8 with the columns that the command needs and no "
+    "cell against its rules; row, column, value and rule are named.",
+    "internal": "Nothing fails for a reason that no rule foresees.",
+    # warnings: when they are given
+    "label_fragments": "Pieces apart from a body of T12-L4 hold {wholeness.STRAY_SHARE:.0%} of "
+    "its voxels or more; smaller ones go without a word.",
+    "level_cut": "A body of T12-L4 touches an edge of the CT, or the first or last slice of the "
+    "mask's own grid.",
+    "level_extra": "The mask or the localiser has a T13 or L6.",
+    "mask_resampled": "Points of both grids lie more than {masks.GRID_TOLERANCE:.0%} of the CT's "
+    "smallest spacing apart.",
+    "mask_partial": "Some voxels of T12-L4 lie outside the CT: above, below, or up to "
+    "{masks.OUTSIDE_SHARE:.0%} beside it.",
+    "segmentation_not_written": "A mask was made of a DICOM series whose headers lack what a "
+    "DICOM SEG must repeat.",
     "export_not_written": "A DICOM object repeats patient, study and geometry of the CT: its "
     "headers must hold SOPClassUID, SOPInstanceUID, SeriesInstanceUID, StudyInstanceUID and "
     "FrameOfReferenceUID, and texts that can be read in their character set.",
+    "mask_not_compared": "The localiser refuses the CT, or finds a body at fewer than "
+    "{mask_sources.comparison.FEWEST_MATCHED} of the mask's levels.",
+    "body_derived": "A level reaches at least {masks.DEEPEST_BODY_MM} mm from front to back and "
+    "has an arch.",
+    "slices_repeated": "Fewer different slices show a body than the network takes.",
+    "slice_thickness": "Slices are more than {preflight.PROTOCOL_THICKNESS_MM} + "
+    "{preflight.THICKNESS_SLACK_MM} mm apart or thick.",
+    "resolution_coarse": "Pixels are larger than {preflight.COARSE_PIXEL_MM} mm.",
+    "crop_padded": "A crop leaves the field of view by more than a voxel.",
+    "simulated_weights": "The weights, or the calibration, come from simulated patients.",
+    "position_unusual": "PatientPosition does not end in S (supine).",
+    "other_series_ignored": "The folder or zip holds further series.",
+    "clinical_missing": "A clinical variable is there but empty; an absolute risk that needs it "
+    "is left out.",
+    "heights_coarse": "For heights slices are more than {study.morphometry_job.COARSE_MM} mm "
+    "apart or thick.",
+    "normal_values_crude": "The normal values are the paper's (--normal paper).",
+    "out_of_distribution": "More than half of the networks place the image beyond the threshold "
+    "of their training cases (by default their {calibration.outliers.QUANTILE:.0%} quantile).",
 }
 """Code → the rule behind it, with its tolerances.
 

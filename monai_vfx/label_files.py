@@ -32,9 +32,11 @@ SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 FOREGROUND = 0.5
 """In a file of one structure, values above this belong to it."""
 
+WHOLE_TOLERANCE = 1e-3
+"""How far a scaled value may lie from a whole number."""
+
 _SLAB_BYTES = 1 << 23
 _LARGEST_LABEL = (1 << 53) - 1  # beyond it float64 skips whole numbers
-_WHOLE_TOLERANCE = 1e-3  # how far a scaled value may lie from a whole number
 _LARGEST_NAME_TABLE = 1 << 22  # bytes
 _LABEL_TAG = re.compile(
     r'<Label\b[^>]*?\bKey="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>', re.DOTALL
@@ -253,7 +255,7 @@ def _whole(path: Path, values: npt.NDArray[Any], binary: bool) -> npt.NDArray[np
         return (values > FOREGROUND).astype(np.uint8)
     if values.dtype.kind == "f":
         rounded = np.rint(values)
-        odd = ~(np.abs(values - rounded) <= _WHOLE_TOLERANCE)
+        odd = ~(np.abs(values - rounded) <= WHOLE_TOLERANCE)
         if odd.any():
             raise CaseRefused(
                 "mask_fractional", f"{called(path)} holds the value {values[odd][0]:g}"

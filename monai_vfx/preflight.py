@@ -21,10 +21,14 @@ from monai_vfx.volumes import Volume, open_volume
 
 PROTOCOL_THICKNESS_MM = 5.0
 """Slice distance of the study (paper: 5 mm sections); more is warned of."""
+THICKNESS_SLACK_MM = 0.5
+"""Distances are rounded or overlap a little: so much above the protocol is still the protocol."""
 LARGEST_SPACING_MM = 10.0
 """Slice distance above which a vertebral body would hold fewer than three slices."""
 COARSE_PIXEL_MM = 1.5
 """Pixel size above which the 1 mm grid of the network only magnifies."""
+FAT_HU, BONE_HU = -20.0, 50.0
+"""Something around every spine lies below the first, and something above the second."""
 MOST_HU = 33_000.0
 """No stored CT value is larger."""
 PADDING_MM = 5.0
@@ -154,12 +158,12 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
         CaseRefused: ``not_hounsfield`` or ``mask_off_bone``.
     """
     low, high = float(hu.min()), float(hu.max())
-    if low >= -20 or high <= 50 or low < -MOST_HU or high > MOST_HU:
+    if low >= FAT_HU or high <= BONE_HU or low < -MOST_HU or high > MOST_HU:
         # Fat lies around every spine and bone in it; 16-bit CT cannot hold more than MOST_HU.
         raise CaseRefused(
             "not_hounsfield",
-            f"values around the spine run from {low:.0f} to {high:.0f}; fat below -20 and bone "
-            f"above 50 HU must be there, and nothing beyond {MOST_HU:.0f}",
+            f"values around the spine run from {low:.0f} to {high:.0f}; fat below {FAT_HU:.0f} and "
+            f"bone above {BONE_HU:.0f} HU must be there, and nothing beyond {MOST_HU:.0f}",
         )
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
     check_on_bone(hu, bodies, spacing_mm)
@@ -181,10 +185,11 @@ def _check_spacing(volume: Volume) -> list[CaseWarning]:
     pixel = max(s for axis, s in enumerate(volume.spacing_mm) if axis != volume.slice_axis)
     if step > LARGEST_SPACING_MM:
         raise CaseRefused(
-            "slices_too_thick", f"slices lie {step:.1f} mm apart, the rule is at most 10 mm"
+            "slices_too_thick",
+            f"slices lie {step:.1f} mm apart, the rule is at most {LARGEST_SPACING_MM:.0f} mm",
         )
     thickness = max(step, volume.thickness_mm or 0.0)
-    if thickness > PROTOCOL_THICKNESS_MM + 0.5:
+    if thickness > PROTOCOL_THICKNESS_MM + THICKNESS_SLACK_MM:
         warnings.append(
             CaseWarning("slice_thickness", f"slices of {thickness:.1f} mm; the study used 5 mm")
         )

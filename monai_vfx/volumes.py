@@ -41,6 +41,8 @@ LARGEST_TURN_DEG = 40.0
 """Beyond this angle it is not sure which axis is which."""
 MOST_VOXELS = 4e9
 """A header that speaks of more is taken for a damaged one."""
+LEAST_SPACING_MM = 1e-3
+"""Voxels nearer than this are no CT's."""
 SKEW_TOLERANCE = 2e-3
 """Largest cosine between two axes: 0.15 mm over the length of T12-L4."""
 
@@ -338,7 +340,7 @@ def _open_nrrd(path: Path) -> Volume:
 def _checked(volume: Volume) -> Volume:
     """Check the geometry and return the volume with axes at exactly right angles."""
     spacing = np.array(volume.spacing_mm)
-    if not np.isfinite(volume.affine).all() or spacing.min() < 1e-3:
+    if not np.isfinite(volume.affine).all() or spacing.min() < LEAST_SPACING_MM:
         raise CaseRefused("geometry_invalid", f"voxel spacing is {spacing.tolist()} mm")
     cosines = volume.affine[:3, :3] / spacing
     skew = float(np.abs(cosines.T @ cosines - np.eye(3)).max())

@@ -23,9 +23,15 @@ from monai_vfx.shapes import Affine, HUVolume, Region
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SPACING_TOLERANCE = 0.03
-"""A slice distance may differ from the median by this share of it, or by 0.1 mm if that is more."""
+"""A slice distance may differ from the median by this share of it."""
+SPACING_SLACK_MM = 0.1
+"""It may always differ by this much, as positions are rounded."""
+SAME_PLACE_MM = 0.01
+"""Slices nearer than this share one position."""
 DIRECTION_TOLERANCE = 1e-3
 """Largest difference between direction cosines of slices of one series."""
+ORTHONORMAL_TOLERANCE = 1e-2
+"""A direction's length may differ from 1, and the cosine between row and column from 0, by this."""
 ASIDE_TOLERANCE_MM = 0.5
 """Largest distance of a slice's corner from the line through the first and last, in mm."""
 TILT_TOLERANCE_DEG = 0.5
@@ -299,7 +305,7 @@ def _directions(headers: list[Any]) -> tuple[Any, Any, Any]:
         raise CaseRefused("series_mixed", "ImageOrientationPatient differs between slices")
     row, column = all_cosines[0, :3], all_cosines[0, 3:]
     lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
-    if np.abs(lengths - 1).max() > 1e-2 or abs(row @ column) > 1e-2:
+    if np.abs(np.append(lengths - 1, row @ column)).max() > ORTHONORMAL_TOLERANCE:
         raise CaseRefused("geometry_invalid", "ImageOrientationPatient is not orthonormal")
     spacing = np.array([float(x) for x in headers[0].PixelSpacing])
     if spacing.min() <= 0 or not np.isfinite(spacing).all():
@@ -311,12 +317,12 @@ def _check_positions(corners: Any, normal: Any) -> float:
     """Return the slice distance in mm of sorted corners (n, 3)."""
     distances = np.diff(corners @ normal)
     step = float(np.median(distances))
-    if distances.min() < 0.01:
+    if distances.min() < SAME_PLACE_MM:
         raise CaseRefused(
             "slices_duplicated",
-            f"{int((distances < 0.01).sum())} slices share the position of another",
+            f"{int((distances < SAME_PLACE_MM).sum())} slices share the position of another",
         )
-    tolerance = max(0.1, SPACING_TOLERANCE * step)
+    tolerance = max(SPACING_SLACK_MM, SPACING_TOLERANCE * step)
     uneven = np.abs(distances - step) > tolerance
     if uneven.any():
         raise CaseRefused(
@@ -338,7 +344,8 @@ def _check_positions(corners: Any, normal: Any) -> float:
     tilt = float(np.degrees(np.arctan2(across, run @ normal)))
     if tilt > TILT_TOLERANCE_DEG:
         raise CaseRefused(
-            "gantry_tilt", f"slices are sheared by {tilt:.1f} degrees, the rule is at most 0.5"
+            "gantry_tilt",
+            f"slices are sheared by {tilt:.1f} degrees, the rule is at most {TILT_TOLERANCE_DEG}",
         )
     return float((run @ normal) / (len(corners) - 1))
 
