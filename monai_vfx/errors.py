@@ -23,10 +23,15 @@ REFUSALS: dict[str, str] = {
     "geometry_missing": "Export the series again with its position, orientation and spacing tags.",
     "geometry_invalid": "The image's geometry is not usable: export or convert it again.",
     "too_few_slices": "Provide the whole volume: T12 to L4 must be covered.",
-    "slices_duplicated": "Two slices share one position: separate the phases or remove duplicates.",
-    "slices_missing": "Slices are missing or unevenly spaced: export the whole series again.",
+    "slices_duplicated": "Two slices share one position: remove the duplicates.",
+    "phases_overlap": "The series holds several phases or reconstructions: separate them first.",
+    "slices_missing": "Slices are missing: export the whole series again.",
+    "spacing_uneven": "Slices must be equally far apart: use a reconstruction where they are.",
     "gantry_tilt": "Tilted-gantry series are not supported: use an untilted reconstruction.",
     "multiframe": "Convert the Enhanced object to a classic CT series, NIfTI or NRRD.",
+    "uid_invalid": "Export the series again: each slice needs a SOPInstanceUID of its own.",
+    "pixel_format": "Export the series again, as CT images with 9 to 16 or 32 bits a value.",
+    "syntax_unsupported": "Store the series in another transfer syntax, such as explicit VR.",
     "slices_too_thick": "Use a reconstruction with slices at most 10 mm apart, best 5 mm or less.",
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
@@ -76,6 +81,10 @@ WARNINGS: dict[str, str] = {
     "crop_padded": "the crop leaves the field of view and was padded",
     "simulated_weights": "the weights were trained on simulated patients",
     "position_unusual": "the patient does not lie supine",
+    "position_conflict": "position of the patient and direction of the rows contradict each other",
+    "lossy_compression": "values were changed by compression before they came here",
+    "monoenergetic": "HU are those of a virtual photon energy, not of a tube voltage",
+    "padding_ignored": "the padding value is one that tissue has: it was not replaced by air",
     "other_series_ignored": "other series in the folder were left aside",
     "clinical_missing": "a clinical variable is missing and was set to the training mean",
     "heights_coarse": "slices are so thick that heights of vertebrae are uncertain",
@@ -97,29 +106,41 @@ RULES: dict[str, str] = {
     "not count as one.",
     "several_series": "Without --series there is one CT series.",
     "series_mixed": "All slices share Rows, Columns, PixelSpacing, FrameOfReferenceUID and, "
-    "within {dicom.reading.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
-    "{dicom.reading.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
+    "within {dicom.stack.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
+    "{dicom.stack.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
     "geometry_missing": "Every slice has ImagePositionPatient, ImageOrientationPatient, "
     "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space` and `space "
     "directions`; a MetaImage `TransformMatrix`.",
     "geometry_invalid": "These are finite and of the right count; direction cosines are unit "
-    "vectors at right angles within {dicom.reading.ORTHONORMAL_TOLERANCE}; voxels are at least "
+    "vectors at right angles within {dicom.stack.ORTHONORMAL_TOLERANCE}; voxels are at least "
     "{volumes.LEAST_SPACING_MM} mm wide, their axes at right angles (cosine at most "
     "{volumes.SKEW_TOLERANCE}) and at most {volumes.LARGEST_TURN_DEG} degrees off the patient's; "
     "there are at most {volumes.MOST_VOXELS:.0e} voxels.",
-    "too_few_slices": "There are at least {dicom.reading.SHORTEST_SERIES} slices.",
+    "too_few_slices": "There are at least {dicom.stack.SHORTEST_SERIES} slices.",
     "slices_duplicated": "Positions on the slice normal differ by at least "
-    "{dicom.reading.SAME_PLACE_MM} mm.",
-    "slices_missing": "No slice distance differs from their median by more than "
-    "{dicom.reading.SPACING_TOLERANCE:.0%} of it or, if that is more, "
-    "{dicom.reading.SPACING_SLACK_MM} mm.",
+    "{dicom.stack.SAME_PLACE_MM} mm.",
+    "phases_overlap": "No tag of {dicom.stack.PHASE_TAGS} divides the slices into even stacks that "
+    "share half of their length, and fewer than {dicom.stack.SHORTEST_SERIES} neighbouring slices "
+    "share their positions with others.",
+    "slices_missing": "No slice distance is a multiple of their median; all parts of an Enhanced "
+    "object are there.",
+    "spacing_uneven": "No slice distance differs from their median by more than "
+    "{dicom.stack.SPACING_TOLERANCE:.0%} of it or, if that is more, "
+    "{dicom.stack.SPACING_SLACK_MM} mm.",
     "gantry_tilt": "The line through the slices' corners lies at most "
-    "{dicom.reading.TILT_TOLERANCE_DEG} degrees off the slice normal.",
-    "multiframe": "Each file holds one frame.",
+    "{dicom.stack.TILT_TOLERANCE_DEG} degrees off the slice normal.",
+    "multiframe": "An Enhanced object has functional groups for each of its frames, and they are "
+    "one stack.",
+    "uid_invalid": "Each slice has a SOPInstanceUID, and no other slice has the same.",
+    "pixel_format": "SamplesPerPixel, PhotometricInterpretation, BitsAllocated "
+    "({dicom.slices.BITS_ALLOCATED}), BitsStored (more than 8), HighBit (one less) and "
+    "PixelRepresentation are there and fit each other, and no value needs more bits.",
+    "syntax_unsupported": "The transfer syntax is stated, and a decoder for it is installed.",
     "slices_too_thick": "Slices lie at most {preflight.LARGEST_SPACING_MM} mm apart.",
     "not_volume": "Voxels are single numbers on three axes; further axes have one frame.",
     "not_hounsfield": "RescaleSlope (above 0) and RescaleIntercept are there, RescaleType is HU, "
-    "US or absent; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
+    "US or absent, ImageType names no map made from several energies, PhotometricInterpretation is "
+    "MONOCHROME2; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
     "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
     "identity_conflict": "All slices have the same PatientID.",
     "mask_required": "There is a mask, or the localiser or a tool makes one.",
@@ -188,7 +209,15 @@ RULES: dict[str, str] = {
     "resolution_coarse": "Pixels are larger than {preflight.COARSE_PIXEL_MM} mm.",
     "crop_padded": "A crop leaves the field of view by more than a voxel.",
     "simulated_weights": "The weights, or the calibration, come from simulated patients.",
-    "position_unusual": "PatientPosition does not end in S (supine).",
+    "position_unusual": "PatientPosition does not end in S (supine). Geometry comes from "
+    "ImageOrientationPatient alone.",
+    "position_conflict": "Rows run front-back (cosine above {dicom.reading.ALONG}) in a patient "
+    "who lies supine or prone, or left-right in one who lies on a side.",
+    "lossy_compression": "LossyImageCompression is 01, or it is not 00 and the transfer syntax may "
+    "lose something ({dicom.slices.LOSSY_SYNTAXES}).",
+    "monoenergetic": "ImageType names a virtual monoenergetic image (VMI).",
+    "padding_ignored": "PixelPaddingValue lies at {dicom.pixels.TISSUE_HU} HU; any other is set to "
+    "{dicom.pixels.PADDING_HU} HU.",
     "other_series_ignored": "The folder or zip holds further series.",
     "clinical_missing": "A clinical variable is there but empty; an absolute risk that needs it "
     "is left out.",
@@ -200,7 +229,7 @@ RULES: dict[str, str] = {
 }
 """Code → the rule behind it, with its tolerances.
 
-What stands in braces is a constant of the package, ``{dicom.reading.TILT_TOLERANCE_DEG}``, so that
+What stands in braces is a constant of the package, ``{dicom.stack.TILT_TOLERANCE_DEG}``, so that
 the page of codes (``docs/inputs.md``) states the number that the code uses.
 """
 
