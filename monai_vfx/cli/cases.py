@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from monai_vfx.cli.common import (
+    DEIDENTIFY_OPTION,
+    EXPORT_OPTION,
     FOLDER,
     IMAGE_ARGUMENT,
     STORE_OPTION,
@@ -102,6 +104,8 @@ def check(
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
 @STORE_OPTION
+@EXPORT_OPTION
+@DEIDENTIFY_OPTION
 @exit_statuses
 def predict(
     image: Path | PacsAddress,
@@ -116,6 +120,8 @@ def predict(
     out: Path,
     explain: bool,
     service: PacsAddress | None,
+    export: tuple[str, ...],
+    deidentify: bool,
 ) -> None:
     """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
     _run_case(
@@ -131,6 +137,8 @@ def predict(
         out=out,
         service=service,
         explain=explain,
+        export=export,
+        deidentify=deidentify,
     )
 
 
@@ -152,6 +160,8 @@ def predict(
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @STORE_OPTION
+@EXPORT_OPTION
+@DEIDENTIFY_OPTION
 @exit_statuses
 def explain(
     image: Path | PacsAddress,
@@ -166,6 +176,8 @@ def explain(
     layer: str,
     out: Path,
     service: PacsAddress | None,
+    export: tuple[str, ...],
+    deidentify: bool,
 ) -> None:
     """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
     _run_case(
@@ -182,6 +194,8 @@ def explain(
         explain=True,
         beside=beside,
         layer=layer,
+        export=export,
+        deidentify=deidentify,
     )
 
 
@@ -195,6 +209,7 @@ def explain(
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
 @STORE_OPTION
+@DEIDENTIFY_OPTION
 @exit_statuses
 def localise(
     image: Path | PacsAddress,
@@ -202,6 +217,7 @@ def localise(
     weights: Path | None,
     out: Path,
     service: PacsAddress | None,
+    deidentify: bool,
 ) -> None:
     """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
 
@@ -212,7 +228,9 @@ def localise(
 
     writable(out)
     with local_image(image, series_uid, say) as local:
-        document = localise_case(local, out, series_uid=series_uid, weights=weights)
+        document = localise_case(
+            local, out, series_uid=series_uid, weights=weights, deidentify=deidentify
+        )
     answer(document)
     warn(tuple(CaseWarning(**warning) for warning in document["warnings"]))
     if document["refusal"] is not None:
@@ -233,10 +251,13 @@ def _run_case(
     **settings: Any,
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
+    from monai_vfx.dicom.headers import Deidentifier
+    from monai_vfx.outputs import check_export
     from monai_vfx.preflight import check_image, load_case
     from monai_vfx.results import Prediction, write_json
     from monai_vfx.weights import read_sidecar
 
+    check_export(settings["export"], image)
     writable(out)
     try:
         for weights in filter(None, (*settings["weights"], settings.get("beside"))):
@@ -263,6 +284,8 @@ def _run_case(
         if refusal is None:
             raise
         document = Prediction.refused(case_name, refusal).to_json()
+        if settings["deidentify"]:
+            document = Deidentifier().document(document)
         write_json(_place_for_refusal(out), document)
         answer(document)
         raise

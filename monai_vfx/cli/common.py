@@ -136,6 +136,19 @@ COMPARE_OPTION = click.option(
     "seconds); a case whose levels differ is refused.",
 )
 
+EXPORT_OPTION = click.option(
+    "--export",
+    multiple=True,
+    type=click.Choice(["dicom", "fhir"]),
+    help="Also write DICOM objects (SEG, montage, heat map, report) or a FHIR RiskAssessment. "
+    "Repeat for both.",
+)
+DEIDENTIFY_OPTION = click.option(
+    "--deidentify",
+    is_flag=True,
+    help="Leave the patient out of all files: identity, dates, UIDs and digests of the input.",
+)
+
 SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
 
 
