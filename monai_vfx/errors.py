@@ -17,11 +17,14 @@ REFUSALS: dict[str, str] = {
     "input_unreadable": "Give a DICOM folder, a zip of one, a NIfTI or an NRRD file.",
     "no_image": "Give a folder that holds the DICOM files of one CT series.",
     "file_truncated": "The file is incomplete: copy or download it again.",
+    "file_missing": "The image's voxels or header lie in another file: give both, side by side.",
     "not_ct": "Only CT is accepted: choose the CT series of the study.",
     "several_series": "Point to one series, or name it with --series UID.",
     "series_mixed": "Export the series again so that all its slices share one geometry.",
     "geometry_missing": "Export the series again with its position, orientation and spacing tags.",
     "geometry_invalid": "The image's geometry is not usable: export or convert it again.",
+    "forms_disagree": "Write the NIfTI again with sform and qform alike, or with one of them.",
+    "units_not_mm": "Write the image again with positions and spacing in mm.",
     "too_few_slices": "Provide the whole volume: T12 to L4 must be covered.",
     "slices_duplicated": "Two slices share one position: remove the duplicates.",
     "phases_overlap": "The series holds several phases or reconstructions: separate them first.",
@@ -101,6 +104,8 @@ RULES: dict[str, str] = {
     "file_truncated": "Every DICOM file is whole: its header can be read, and as many bytes of "
     "pixels follow as it announces (compressed: the end mark, and they decode). A zip, a gzip and "
     "a NIfTI, NRRD or mask end where their headers say, with the right sum.",
+    "file_missing": "A `.hdr` has its `.img` beside it and the other way round; the one data file "
+    "that a NRRD or MetaImage header names is there.",
     "not_ct": "Modality is CT in every slice; localizers (ImageType) and secondary captures do "
     "not count as one.",
     "several_series": "Without --series there is one CT series.",
@@ -108,13 +113,18 @@ RULES: dict[str, str] = {
     "within {dicom.stack.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
     "{dicom.stack.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
     "geometry_missing": "Every slice has ImagePositionPatient, ImageOrientationPatient, "
-    "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space` and `space "
-    "directions`; a MetaImage `TransformMatrix`.",
+    "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space`, `space "
+    "origin` and three `space directions`; a MetaImage `TransformMatrix`, `Offset` and "
+    "`ElementSpacing`.",
     "geometry_invalid": "These are finite and of the right count; direction cosines are unit "
     "vectors at right angles within {dicom.stack.ORTHONORMAL_TOLERANCE}; voxels are at least "
     "{volumes.LEAST_SPACING_MM} mm wide, their axes at right angles (cosine at most "
     "{volumes.SKEW_TOLERANCE}) and at most {volumes.LARGEST_TURN_DEG} degrees off the patient's; "
     "there are at most {volumes.MOST_VOXELS:.0e} voxels.",
+    "forms_disagree": "Where a NIfTI has an sform and a qform, they place no corner of the volume "
+    "more than {nifti_files.FORMS_TOLERANCE_MM} mm apart; the sform is taken.",
+    "units_not_mm": "The unit of a NIfTI (`xyzt_units`) or NRRD (`space units`) is mm, or none is "
+    "stated.",
     "too_few_slices": "There are at least {dicom.stack.SHORTEST_SERIES} slices.",
     "slices_duplicated": "Positions on the slice normal differ by at least "
     "{dicom.stack.SAME_PLACE_MM} mm.",

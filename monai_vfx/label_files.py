@@ -23,8 +23,9 @@ from monai_vfx.anatomy import structure_of_name
 from monai_vfx.bodies import box_affine, nonzero_box
 from monai_vfx.dicom.files import access_refused, reason
 from monai_vfx.errors import CaseRefused
+from monai_vfx.nifti_files import check_units, load_nifti
+from monai_vfx.nrrd_files import missing_world
 from monai_vfx.shapes import Affine, Region
-from monai_vfx.volumes import load_nifti, missing_world
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that :func:`read_label_file` takes."""
@@ -177,6 +178,7 @@ def _read_nifti(path: Path, binary: bool) -> LabelFile:
             "geometry_missing",
             f"{called(path)}: sform and qform codes are both 0, no position is set",
         )
+    check_units(image)
     slabs = _slabs(path, image.dataobj, shape)
     try:
         values, start = _gather(path, slabs, binary)
