@@ -38,6 +38,8 @@ REFUSALS: dict[str, str] = {
     "slices_too_thick": "Use a reconstruction with slices at most 10 mm apart, best 5 mm or less.",
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
+    "hu_implausible": "Values are shifted or scaled: apply slope and intercept exactly once.",
+    "size_implausible": "Write pixel size and positions in mm.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
     # mask
     "mask_required": "Give a label map or a folder of per-structure files with --mask.",
@@ -79,6 +81,7 @@ WARNINGS: dict[str, str] = {
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",
     "slices_repeated": "fewer slices than the network takes: some are repeated",
     "slice_thickness": "slices are thicker than the study's protocol",
+    "slices_apart": "slices are thinner than their distance: tissue between them was not imaged",
     "resolution_coarse": "pixels are coarser than those of the study",
     "crop_padded": "the crop leaves the field of view and was padded",
     "simulated_weights": "the weights were trained on simulated patients",
@@ -151,6 +154,12 @@ RULES: dict[str, str] = {
     "US or absent, ImageType names no map made from several energies, PhotometricInterpretation is "
     "MONOCHROME2; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
     "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
+    "hu_implausible": "Around T12-L4 at least {hu_peaks.LEAST_BODY_SHARE:.0%} of the values lie at "
+    "{hu_peaks.BODY_HU} HU, their main peak lies at {hu_peaks.MAIN_PEAK_HU} HU, and fat and soft "
+    "tissue, where both have a peak, peak {hu_peaks.PEAKS_APART_HU} HU apart.",
+    "size_implausible": "Pixels are {preflight.LEAST_PIXEL_MM} to {preflight.MOST_PIXEL_MM} mm "
+    "wide, slices {preflight.LEAST_FIELD_MM} to {preflight.MOST_FIELD_MM} mm, and the stack is "
+    "{preflight.LEAST_EXTENT_MM} to {preflight.MOST_EXTENT_MM} mm long.",
     "identity_conflict": "All slices have the same PatientID.",
     "mask_required": "There is a mask, or the localiser or a tool makes one.",
     "mask_unreadable": "The mask is a NIfTI, NRRD or MetaImage label map or a folder of such, and "
@@ -212,6 +221,7 @@ RULES: dict[str, str] = {
     "slices_repeated": "Fewer different slices show a body than the network takes.",
     "slice_thickness": "Slices are more than {preflight.PROTOCOL_THICKNESS_MM} + "
     "{preflight.THICKNESS_SLACK_MM} mm apart or thick.",
+    "slices_apart": "Slices lie more than {preflight.GAP_RATIO} times their thickness apart.",
     "resolution_coarse": "Pixels are larger than {preflight.COARSE_PIXEL_MM} mm.",
     "crop_padded": "A crop leaves the field of view by more than a voxel.",
     "simulated_weights": "The weights, or the calibration, come from simulated patients.",
