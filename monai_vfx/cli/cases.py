@@ -234,7 +234,7 @@ def _run_case(
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
     from monai_vfx.preflight import check_image, load_case
-    from monai_vfx.results import Prediction, write_json
+    from monai_vfx.results import Prediction, place_for_refusal, write_json
     from monai_vfx.weights import read_sidecar
 
     writable(out)
@@ -263,21 +263,15 @@ def _run_case(
         if refusal is None:
             raise
         document = Prediction.refused(case_name, refusal).to_json()
-        write_json(_place_for_refusal(out), document)
+        place = place_for_refusal(out)
+        write_json(place, document)
+        if place.name != "prediction.json":
+            say(f"{out / 'prediction.json'} holds a result and stays; the refusal is in {place}")
         answer(document)
         raise
     click.echo(json.dumps(prediction.to_json()))
     warn(prediction.warnings)
     say(f"results: {out}")
-
-
-def _place_for_refusal(out: Path) -> Path:
-    """Return where a refusal is recorded: never over an earlier result."""
-    earlier = out / "prediction.json"
-    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
-        say(f"{earlier} holds an earlier result and stays; the refusal is in refused.json")
-        return out / "refused.json"
-    return earlier
 
 
 def _store(out: Path, service: PacsAddress | None) -> None:
