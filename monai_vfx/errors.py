@@ -23,10 +23,15 @@ REFUSALS: dict[str, str] = {
     "geometry_missing": "Export the series again with its position, orientation and spacing tags.",
     "geometry_invalid": "The image's geometry is not usable: export or convert it again.",
     "too_few_slices": "Provide the whole volume: T12 to L4 must be covered.",
-    "slices_duplicated": "Two slices share one position: separate the phases or remove duplicates.",
-    "slices_missing": "Slices are missing or unevenly spaced: export the whole series again.",
+    "slices_duplicated": "Two slices share one position: remove the duplicates.",
+    "phases_overlap": "The series holds several phases or reconstructions: separate them first.",
+    "slices_missing": "Slices are missing: export the whole series again.",
+    "spacing_uneven": "Slices must be equally far apart: use a reconstruction where they are.",
     "gantry_tilt": "Tilted-gantry series are not supported: use an untilted reconstruction.",
     "multiframe": "Convert the Enhanced object to a classic CT series, NIfTI or NRRD.",
+    "uid_invalid": "Export the series again: each slice needs a SOPInstanceUID of its own.",
+    "pixel_format": "Export the series again, as CT images with 9 to 16 or 32 bits a value.",
+    "syntax_unsupported": "Store the series in another transfer syntax, such as explicit VR.",
     "slices_too_thick": "Use a reconstruction with slices at most 10 mm apart, best 5 mm or less.",
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
@@ -41,17 +46,24 @@ REFUSALS: dict[str, str] = {
     "store_failed": "The results stay in --out: ask who runs the PACS why it does not take them.",
     # mask
     "mask_required": "Give a label map or a folder of per-structure files with --mask.",
-    "mask_unreadable": "The mask must be a NIfTI or NRRD label map, or a folder of such.",
+    "mask_unreadable": "The mask must be a NIfTI or NRRD label map, a folder of such, or a DICOM "
+    "SEG or RTSTRUCT.",
+    "several_masks": "Give the one SEG or RTSTRUCT file that is meant.",
     "mask_empty": "The mask holds no vertebra of T12-L4: check which file was given.",
     "mask_labels_unknown": "Name the scheme with --labels, or use a file that carries names.",
     "mask_grid_mismatch": "The mask does not lie on this CT: use the mask made from this series.",
     "mask_off_bone": "The labelled region is not bone on this CT: check that mask and CT match.",
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
+    "mask_overlaps": "Correct the structures so that no voxel belongs to two vertebrae.",
+    "contours_missing": "Interpolate the contours to all slices of the CT and export them again.",
     "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
     "levels_out_of_order": "Check label values and affine: levels must run head to feet.",
+    "levels_gap": "Label the vertebra in between, and name those below it anew.",
+    "body_impossible": "Check whether a label holds two vertebrae or a part of one, and the voxel "
+    "size.",
     "mask_disagrees": "Look at mask_disagrees.png in --out: correct the mask's levels, or give "
     "--no-compare-mask if they are right.",
-    "mask_not_made": "Run TotalSegmentator by hand to see why, or give a mask with --mask.",
+    "mask_not_made": "Run the tool by hand to see why, or give a mask with --mask.",
     # localiser
     "spine_not_found": "A CT that shows the lumbar spine is needed; give a mask with --mask.",
     "level_uncertain": "Name the vertebrae by eye and give the mask with --mask, or use a CT that "
@@ -72,6 +84,8 @@ WARNINGS: dict[str, str] = {
     "label_fragments": "stray pieces of labels were left out",
     "level_cut": "a level is cut by the field of view",
     "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
+    "lumbar_count": "not five lumbar vertebrae are labelled above the sacrum: check the numbering",
+    "body_unusual": "a vertebral body has an unusual size: look at the picture",
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
     "segmentation_not_written": "the mask that was made could not be written as DICOM SEG",
@@ -83,6 +97,10 @@ WARNINGS: dict[str, str] = {
     "crop_padded": "the crop leaves the field of view and was padded",
     "simulated_weights": "the weights were trained on simulated patients",
     "position_unusual": "the patient does not lie supine",
+    "position_conflict": "position of the patient and direction of the rows contradict each other",
+    "lossy_compression": "values were changed by compression before they came here",
+    "monoenergetic": "HU are those of a virtual photon energy, not of a tube voltage",
+    "padding_ignored": "the padding value is one that tissue has: it was not replaced by air",
     "other_series_ignored": "other series in the folder were left aside",
     "clinical_missing": "a clinical variable is missing and was set to the training mean",
     "heights_coarse": "slices are so thick that heights of vertebrae are uncertain",
@@ -104,29 +122,41 @@ RULES: dict[str, str] = {
     "not count as one.",
     "several_series": "Without --series there is one CT series.",
     "series_mixed": "All slices share Rows, Columns, PixelSpacing, FrameOfReferenceUID and, "
-    "within {dicom.reading.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
-    "{dicom.reading.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
+    "within {dicom.stack.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
+    "{dicom.stack.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
     "geometry_missing": "Every slice has ImagePositionPatient, ImageOrientationPatient, "
     "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space` and `space "
     "directions`; a MetaImage `TransformMatrix`.",
     "geometry_invalid": "These are finite and of the right count; direction cosines are unit "
-    "vectors at right angles within {dicom.reading.ORTHONORMAL_TOLERANCE}; voxels are at least "
+    "vectors at right angles within {dicom.stack.ORTHONORMAL_TOLERANCE}; voxels are at least "
     "{volumes.LEAST_SPACING_MM} mm wide, their axes at right angles (cosine at most "
     "{volumes.SKEW_TOLERANCE}) and at most {volumes.LARGEST_TURN_DEG} degrees off the patient's; "
     "there are at most {volumes.MOST_VOXELS:.0e} voxels.",
-    "too_few_slices": "There are at least {dicom.reading.SHORTEST_SERIES} slices.",
+    "too_few_slices": "There are at least {dicom.stack.SHORTEST_SERIES} slices.",
     "slices_duplicated": "Positions on the slice normal differ by at least "
-    "{dicom.reading.SAME_PLACE_MM} mm.",
-    "slices_missing": "No slice distance differs from their median by more than "
-    "{dicom.reading.SPACING_TOLERANCE:.0%} of it or, if that is more, "
-    "{dicom.reading.SPACING_SLACK_MM} mm.",
+    "{dicom.stack.SAME_PLACE_MM} mm.",
+    "phases_overlap": "No tag of {dicom.stack.PHASE_TAGS} divides the slices into even stacks that "
+    "share half of their length, and fewer than {dicom.stack.SHORTEST_SERIES} neighbouring slices "
+    "share their positions with others.",
+    "slices_missing": "No slice distance is a multiple of their median; all parts of an Enhanced "
+    "object are there.",
+    "spacing_uneven": "No slice distance differs from their median by more than "
+    "{dicom.stack.SPACING_TOLERANCE:.0%} of it or, if that is more, "
+    "{dicom.stack.SPACING_SLACK_MM} mm.",
     "gantry_tilt": "The line through the slices' corners lies at most "
-    "{dicom.reading.TILT_TOLERANCE_DEG} degrees off the slice normal.",
-    "multiframe": "Each file holds one frame.",
+    "{dicom.stack.TILT_TOLERANCE_DEG} degrees off the slice normal.",
+    "multiframe": "An Enhanced object has functional groups for each of its frames, and they are "
+    "one stack.",
+    "uid_invalid": "Each slice has a SOPInstanceUID, and no other slice has the same.",
+    "pixel_format": "SamplesPerPixel, PhotometricInterpretation, BitsAllocated "
+    "({dicom.slices.BITS_ALLOCATED}), BitsStored (more than 8), HighBit (one less) and "
+    "PixelRepresentation are there and fit each other, and no value needs more bits.",
+    "syntax_unsupported": "The transfer syntax is stated, and a decoder for it is installed.",
     "slices_too_thick": "Slices lie at most {preflight.LARGEST_SPACING_MM} mm apart.",
     "not_volume": "Voxels are single numbers on three axes; further axes have one frame.",
     "not_hounsfield": "RescaleSlope (above 0) and RescaleIntercept are there, RescaleType is HU, "
-    "US or absent; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
+    "US or absent, ImageType names no map made from several energies, PhotometricInterpretation is "
+    "MONOCHROME2; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
     "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
     "identity_conflict": "All slices have the same PatientID.",
     "pacs_unreachable": "The service takes a connection within "
@@ -145,7 +175,7 @@ RULES: dict[str, str] = {
     "mask_labels_unknown": "Labels are known by the file's own names, by --labels, or by numbers "
     "of one scheme that at least {label_schemes.FEWEST_LEVELS} of T12-L4 follow from head to "
     "feet, {label_schemes.STEP_MM} mm apart; files of a folder are named after structures.",
-    "mask_grid_mismatch": "At most {masks.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie beside "
+    "mask_grid_mismatch": "At most {mask_placing.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie beside "
     "the CT, and some lie in it.",
     "mask_off_bone": "The bodies' outer {on_bone.SHELL_MM} mm have an upper quartile of at least "
     "{on_bone.LEAST_HU} HU and are denser than the ring {on_bone.RING_MM} mm around them with a "
@@ -185,10 +215,10 @@ RULES: dict[str, str] = {
     "level_cut": "A body of T12-L4 touches an edge of the CT, or the first or last slice of the "
     "mask's own grid.",
     "level_extra": "The mask or the localiser has a T13 or L6.",
-    "mask_resampled": "Points of both grids lie more than {masks.GRID_TOLERANCE:.0%} of the CT's "
+    "mask_resampled": "Points of both grids lie more than {mask_placing.GRID_TOLERANCE:.0%} of the CT's "
     "smallest spacing apart.",
     "mask_partial": "Some voxels of T12-L4 lie outside the CT: above, below, or up to "
-    "{masks.OUTSIDE_SHARE:.0%} beside it.",
+    "{mask_placing.OUTSIDE_SHARE:.0%} beside it.",
     "segmentation_not_written": "A mask was made of a DICOM series whose headers lack what a "
     "DICOM SEG must repeat.",
     "mask_not_compared": "The localiser refuses the CT, or finds a body at fewer than "
@@ -201,7 +231,15 @@ RULES: dict[str, str] = {
     "resolution_coarse": "Pixels are larger than {preflight.COARSE_PIXEL_MM} mm.",
     "crop_padded": "A crop leaves the field of view by more than a voxel.",
     "simulated_weights": "The weights, or the calibration, come from simulated patients.",
-    "position_unusual": "PatientPosition does not end in S (supine).",
+    "position_unusual": "PatientPosition does not end in S (supine). Geometry comes from "
+    "ImageOrientationPatient alone.",
+    "position_conflict": "Rows run front-back (cosine above {dicom.reading.ALONG}) in a patient "
+    "who lies supine or prone, or left-right in one who lies on a side.",
+    "lossy_compression": "LossyImageCompression is 01, or it is not 00 and the transfer syntax may "
+    "lose something ({dicom.slices.LOSSY_SYNTAXES}).",
+    "monoenergetic": "ImageType names a virtual monoenergetic image (VMI).",
+    "padding_ignored": "PixelPaddingValue lies at {dicom.pixels.TISSUE_HU} HU; any other is set to "
+    "{dicom.pixels.PADDING_HU} HU.",
     "other_series_ignored": "The folder or zip holds further series.",
     "clinical_missing": "A clinical variable is there but empty; an absolute risk that needs it "
     "is left out.",
@@ -210,10 +248,21 @@ RULES: dict[str, str] = {
     "normal_values_crude": "The normal values are the paper's (--normal paper).",
     "out_of_distribution": "More than half of the networks place the image beyond the threshold "
     "of their training cases (by default their {calibration.outliers.QUANTILE:.0%} quantile).",
+    "mask_overlaps": "Two vertebrae share at most {mask_placing.OVERLAP_SHARE} of the smaller "
+    "one's voxels; what they share goes to the upper one.",
+    "several_masks": "A folder or zip holds one SEG or RTSTRUCT.",
+    "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
+    "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
+    "times their median distance apart.",
+    "body_impossible": "A whole body of T12-L4 measures (least, greatest) {plausibility.POSSIBLE}.",
+    "body_unusual": "A whole body of T12-L4 usually measures (least, greatest) "
+    "{plausibility.USUAL}, and less than {plausibility.NEIGHBOUR_RATIO} times its neighbour's "
+    "volume.",
+    "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5.",
 }
 """Code → the rule behind it, with its tolerances.
 
-What stands in braces is a constant of the package, ``{dicom.reading.TILT_TOLERANCE_DEG}``, so that
+What stands in braces is a constant of the package, ``{dicom.stack.TILT_TOLERANCE_DEG}``, so that
 the page of codes (``docs/inputs.md``) states the number that the code uses.
 """
 

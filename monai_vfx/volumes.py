@@ -21,24 +21,20 @@ from typing import Any
 import numpy as np
 
 from monai_vfx.dicom.files import access_refused, reason
-from monai_vfx.dicom.reading import LPS_TO_RAS, SHORTEST_SERIES, read_series
+from monai_vfx.dicom.reading import read_series
+from monai_vfx.dicom.stack import LPS_TO_RAS, SHORTEST_SERIES
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.shapes import Affine, HUVolume, Points, Region
+from monai_vfx.text_headers import check_voxels_whole, missing_world, read_text_header
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 """Files read through SimpleITK."""
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 """Files read through nibabel."""
-NRRD_WORLDS = {
-    "left-posterior-superior": "lps",
-    "right-anterior-superior": "ras",
-    "left-anterior-superior": "las",
-}
-"""NRRD's names of the worlds that SimpleITK turns to LPS, and their short forms. It would take any
-other for LPS."""
-_LONGEST_HEADER = 1 << 20
 LARGEST_TURN_DEG = 40.0
 """Beyond this angle it is not sure which axis is which."""
+LARGEST_OFFSET = 1 << 40
+"""A NIfTI whose voxels begin later is damaged; more is no place in a file."""
 MOST_VOXELS = 4e9
 """A header that speaks of more is taken for a damaged one."""
 LEAST_SPACING_MM = 1e-3
@@ -55,9 +51,11 @@ class Volume:
         file_format: ``dicom``, ``nifti`` or ``nrrd``.
         shape: voxels along the file's axes (i, j, k).
         affine: (i, j, k) → mm, RAS+.
-        sop_instance_uids: of the slices along k (DICOM), else None.
+        sop_instance_uids: of the slices' objects along k (DICOM), else None.
+        frame_numbers: of the slices within their object, from 1 (Enhanced DICOM), else None.
         thickness_mm: nominal slice thickness of the header, None where it is not stated.
         age_years, sex: of the header, None where absent. Never guessed.
+        frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         warnings: what a reader of the result must know.
     """
 
@@ -66,9 +64,11 @@ class Volume:
     affine: Affine
     _read: Callable[[Region], HUVolume] = field(repr=False)
     sop_instance_uids: tuple[str, ...] | None = field(default=None, repr=False)
+    frame_numbers: tuple[int, ...] | None = field(default=None, repr=False)
     thickness_mm: float | None = None
     age_years: float | None = None
     sex: str | None = None
+    frame_of_reference: str | None = field(default=None, repr=False)
     warnings: tuple[CaseWarning, ...] = ()
 
     @property
@@ -164,48 +164,18 @@ def load_nifti(path: Path) -> Any:
         image: Any = nib.load(path)
     except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise ValueError("no NIfTI image") from error
+    except (EOFError, OSError, zlib.error):
+        raise
+    except Exception as error:  # what a damaged header makes nibabel raise is not to be foreseen
+        raise ValueError("no NIfTI image") from error
     if not isinstance(
         image, nib.Nifti1Pair
     ):  # what NIfTI-1 and -2, one file or two, have in common
         raise ValueError("no NIfTI image")
+    voxels: Any = image.dataobj
+    if not 0 <= voxels.offset <= LARGEST_OFFSET:
+        raise ValueError("no NIfTI image: its voxels begin at no place in a file")
     return image
-
-
-def missing_world(path: Path) -> str | None:
-    """Say what a NRRD or MetaImage header lacks to place its voxels in a patient; None if nothing.
-
-    ITK would fill in what is absent, and so guess an orientation. A file that is neither of the
-    two lacks nothing here: ITK will refuse it.
-
-    Raises:
-        OSError: when the file cannot be read.
-    """
-    fields = _text_header(path)
-    if not {"sizes", "dimsize"} & set(fields):
-        return None
-    if "dimsize" in fields:
-        if not {"transformmatrix", "orientation", "rotation"} & set(fields):
-            return "the header has no field 'TransformMatrix'"
-        return None
-    world = fields.get("space", "")
-    if world.lower() not in {*NRRD_WORLDS, *NRRD_WORLDS.values()}:
-        return f"the header's field 'space' is {world!r}, the rule is {', '.join(NRRD_WORLDS)}"
-    return None if "space directions" in fields else "the header has no field 'space directions'"
-
-
-def _text_header(path: Path) -> dict[str, str]:
-    """Return the fields of a NRRD or MetaImage header, names in small letters."""
-    meta = path.name.lower().endswith((".mha", ".mhd"))
-    fields: dict[str, str] = {}
-    with path.open("rb") as file:
-        for raw in file.read(_LONGEST_HEADER).split(b"\n"):
-            line = raw.decode("utf-8", errors="replace").rstrip("\r")
-            name, _, value = line.partition("=" if meta else ":")
-            if not line or "elementdatafile" in fields:
-                break  # voxels follow
-            if not line.startswith("#"):
-                fields[name.strip().lower()] = value.strip()
-    return fields
 
 
 def content_hash(path: Path) -> str:
@@ -231,9 +201,11 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         affine=series.affine,
         _read=series.read,
         sop_instance_uids=series.sop_instance_uids,
+        frame_numbers=series.frame_numbers,
         thickness_mm=series.thickness_mm,
         age_years=series.age_years,
         sex=series.sex,
+        frame_of_reference=series.frame_of_reference,
         warnings=series.warnings,
     )
 
@@ -298,10 +270,15 @@ def _check_whole(path: Path, image: Any) -> None:
 def _open_nrrd(path: Path) -> Volume:
     import SimpleITK as sitk  # noqa: N813 - the field's usual name
 
-    lack = missing_world(path)
+    try:
+        header = read_text_header(path)
+    except ValueError as error:
+        raise CaseRefused("input_unreadable", str(error)) from error
+    lack = missing_world(header)
     if lack is not None:
         raise CaseRefused("geometry_missing", lack)
     reader = sitk.ImageFileReader()
+    reader.SetImageIO(header.image_io)
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -317,10 +294,16 @@ def _open_nrrd(path: Path) -> Volume:
     def read(region: Region) -> HUVolume:
         reader.SetExtractIndex([axis.start for axis in region])
         reader.SetExtractSize([axis.stop - axis.start for axis in region])
-        try:
-            voxels = sitk.GetArrayFromImage(reader.Execute())  # (k, j, i)
-        except RuntimeError as error:
-            raise CaseRefused("file_truncated", "voxels cannot be read") from error
+        with access_refused():
+            try:
+                check_voxels_whole(header)
+                voxels = sitk.GetArrayFromImage(reader.Execute())  # (k, j, i)
+            except PermissionError:
+                raise
+            except (EOFError, OSError, RuntimeError, zlib.error) as error:
+                raise CaseRefused(
+                    "file_truncated", f"voxels cannot be read ({reason(error)})"
+                ) from error
         return np.ascontiguousarray(voxels.T, dtype=np.float32)
 
     i, j, k = (int(n) for n in reader.GetSize())

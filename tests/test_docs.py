@@ -92,8 +92,8 @@ def test_each_code_has_one_rule_and_fits_a_table() -> None:
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
-        ("at most {dicom.reading.TILT_TOLERANCE_DEG} degrees", "at most 0.5 degrees"),
-        ("{dicom.reading.SPACING_TOLERANCE:.0%}", "3%"),
+        ("at most {dicom.stack.TILT_TOLERANCE_DEG} degrees", "at most 0.5 degrees"),
+        ("{dicom.stack.SPACING_TOLERANCE:.0%}", "3%"),
         ("{label_schemes.STEP_MM} mm", "4 to 80 mm"),
         ("{label_schemes.STEP_MM[1]} mm", "80 mm"),
         ("{anatomy.LEVELS}", "T12, L1, L2, L3, L4"),
