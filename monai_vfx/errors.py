@@ -175,8 +175,8 @@ RULES: dict[str, str] = {
     "mask_labels_unknown": "Labels are known by the file's own names, by --labels, or by numbers "
     "of one scheme that at least {label_schemes.FEWEST_LEVELS} of T12-L4 follow from head to "
     "feet, {label_schemes.STEP_MM} mm apart; files of a folder are named after structures.",
-    "mask_grid_mismatch": "At most {mask_placing.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie beside "
-    "the CT, and some lie in it.",
+    "mask_grid_mismatch": "At most {mask_placing.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie "
+    "beside the CT, and some lie in it.",
     "mask_off_bone": "The bodies' outer {on_bone.SHELL_MM} mm have an upper quartile of at least "
     "{on_bone.LEAST_HU} HU and are denser than the ring {on_bone.RING_MM} mm around them with a "
     "probability of at least {on_bone.LEAST_CONTRAST} (medians over the levels; at the best of "
@@ -215,8 +215,8 @@ RULES: dict[str, str] = {
     "level_cut": "A body of T12-L4 touches an edge of the CT, or the first or last slice of the "
     "mask's own grid.",
     "level_extra": "The mask or the localiser has a T13 or L6.",
-    "mask_resampled": "Points of both grids lie more than {mask_placing.GRID_TOLERANCE:.0%} of the CT's "
-    "smallest spacing apart.",
+    "mask_resampled": "Points of both grids lie more than {mask_placing.GRID_TOLERANCE:.0%} of the "
+    "CT's smallest spacing apart.",
     "mask_partial": "Some voxels of T12-L4 lie outside the CT: above, below, or up to "
     "{mask_placing.OUTSIDE_SHARE:.0%} beside it.",
     "segmentation_not_written": "A mask was made of a DICOM series whose headers lack what a "
