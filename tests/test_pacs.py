@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import ssl
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -242,6 +245,20 @@ def test_a_series_arrives_whole_in_a_folder_that_goes(service: Service, slices: 
     with pytest.raises(ZeroDivisionError), local_image(image(service)) as folder:
         raise ZeroDivisionError
     assert not folder.exists()
+
+
+def test_a_process_that_is_asked_to_end_leaves_nothing(
+    service: Service, slices: list[Path]
+) -> None:
+    service.holds(slices)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, local_image(image(service)) as folder:
+        assert folder.exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not folder.exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_path_is_yielded_as_it_is(tmp_path: Path) -> None:
