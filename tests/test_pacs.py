@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import ssl
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -253,9 +251,7 @@ def test_a_process_that_is_asked_to_end_leaves_nothing(
     service.holds(slices)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended, local_image(image(service)) as folder:
-        assert folder.exists()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == 128 + signal.SIGTERM
     assert not folder.exists()
     assert signal.getsignal(signal.SIGTERM) == before
