@@ -153,6 +153,7 @@ def predict(
     compare_mask: bool = True,
     export: Sequence[str] = (),
     deidentify: bool = False,
+    networks: dict[Path, TrainedModel] | None = None,
 ) -> Prediction:
     """Score one CT through the bundle's inference.
 
@@ -179,6 +180,7 @@ def predict(
         export: ``dicom`` and ``fhir``, see :mod:`monai_vfx.outputs`.
         deidentify: leave everything out of all files that leads back to the patient: identity,
             dates, UIDs and the digests of CT, mask and clinical row.
+        networks: those that earlier cases loaded; further ones are added.
 
     Raises:
         CaseRefused: with the code of the rule that the case breaks; with ``mask_disagrees`` the
@@ -212,7 +214,7 @@ def predict(
         predictions = []
         for number, (member, folder) in enumerate(zip(members, folders, strict=True)):
             predictions.append(
-                _score(item, member, folder, layer if explain and not number else "")
+                _score(item, member, folder, layer if explain and not number else "", networks)
             )
         prediction = judge_distance(
             combine(predictions), members, [folder / "features.csv" for folder in folders]
@@ -298,7 +300,13 @@ def _settle_mask(source: MaskSource, scheme: str | None, out: Path) -> None:
         raise
 
 
-def _score(item: Json, weights: str | Path, folder: Path, layer: str) -> Prediction:
+def _score(
+    item: Json,
+    weights: str | Path,
+    folder: Path,
+    layer: str,
+    networks: dict[Path, TrainedModel] | None,
+) -> Prediction:
     """Run the bundle's inference of one case with one network; with a layer, draw heat maps.
 
     Raises:
@@ -306,6 +314,10 @@ def _score(item: Json, weights: str | Path, folder: Path, layer: str) -> Predict
     """
     names = ["common", "inference", *(["gradcam"] if layer else [])]
     settings: Json = {"layer": layer, "show_attention": True} if layer else {}
+    if networks is not None:
+        if Path(weights) not in networks:
+            networks[Path(weights)] = TrainedModel(weights)
+        settings["model"] = networks[Path(weights)]  # an object: the parser leaves it alone
     run_bundle(names, "infer", weights=Path(weights), cases=(item,), output_dir=folder, **settings)
     prediction = read_prediction(folder / item["case"] / "prediction.json")
     if prediction.refusal is not None:

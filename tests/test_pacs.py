@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import stat
@@ -242,6 +243,18 @@ def test_a_series_arrives_whole_in_a_folder_that_goes(service: Service, slices: 
     with pytest.raises(ZeroDivisionError), local_image(image(service)) as folder:
         raise ZeroDivisionError
     assert not folder.exists()
+
+
+def test_a_process_that_is_asked_to_end_leaves_nothing(
+    service: Service, slices: list[Path]
+) -> None:
+    service.holds(slices)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, local_image(image(service)) as folder:
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not folder.exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_path_is_yielded_as_it_is(tmp_path: Path) -> None:

@@ -254,10 +254,13 @@ def _run_case(
     from monai_vfx.dicom.headers import Deidentifier
     from monai_vfx.outputs import check_export
     from monai_vfx.preflight import check_image, load_case
-    from monai_vfx.results import Prediction, write_json
+    from monai_vfx.results import Prediction, place_for_refusal, write_json
     from monai_vfx.weights import read_sidecar
 
-    check_export(settings["export"], image)
+    if service is not None:  # what is stored is what is written
+        settings["export"] = tuple({*settings["export"], "dicom"})
+    if isinstance(image, Path):
+        check_export(settings["export"], image)
     writable(out)
     try:
         for weights in filter(None, (*settings["weights"], settings.get("beside"))):
@@ -286,7 +289,10 @@ def _run_case(
         document = Prediction.refused(case_name, refusal).to_json()
         if settings["deidentify"]:
             document = Deidentifier().document(document)
-        write_json(_place_for_refusal(out), document)
+        place = place_for_refusal(out)
+        write_json(place, document)
+        if place.name != "prediction.json":
+            say(f"{out / 'prediction.json'} holds a result and stays; the refusal is in {place}")
         answer(document)
         raise
     click.echo(json.dumps(prediction.to_json()))
@@ -294,21 +300,13 @@ def _run_case(
     say(f"results: {out}")
 
 
-def _place_for_refusal(out: Path) -> Path:
-    """Return where a refusal is recorded: never over an earlier result."""
-    earlier = out / "prediction.json"
-    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
-        say(f"{earlier} holds an earlier result and stays; the refusal is in refused.json")
-        return out / "refused.json"
-    return earlier
-
-
 def _store(out: Path, service: PacsAddress | None) -> None:
     """Store the DICOM objects of the results, where that is asked for."""
     if service is None:
         return
-    from monai_vfx.mask_sources.source import SEGMENTATION
+    from monai_vfx.outputs.export import FILES
 
-    files = [file for file in (out / SEGMENTATION,) if file.exists()]
+    objects = (out / name for name in FILES if name.endswith(".dcm"))
+    files = [file for file in objects if file.exists()]
     store(files, service)
     say(f"{len(files)} objects stored at {service.host}")
