@@ -58,7 +58,7 @@ def test_measures_know_nothing_of_the_grid(flip: tuple[int, int, int]) -> None:
     present = {v: np.argwhere(made.labels == v) for v in VERTEBRAE.values() if v > 17}
     for body in measure_bodies({v: at for v, at in present.items() if len(at)}, turned).values():
         # 21 mm high, 30 deep, 40 wide, elliptic; the spine's line is inclined by up to 8 degrees.
-        assert body.height_mm == pytest.approx(21, abs=3.0)
+        assert body.height_mm == pytest.approx(21, abs=4.0)
         assert body.depth_mm == pytest.approx(30, abs=2.5)
         assert body.width_mm == pytest.approx(40, abs=2.5)
         assert body.volume_ml == pytest.approx(np.pi * 20 * 15 * 21 / 1000, rel=0.04)

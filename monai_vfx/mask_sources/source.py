@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from monai_vfx.anatomy import LEVELS, MADE_MASKS
+from monai_vfx.anatomy import LEVELS, MADE_MASKS, VERTEBRAE
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.mask_sources.label_map import write_label_map
+from monai_vfx.plausibility import measure_bodies
 from monai_vfx.preflight import Case, check_case, load_case
 from monai_vfx.results import mask_record, write_json
 from monai_vfx.schemas import violations
@@ -196,8 +197,15 @@ class MaskSource:
         taken = "bodies as given" if case.masks.body_source == "given" else "bodies derived"
         agrees = (self.record["comparison"] or {}).get("agrees")
         checked = "levels agree with the localiser's" if agrees else "levels not compared"
-        title = f"The mask that was given ({case.masks.scheme}): {taken}; {checked}"
-        notes = dict.fromkeys(case.masks.cut, "(cut)")
+        title = f"The mask that was given (labels: {case.masks.scheme}): {taken}; {checked}"
+        present = {
+            VERTEBRAE[level]: np.argwhere(case.masks.labels == VERTEBRAE[level]) for level in LEVELS
+        }
+        notes = {
+            level: f"{body.height_mm:.0f} mm high, {body.volume_ml:.0f} ml"
+            for level, body in measure_bodies(present, case.volume.affine).items()
+        }
+        notes |= dict.fromkeys(case.masks.cut, "cut")
         self._draw(case, case.masks.labels, self.folder / GIVEN_PICTURE, title, notes)
 
     def _compare(self, case: Case) -> None:
