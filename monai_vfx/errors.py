@@ -58,6 +58,8 @@ REFUSALS: dict[str, str] = {
     "mask_labels_unknown": "Name the scheme with --labels, or use a file that carries names.",
     "mask_grid_mismatch": "The mask does not lie on this CT: use the mask made from this series.",
     "mask_off_bone": "The labelled region is not bone on this CT: check that mask and CT match.",
+    "mask_shifted": "The mask lies beside its vertebrae along the spine: use the mask made from "
+    "this series, or move it.",
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
     "mask_overlaps": "Correct the structures so that no voxel belongs to two vertebrae.",
     "contours_missing": "Interpolate the contours to all slices of the CT and export them again.",
@@ -275,6 +277,9 @@ RULES: dict[str, str] = {
     "mask_overlaps": "Two vertebrae share at most {mask_placing.OVERLAP_SHARE} of the smaller "
     "one's voxels; what they share goes to the upper one.",
     "several_masks": "A folder or zip holds one SEG or RTSTRUCT.",
+    "mask_shifted": "The gaps between T12-L4 are less dense than the bodies' ends where the mask "
+    "lies: at least {along_spine.LEAST_SHARE} of the contrast that they have at the best shift "
+    "along the spine, or that shift is less than {along_spine.LEAST_SHIFT_MM} mm.",
     "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
     "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
     "times their median distance apart.",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_vfx.along_spine import check_along_spine
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.hu_peaks import check_offset, check_peaks
@@ -163,7 +164,7 @@ def check_case(case: Case) -> Region:
 
 
 def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]) -> None:
-    """Check that voxels are HU and that the labelled bodies are bone.
+    """Check that voxels are HU, that the labelled bodies are bone and that discs lie between them.
 
     Args:
         hu: (i, j, k) of the region around T12-L4.
@@ -171,7 +172,8 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
         spacing_mm: voxel distances along (i, j, k).
 
     Raises:
-        CaseRefused: ``not_hounsfield``, ``hu_implausible`` or ``mask_off_bone``.
+        CaseRefused: ``not_hounsfield``, ``hu_implausible``, ``mask_off_bone`` or
+            ``mask_shifted``.
     """
     check_offset(hu)
     low, high = float(hu.min()), float(hu.max())
@@ -185,6 +187,7 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
     check_peaks(hu)
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
     check_on_bone(hu, bodies, spacing_mm)
+    check_along_spine(hu, bodies, spacing_mm)
 
 
 def is_study_level(labels: LabelVolume) -> BoolVolume:

@@ -146,7 +146,7 @@ def mask_record(source: str, levels: Sequence[str] = ()) -> Json:
     """Return what a result says of a mask of which no more is known than its levels.
 
     Args:
-        source: ``given``, ``auto`` or ``totalsegmentator``.
+        source: ``given``, ``auto``, ``totalsegmentator`` or ``spine-segment``.
         levels: names of its vertebral bodies, cranial to caudal.
     """
     return {

@@ -35,9 +35,10 @@ from monai_vfx.cohort import read_cohort, table_sha256
 from monai_vfx.dicom.headers import Deidentifier
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.explanation import gradcam
+from monai_vfx.label_mapping import is_mapping_file
 from monai_vfx.mask_sources import MaskSource
 from monai_vfx.mask_sources.cohorts import with_masks
-from monai_vfx.mask_sources.source import DISAGREEMENT, MADE_FILES
+from monai_vfx.mask_sources.source import DISAGREEMENT, GIVEN_PICTURE, MADE_FILES
 from monai_vfx.outputs import Export
 from monai_vfx.outputs.export import FILES as EXPORTED
 from monai_vfx.preflight import check_case, load_case
@@ -63,7 +64,7 @@ UNCHANGED = "unchanged"
 """Leaves a setting as the configs have it, where None is a value."""
 RESULTS = (
     *("prediction.json", "refused.json", "run.json", "gradcam*.*", "attention_*.*"),
-    *(*MADE_FILES, DISAGREEMENT, *EXPORTED),
+    *(*MADE_FILES, GIVEN_PICTURE, DISAGREEMENT, *EXPORTED),
 )
 """What a prediction leaves in its folder."""
 
@@ -160,15 +161,17 @@ def predict(
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
         mask: label map or folder of per-structure files; ``auto``: the localiser makes one;
-            ``totalsegmentator``: that tool does.
+            ``totalsegmentator``, ``spine-segment``: that tool does.
         weights: checkpoint with its sidecar; of several the score is the mean probability. One
             with an ``outliers.json`` beside it says whether the case is unlike its training's.
         out: folder for ``prediction.json`` and ``run.json``; with ``explain`` also
             ``gradcam.nii.gz``, ``gradcam.png`` and the attention maps likewise. Of a mask that is
-            made also ``mask.nii.gz``, ``mask.dcm`` (of a DICOM series) and ``localiser.png``.
+            made also ``mask.nii.gz``, ``mask.dcm`` (of a DICOM series) and ``localiser.png``, of
+            one that is given ``mask.png``.
         case: the caller's name for the case.
         series_uid: which series, where there are several.
-        scheme: label scheme of the mask, where it is not to be found out.
+        scheme: label scheme of the mask, or path of a label mapping, where it is not to be found
+            out.
         clinical: table of one row, for weights or a calibration that take clinical variables.
         calibration: ``calibration.json`` that turns the score into an absolute five-year risk;
             with several weights also into its interval.
@@ -202,6 +205,7 @@ def predict(
             series_uid=series_uid,
             compare=compare_mask,
             hide=hide,
+            picture=True,
         )
         _settle_mask(source, scheme, out)
         item: Json = {"case": case, "image": str(image)}
@@ -242,6 +246,7 @@ def predict(
                     file.unlink()
         for file in (*made.iterdir(), *source.folder.glob("*")):
             shutil.move(file, out / file.name)
+    mapping = Path(scheme) if scheme is not None and is_mapping_file(scheme) else None
     inputs = {
         "image": content_hash(Path(image)),
         "mask": mask_digest,
@@ -251,9 +256,11 @@ def predict(
         "clinical": None if clinical is None else content_hash(Path(clinical)),
         "calibration": None if calibration is None else content_hash(Path(calibration)),
     }
+    if mapping is not None:
+        inputs["labels"] = content_hash(mapping)
     facts = {
         "case": case,
-        "labels": scheme,
+        "labels": "mapping" if mapping is not None else scheme,
         "mask_source": source.kind,
         "compare_mask": compare_mask,
         "series_uid": series_uid,
@@ -278,12 +285,12 @@ def _without_origin(record: Json) -> Json:
 
 
 def _settle_mask(source: MaskSource, scheme: str | None, out: Path) -> None:
-    """Make the mask that is asked for and compare one that is given, before a network scores.
+    """Make the mask that is asked for, compare and draw one that is given, before a network scores.
 
     Raises:
         CaseRefused: the CT, the localiser or the comparison; a picture of a disagreement stays.
     """
-    if source.kind == "given" and (source.path is None or not source.compare):
+    if source.path is None:
         return  # the preprocessing itself refuses what is to be refused
     case = load_case(
         source.image,
@@ -361,7 +368,7 @@ def train(
             ones; the overlays' or ``imagenet`` by default.
         cache_dir: folder of prepared images, which further trainings may share.
         made_masks: who makes the masks of rows that name none: ``auto`` (the localiser) or
-            ``totalsegmentator``. A CT whose vertebrae cannot be named is listed in
+            a tool's name. A CT whose vertebrae cannot be named is listed in
             ``refused.jsonl`` and left out.
         mask_dir: folder of such masks, which further trainings may share; ``masks`` in ``out``
             by default.

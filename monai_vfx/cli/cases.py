@@ -35,7 +35,9 @@ from monai_vfx.pacs import PacsAddress, local_image, store
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
 )
 @click.option(
-    "--out", type=FOLDER, help="Folder for a mask that is made and the picture to check it by."
+    "--out",
+    type=FOLDER,
+    help="Folder for the picture to check the mask by, and for a mask that is made.",
 )
 @exit_statuses
 def check(
@@ -63,7 +65,14 @@ def check(
         TemporaryDirectory(prefix="vfx_") as scratch,
     ):
         folder = Path(scratch) if out is None else writable(out)
-        source = MaskSource(local, mask, folder, series_uid=series_uid, compare=compare_mask)
+        source = MaskSource(
+            local,
+            mask,
+            folder,
+            series_uid=series_uid,
+            compare=compare_mask,
+            picture=out is not None,
+        )
         report, refusal = check_report(
             local,
             source,
