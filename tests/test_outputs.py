@@ -15,7 +15,16 @@ import pydicom
 import pytest
 import torch
 from click.testing import CliRunner
-from exported import ABSENT_IN_THE_CT, IDENTITY, KINDS, Exported, check_conformance, make_exported
+from exported import (
+    ABSENT_IN_THE_CT,
+    IDENTITY,
+    KINDS,
+    PEAK,
+    SPACING,
+    Exported,
+    check_conformance,
+    make_exported,
+)
 from fhir.resources.R4B.riskassessment import RiskAssessment
 from matplotlib.image import imread
 from pydicom.config import disable_value_validation
@@ -24,6 +33,7 @@ from pydicom.sr.codedict import codes
 from monai_vfx.anatomy import SNOMED_CT, VERTEBRAE
 from monai_vfx.cli import main
 from monai_vfx.dicom.headers import Deidentifier, NotDerivable, source_headers
+from monai_vfx.dicom.reading import read_series
 from monai_vfx.dicom.segmentation import read_segmentation
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.outputs import Export
@@ -47,6 +57,11 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture(scope="module")
+def enhanced(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return make_exported(tmp_path_factory.mktemp("enhanced"), "enhanced")
+
+
+@pytest.fixture(scope="module")
 def written(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     assert exported.write(folder) == ()
@@ -56,10 +71,9 @@ def written(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.parametrize("kind", KINDS)
 def test_objects_belong_to_the_patient_and_study_of_the_ct(kind: str, tmp_path: Path) -> None:
     exported = make_exported(tmp_path, kind)
-    assert exported.write(tmp_path / "out") == ()
+    assert exported.write(tmp_path / "out", "dicom") == ()
     with disable_value_validation():
-        header = exported.header
-        _check_identity(tmp_path / "out", header)
+        _check_identity(tmp_path / "out", exported.header)
 
 
 def _check_identity(folder: Path, header: Any) -> None:
@@ -77,10 +91,36 @@ def _check_identity(folder: Path, header: Any) -> None:
         assert made.SeriesDescription.endswith("not for clinical use")
         assert len(made.SeriesDescription) <= 64
         assert 9101 <= made.SeriesNumber <= 9104
+        assert _referenced(made, _sources(folder.parent)) == set(), name
         if "FrameOfReferenceUID" in made:
             assert made.FrameOfReferenceUID == header.FrameOfReferenceUID
     assert len(uids) == 8
     assert header.SeriesInstanceUID not in uids
+
+
+def _sources(folder: Path) -> dict[str, int]:
+    """Return UID → frames of the objects of a CT."""
+    files = [file for file in folder.rglob("*.dcm") if file.parent.name in ("ct", "frames")]
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    return {str(h.SOPInstanceUID): int(h.get("NumberOfFrames", 0)) for h in headers}
+
+
+def _referenced(item: Any, known: dict[str, int]) -> set[str]:
+    """Return references that lead neither to a CT's object nor to the SEG, or to no frame of it."""
+    wrong: set[str] = set()
+    uid = str(item.get("ReferencedSOPInstanceUID", ""))
+    frame = int(item.get("ReferencedFrameNumber", 0))
+    if uid in known and not 0 <= frame <= known[uid]:
+        wrong.add(f"{uid} frame {frame}")
+    if uid and uid not in known and not str(item.ReferencedSOPClassUID).endswith(".66.4"):
+        wrong.add(uid)
+    for element in item:
+        if element.VR == "SQ":
+            uids = [c.get("ReferencedSOPInstanceUID") for c in element.value]
+            if element.keyword == "ReferencedInstanceSequence" and len(set(uids)) < len(uids):
+                wrong.add("an object is listed twice")
+            wrong.update(*(_referenced(child, known) for child in element.value))
+    return wrong
 
 
 def test_the_same_result_is_the_same_object_and_another_is_not(
@@ -98,7 +138,7 @@ def test_the_same_result_is_the_same_object_and_another_is_not(
         assert same is (name == "mask.dcm"), name  # the mask has nothing to do with the score
 
 
-@pytest.mark.parametrize("which", ["exported", "turned"])
+@pytest.mark.parametrize("which", ["exported", "turned", "enhanced"])
 def test_the_mask_used_is_written_voxel_by_voxel(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -118,7 +158,7 @@ def test_the_mask_used_is_written_voxel_by_voxel(
     }
 
 
-@pytest.mark.parametrize("which", ["exported", "turned"])
+@pytest.mark.parametrize("which", ["exported", "turned", "enhanced"])
 def test_heat_lies_where_the_network_looked(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -126,17 +166,21 @@ def test_heat_lies_where_the_network_looked(
     exported.write(tmp_path, "dicom")
     made = pydicom.dcmread(tmp_path / "gradcam.dcm")
     warm = [k for k in range(exported.heat.shape[2]) if exported.heat[:, :, k].any()]
-    assert made.NumberOfFrames == len(warm) == 28
+    assert made.NumberOfFrames == len(warm) == 14
     frames = made.pixel_array
-    uids = exported.case.volume.sop_instance_uids
-    assert uids is not None
+    series = read_series(exported.series)
+    numbers = series.frame_numbers or (None,) * len(series.sources)
+    places = list(zip(series.sop_instance_uids, numbers, strict=True))
     sources = [
-        group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        group.DerivationImageSequence[0].SourceImageSequence[0]
         for group in made.PerFrameFunctionalGroupsSequence
     ]
-    assert sorted(uids.index(uid) for uid in sources) == warm
-    for frame, uid in zip(frames, sources, strict=True):
-        np.testing.assert_array_equal(frame, exported.heat[:, :, uids.index(uid)].T)
+    shown = [
+        places.index((s.ReferencedSOPInstanceUID, s.get("ReferencedFrameNumber"))) for s in sources
+    ]
+    assert sorted(shown) == warm
+    for frame, k in zip(frames, shown, strict=True):
+        np.testing.assert_array_equal(frame, exported.heat[:, :, k].T)
     # The peak through the object's own geometry, against the CT's affine.
     peak, row, column = np.unravel_index(frames.argmax(), frames.shape)
     shared = made.SharedFunctionalGroupsSequence[0]
@@ -145,7 +189,7 @@ def test_heat_lies_where_the_network_looked(
     cosines = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
     between_rows, between_columns = shared.PixelMeasuresSequence[0].PixelSpacing
     lps = corner + column * between_columns * cosines[:3] + row * between_rows * cosines[3:]
-    true = world_positions(exported.case.volume.affine, [[41, 29, 33]])[0]
+    true = world_positions(exported.case.volume.affine, [PEAK])[0]
     np.testing.assert_allclose(lps * [-1, -1, 1], true, atol=1e-3)
     mapping = shared.RealWorldValueMappingSequence[0]
     assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130403"
@@ -198,7 +242,7 @@ def test_frames_have_a_thickness_also_where_the_ct_states_none(tmp_path: Path) -
     exported.write(tmp_path / "out", "dicom")
     for name in ("mask.dcm", "gradcam.dcm"):
         shared = pydicom.dcmread(tmp_path / "out" / name).SharedFunctionalGroupsSequence[0]
-        assert float(shared.PixelMeasuresSequence[0].SliceThickness) == 4.0
+        assert float(shared.PixelMeasuresSequence[0].SliceThickness) == SPACING[2]
     report = hd.sr.srread(tmp_path / "out" / "report.dcm")
     stated = [i for i in _items(report) if i.ValueType == "NUM" and "Thick" in i.name.meaning]
     assert stated == []  # a report of the CT must not say what the CT does not
@@ -274,7 +318,7 @@ def test_each_body_of_the_report_is_a_segment_with_its_volume(
         assert labels[int(image.ReferencedSegmentNumber)] == level
         voxels = (exported.case.masks.labels == VERTEBRAE[level]).sum()
         (volume,) = group.get_measurements()
-        assert volume.value == pytest.approx(voxels * 2.2 * 2.6 * 4.0, abs=0.2)
+        assert volume.value == pytest.approx(voxels * np.prod(SPACING), abs=0.2)
 
 
 def test_no_risk_is_reported_without_a_calibration(exported: Exported, tmp_path: Path) -> None:
@@ -395,6 +439,20 @@ def test_nothing_of_the_patient_is_left_when_that_is_asked_for(
     assert resource["subject"] == {"type": "Patient", "display": "de-identified"}
 
 
+def test_nothing_of_the_patient_is_left_of_an_enhanced_object(
+    enhanced: Exported, tmp_path: Path
+) -> None:
+    hide = Deidentifier()
+    document = hide.document(enhanced.prediction.to_json())
+    hidden = replace(enhanced, prediction=Prediction.from_json(document))
+    assert hidden.write(tmp_path, hide=hide) == ()
+    check_hidden(tmp_path, enhanced)
+    uid = document["slices"][0]["sop_instance_uid"]
+    known = {uid: int(enhanced.header.NumberOfFrames)}
+    for name in DICOM:
+        assert _referenced(pydicom.dcmread(tmp_path / name), known) == set(), name
+
+
 def test_two_runs_cannot_be_linked(exported: Exported, tmp_path: Path) -> None:
     for name in ("a", "b"):
         exported.write(tmp_path / name, hide=Deidentifier(), heat=False)
@@ -405,9 +463,7 @@ def test_two_runs_cannot_be_linked(exported: Exported, tmp_path: Path) -> None:
     assert {uid for uid in first & second if not uid.startswith("1.2.840.10008")} == set()
 
 
-@pytest.mark.parametrize(
-    "missing", ["StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "charset"]
-)
+@pytest.mark.parametrize("missing", ["StudyInstanceUID", "FrameOfReferenceUID", "charset"])
 def test_headers_that_do_not_allow_it_are_a_warning(
     exported: Exported, tmp_path: Path, missing: str
 ) -> None:

@@ -116,6 +116,7 @@ class Derivation:
         return format_number_as_ds(round(step, 6))
 
     def _complete(self, made: Any) -> None:
+        self.headers.restore(made)
         first = self.headers.first
         also = list(_ALSO_COPIED)
         if "PixelData" in made or "FloatPixelData" in made:
@@ -143,7 +144,7 @@ def _hide_moment(made: Any) -> None:
             element.value = nothing[element.VR]
 
 
-def source_item(header: Any, frames: Sequence[int] = ()) -> Any:
+def source_item(header: Any) -> Any:
     """Return an item that names one image of the CT as what an object was computed from."""
     from pydicom.dataset import Dataset
     from pydicom.sr.codedict import codes
@@ -151,8 +152,6 @@ def source_item(header: Any, frames: Sequence[int] = ()) -> Any:
     item, purpose = Dataset(), Dataset()
     item.ReferencedSOPClassUID = header.SOPClassUID
     item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    if frames:
-        item.ReferencedFrameNumber = list(frames)
     code = codes.DCM.SourceImageForImageProcessingOperation
     purpose.CodeValue, purpose.CodingSchemeDesignator = code.value, code.scheme_designator
     purpose.CodeMeaning = code.meaning
