@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,6 @@ from exported import (
     SPACING,
     Exported,
     check_conformance,
-    make_exported,
 )
 from fhir.resources.R4B.riskassessment import RiskAssessment
 from matplotlib.image import imread
@@ -47,37 +48,36 @@ DICOM = ("capture.dcm", "gradcam.dcm", "mask.dcm", "report.dcm")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return make_exported(tmp_path_factory.mktemp("plain"), "plain")
+def exported(kinds: Callable[[str], tuple[Exported, Path]]) -> Exported:
+    return kinds("plain")[0]
 
 
 @pytest.fixture(scope="module")
-def turned(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return make_exported(tmp_path_factory.mktemp("oblique"), "oblique")
+def turned(kinds: Callable[[str], tuple[Exported, Path]]) -> Exported:
+    return kinds("oblique")[0]
 
 
 @pytest.fixture(scope="module")
-def enhanced(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return make_exported(tmp_path_factory.mktemp("enhanced"), "enhanced")
+def enhanced(kinds: Callable[[str], tuple[Exported, Path]]) -> Exported:
+    return kinds("enhanced")[0]
 
 
 @pytest.fixture(scope="module")
-def written(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("written")
-    assert exported.write(folder) == ()
-    return folder
+def written(kinds: Callable[[str], tuple[Exported, Path]]) -> Path:
+    return kinds("plain")[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_objects_belong_to_the_patient_and_study_of_the_ct(kind: str, tmp_path: Path) -> None:
-    exported = make_exported(tmp_path, kind)
-    assert exported.write(tmp_path / "out", "dicom") == ()
+def test_objects_belong_to_the_patient_and_study_of_the_ct(
+    kind: str, kinds: Callable[[str], tuple[Exported, Path]]
+) -> None:
+    exported, folder = kinds(kind)
     with disable_value_validation():
-        _check_identity(tmp_path / "out", exported.header)
+        _check_identity(folder, exported)
 
 
-def _check_identity(folder: Path, header: Any) -> None:
-    uids = set()
+def _check_identity(folder: Path, exported: Exported) -> None:
+    header, uids = exported.header, set()
     for name in DICOM:
         made = pydicom.dcmread(folder / name)
         for tag in ("PatientID", "StudyInstanceUID", "PatientAge", "StudyDescription"):
@@ -91,7 +91,7 @@ def _check_identity(folder: Path, header: Any) -> None:
         assert made.SeriesDescription.endswith("not for clinical use")
         assert len(made.SeriesDescription) <= 64
         assert 9101 <= made.SeriesNumber <= 9104
-        assert _referenced(made, _sources(folder.parent)) == set(), name
+        assert _referenced(made, _sources(exported.series)) == set(), name
         if "FrameOfReferenceUID" in made:
             assert made.FrameOfReferenceUID == header.FrameOfReferenceUID
     assert len(uids) == 8
@@ -100,8 +100,7 @@ def _check_identity(folder: Path, header: Any) -> None:
 
 def _sources(folder: Path) -> dict[str, int]:
     """Return UID → frames of the objects of a CT."""
-    files = [file for file in folder.rglob("*.dcm") if file.parent.name in ("ct", "frames")]
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.iterdir()]
     return {str(h.SOPInstanceUID): int(h.get("NumberOfFrames", 0)) for h in headers}
 
 
@@ -237,13 +236,14 @@ def test_what_is_burned_into_the_ct_is_burned_into_the_capture(
         assert pydicom.dcmread(tmp_path / "out" / name).LossyImageCompression == "01", name
 
 
-def test_frames_have_a_thickness_also_where_the_ct_states_none(tmp_path: Path) -> None:
-    exported = make_exported(tmp_path, "bare")
-    exported.write(tmp_path / "out", "dicom")
+def test_frames_have_a_thickness_also_where_the_ct_states_none(
+    kinds: Callable[[str], tuple[Exported, Path]],
+) -> None:
+    _, folder = kinds("bare")
     for name in ("mask.dcm", "gradcam.dcm"):
-        shared = pydicom.dcmread(tmp_path / "out" / name).SharedFunctionalGroupsSequence[0]
+        shared = pydicom.dcmread(folder / name).SharedFunctionalGroupsSequence[0]
         assert float(shared.PixelMeasuresSequence[0].SliceThickness) == SPACING[2]
-    report = hd.sr.srread(tmp_path / "out" / "report.dcm")
+    report = hd.sr.srread(folder / "report.dcm")
     stated = [i for i in _items(report) if i.ValueType == "NUM" and "Thick" in i.name.meaning]
     assert stated == []  # a report of the CT must not say what the CT does not
 
@@ -399,6 +399,8 @@ def _uids(folder: Path) -> set[str]:
 def check_hidden(folder: Path, exported: Exported, *more: str) -> None:
     """Search every byte of every file for what tells the patient or leads to the archive."""
     secrets = {*_uids(exported.series), *more}
+    today = datetime.now(UTC)  # of a patient who is seen today, a date like any other
+    secrets |= {today.strftime("%Y%m%d"), today.strftime("%Y-%m-%d")}
     for value in IDENTITY.values():
         secrets |= {value, *(part for part in value.split("^") if len(part) > 4)}
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -540,7 +542,24 @@ def test_the_command_exports_and_hides(exported: Exported, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_real_series_is_explained_and_exported(tcga_series: Path, tmp_path: Path) -> None:
+def test_a_real_patient_is_left_out_of_the_localiser_s_files(
+    tcga_series: Path, tmp_path: Path
+) -> None:
+    arguments = ["localise", str(tcga_series), "--out", str(tmp_path), "--deidentify"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    header = pydicom.dcmread(max(tcga_series.rglob("*.dcm")), stop_before_pixels=True)
+    uids = (header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID)
+    told = (*uids, header.SOPInstanceUID, str(header.PatientID), str(header.StudyDate))
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file.name.endswith(".gz") else content
+        assert [secret for secret in told if secret.encode() in content] == [], file.name
+    assert pydicom.dcmread(tmp_path / "mask.dcm").PatientIdentityRemoved == "YES"
+
+
+@pytest.mark.slow
+def test_a_real_series_series_is_explained_and_exported(tcga_series: Path, tmp_path: Path) -> None:
     """The localiser's mask of a real CT; the folder held another case's objects before."""
     weights = untrained(tmp_path)
     out = tmp_path / "out"

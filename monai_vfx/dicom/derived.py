@@ -138,10 +138,13 @@ def _hide_moment(made: Any) -> None:
     made.PatientIdentityRemoved = "YES"
     made.DeidentificationMethod = list(METHOD)
     made.LongitudinalTemporalInformationModified = "REMOVED"
-    nothing = {"DA": NO_DATE, "TM": NO_TIME}
-    for element in list(made):
+    nothing = {"DA": NO_DATE, "TM": NO_TIME, "DT": NO_DATE + NO_TIME}
+
+    def hide(_: Any, element: Any) -> None:
         if element.VR in nothing and element.value:
             element.value = nothing[element.VR]
+
+    made.walk(hide)
 
 
 def source_item(header: Any) -> Any:
