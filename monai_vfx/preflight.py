@@ -97,10 +97,11 @@ def load_case(
 
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
-        mask: label map or folder of per-structure files; or what makes one, called once the CT
-            has passed the checks of its header.
+        mask: label map, folder of per-structure files, DICOM SEG or RTSTRUCT; or what makes one,
+            called once the CT has passed the checks of its header.
         series_uid: which series, where the folder holds several.
-        scheme: label scheme of the mask; found from names or ids by default.
+        scheme: label scheme of the mask, or path of a label mapping; found from names or ids by
+            default.
 
     Raises:
         CaseRefused: with the code of the rule that is broken.
@@ -131,7 +132,13 @@ def _with_mask(
         raise CaseRefused("mask_required", "no mask was given for this CT")
     if callable(mask):
         mask = mask(volume)
-    masks = load_masks(Path(mask), volume.shape, volume.affine, scheme=scheme)
+    masks = load_masks(
+        Path(mask),
+        volume.shape,
+        volume.affine,
+        scheme=scheme,
+        frame_of_reference=volume.frame_of_reference,
+    )
     return Case(volume=volume, masks=masks, warnings=(*warnings, *masks.warnings))
 
 
@@ -216,7 +223,8 @@ def check_report(
         mask: as :func:`load_case` takes it.
         case: the caller's name for the case.
         series_uid: which series, where the folder holds several.
-        scheme: label scheme of the mask; found from names or ids by default.
+        scheme: label scheme of the mask, or path of a label mapping; found from names or ids by
+            default.
         review: called with the case once all other checks are passed. Returns ``mask``, where the
             mask comes from, and further ``warnings``; it may refuse the case as well.
 

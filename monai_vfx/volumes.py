@@ -55,6 +55,7 @@ class Volume:
         frame_numbers: of the slices within their object, from 1 (Enhanced DICOM), else None.
         thickness_mm: nominal slice thickness of the header, None where it is not stated.
         age_years, sex: of the header, None where absent. Never guessed.
+        frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         warnings: what a reader of the result must know.
     """
 
@@ -67,6 +68,7 @@ class Volume:
     thickness_mm: float | None = None
     age_years: float | None = None
     sex: str | None = None
+    frame_of_reference: str | None = field(default=None, repr=False)
     warnings: tuple[CaseWarning, ...] = ()
 
     @property
@@ -213,6 +215,7 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         thickness_mm=series.thickness_mm,
         age_years=series.age_years,
         sex=series.sex,
+        frame_of_reference=series.frame_of_reference,
         warnings=series.warnings,
     )
 

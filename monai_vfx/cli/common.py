@@ -27,6 +27,7 @@ from monai_vfx.errors import (
     find_cause,
     find_refusal,
 )
+from monai_vfx.pacs.address import PacsAddress, is_address, parse_address
 
 P = ParamSpec("P")
 
@@ -59,6 +60,58 @@ class MaskChoice(click.ParamType):  # type: ignore[type-arg]
         return f"{'|'.join(MADE_MASKS)}|PATH"
 
 
+class ImageChoice(click.ParamType):  # type: ignore[type-arg]
+    """A path that exists, or the address of a study or series in a PACS."""
+
+    name = "image"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | PacsAddress:
+        """Return an address taken apart, anything else as a path."""
+        if isinstance(value, str) and is_address(value):
+            return _address(value, param, ctx, study=True)
+        found: Path = EXISTING.convert(value, param, ctx)
+        return found
+
+
+class ServiceChoice(click.ParamType):  # type: ignore[type-arg]
+    """The address of a PACS."""
+
+    name = "service"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> PacsAddress:
+        """Return the address taken apart."""
+        return value if isinstance(value, PacsAddress) else _address(value, param, ctx, study=False)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return how help shows it."""
+        return "dicomweb://HOST:PORT/PATH"
+
+
+def _address(
+    text: str, param: click.Parameter | None, ctx: click.Context | None, *, study: bool
+) -> PacsAddress:
+    try:
+        address = parse_address(text)
+    except SettingError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+    if study != (address.study_uid is not None):
+        rule = "must name a study: …/studies/UID" if study else "must end before /studies"
+        raise click.BadParameter(f"a PACS's address {rule}", ctx, param)
+    return address
+
+
+IMAGE_ARGUMENT = click.argument("image", type=ImageChoice())
+STORE_OPTION = click.option(
+    "--store",
+    "service",
+    type=ServiceChoice(),
+    help="Also store the DICOM objects of the results in this PACS. Its password stands in "
+    "VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
+)
 MASK_OPTION = click.option(
     "--mask",
     type=MaskChoice(),
@@ -172,7 +225,7 @@ def case_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say where a case lies."""
     for option in reversed(
         (
-            click.argument("image", type=EXISTING),
+            IMAGE_ARGUMENT,
             MASK_OPTION,
             COMPARE_OPTION,
             click.option(
