@@ -244,8 +244,8 @@ RULES: dict[str, str] = {
     "segmentation_not_written": "A mask was made of a DICOM series whose headers lack what a "
     "DICOM SEG must repeat.",
     "export_not_written": "A DICOM object repeats patient, study and geometry of the CT: its "
-    "headers must hold SOPClassUID, SOPInstanceUID, SeriesInstanceUID, StudyInstanceUID and "
-    "FrameOfReferenceUID, and texts that can be read in their character set.",
+    "headers must hold SOPClassUID, SeriesInstanceUID, StudyInstanceUID and FrameOfReferenceUID, "
+    "and texts that can be read in their character set.",
     "mask_not_compared": "The localiser refuses the CT, or finds a body at fewer than "
     "{mask_sources.comparison.FEWEST_MATCHED} of the mask's levels.",
     "body_derived": "A level reaches at least {masks.DEEPEST_BODY_MM} mm from front to back and "

@@ -16,6 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from pydicom.config import disable_value_validation
 
+from dicom_variants import in_order, to_enhanced
 from monai_vfx.dicom.headers import Deidentifier
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import CaseWarning
@@ -44,9 +45,15 @@ IDENTITY = {
 """What a header may say of a person; none of it may be left in a de-identified file."""
 
 
+SPACING = (3.1, 3.5, 8.0)
+"""mm; coarse, so that a series is 30 small slices."""
+PEAK = (30, 22, 17)
+"""Voxel (i, j, k) with the largest heat."""
+
+
 def oblique() -> Phantom:
     """The phantom on a grid turned by 12 and 6 degrees, its columns reversed."""
-    shape, affine, middle = grid((2.2, 2.6, 4.0), (190.0, 170.0, 236.0))
+    shape, affine, middle = grid(SPACING, (190.0, 170.0, 236.0))
     a, b = np.radians([12.0, 6.0])
     about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
@@ -58,7 +65,7 @@ def oblique() -> Phantom:
 
 def upright() -> Phantom:
     """The phantom in the order of a scanner: rows to the left, columns to the back."""
-    shape, affine, middle = grid((2.2, 2.6, 4.0), (190.0, 170.0, 236.0))
+    shape, affine, middle = grid(SPACING, (190.0, 170.0, 236.0))
     affine = affine.copy()
     affine[:3, :3] = affine[:3, :3] @ np.diag([-1.0, -1.0, 1.0])
     affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
@@ -113,8 +120,14 @@ KINDS: dict[str, tuple[Callable[[], Phantom], Callable[[Any], None]]] = {
     "bare": (upright, _bare),
     "signed": (oblique, _signed),
     "feet_first": (upright, _feet_first),
+    "enhanced": (oblique, _plain),
+    "concatenated": (upright, _plain),
 }
 """Kinds of series: the phantom's grid, and what is changed in each header."""
+
+
+ENHANCED = {"enhanced": 1, "concatenated": 2}
+"""Kinds that are Enhanced multi-frame: how many files. Their frames run against the slices."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,10 @@ def make_exported(folder: Path, kind: str) -> Exported:
             dataset = pydicom.dcmread(file)
             change(dataset)
             dataset.save_as(file)
+    if kind in ENHANCED:
+        slices = [pydicom.dcmread(file) for file in in_order(series)]
+        to_enhanced(slices, folder / "frames", parts=ENHANCED[kind])
+        series = folder / "frames"
     mask = folder / "mask.nii.gz"
     nib.save(nifti(phantom.labels, phantom.affine), mask)
     case = load_case(series, mask)
@@ -174,9 +191,9 @@ def make_exported(folder: Path, kind: str) -> Exported:
     figure.text(0.1, 0.5, "SIMULATED", color="red")
     figure.savefig(picture, dpi=50)
     heat = np.zeros(case.volume.shape, dtype=np.float32)
-    heat[30:50, 20:40, 12:41] = 0.25
-    heat[41, 29, 33] = 1.0
-    heat[:, :, 20] = 0.0  # no heat in between
+    heat[20:36, 14:30, 6:21] = 0.25
+    heat[PEAK] = 1.0
+    heat[:, :, 10] = 0.0  # no heat in between
     return Exported(series, mask, case, _prediction(case), picture, heat)
 
 
@@ -184,7 +201,7 @@ def _prediction(case: Case) -> Prediction:
     volume = case.volume
     uids = volume.sop_instance_uids
     assert uids is not None
-    indices = np.linspace(46, 12, 14).astype(int)  # from the feet, cranial to caudal
+    indices = np.linspace(24, 5, 14).astype(int)  # from the feet, cranial to caudal
     places = [volume.index_from_feet(int(index)) for index in indices]
     levels = ("T12", "L1", "L2", "L3", "L4")
     return Prediction(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,15 @@ import pydicom
 import pytest
 import torch
 from click.testing import CliRunner
-from exported import ABSENT_IN_THE_CT, IDENTITY, KINDS, Exported, check_conformance, make_exported
+from exported import (
+    ABSENT_IN_THE_CT,
+    IDENTITY,
+    KINDS,
+    PEAK,
+    SPACING,
+    Exported,
+    check_conformance,
+)
 from fhir.resources.R4B.riskassessment import RiskAssessment
 from matplotlib.image import imread
 from pydicom.config import disable_value_validation
@@ -24,6 +34,7 @@ from pydicom.sr.codedict import codes
 from monai_vfx.anatomy import SNOMED_CT, VERTEBRAE
 from monai_vfx.cli import main
 from monai_vfx.dicom.headers import Deidentifier, NotDerivable, source_headers
+from monai_vfx.dicom.reading import read_series
 from monai_vfx.dicom.segmentation import read_segmentation
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.outputs import Export
@@ -37,33 +48,36 @@ DICOM = ("capture.dcm", "gradcam.dcm", "mask.dcm", "report.dcm")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return make_exported(tmp_path_factory.mktemp("plain"), "plain")
+def exported(kinds: Callable[[str], tuple[Exported, Path]]) -> Exported:
+    return kinds("plain")[0]
 
 
 @pytest.fixture(scope="module")
-def turned(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return make_exported(tmp_path_factory.mktemp("oblique"), "oblique")
+def turned(kinds: Callable[[str], tuple[Exported, Path]]) -> Exported:
+    return kinds("oblique")[0]
 
 
 @pytest.fixture(scope="module")
-def written(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("written")
-    assert exported.write(folder) == ()
-    return folder
+def enhanced(kinds: Callable[[str], tuple[Exported, Path]]) -> Exported:
+    return kinds("enhanced")[0]
+
+
+@pytest.fixture(scope="module")
+def written(kinds: Callable[[str], tuple[Exported, Path]]) -> Path:
+    return kinds("plain")[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_objects_belong_to_the_patient_and_study_of_the_ct(kind: str, tmp_path: Path) -> None:
-    exported = make_exported(tmp_path, kind)
-    assert exported.write(tmp_path / "out") == ()
+def test_objects_belong_to_the_patient_and_study_of_the_ct(
+    kind: str, kinds: Callable[[str], tuple[Exported, Path]]
+) -> None:
+    exported, folder = kinds(kind)
     with disable_value_validation():
-        header = exported.header
-        _check_identity(tmp_path / "out", header)
+        _check_identity(folder, exported)
 
 
-def _check_identity(folder: Path, header: Any) -> None:
-    uids = set()
+def _check_identity(folder: Path, exported: Exported) -> None:
+    header, uids = exported.header, set()
     for name in DICOM:
         made = pydicom.dcmread(folder / name)
         for tag in ("PatientID", "StudyInstanceUID", "PatientAge", "StudyDescription"):
@@ -77,10 +91,35 @@ def _check_identity(folder: Path, header: Any) -> None:
         assert made.SeriesDescription.endswith("not for clinical use")
         assert len(made.SeriesDescription) <= 64
         assert 9101 <= made.SeriesNumber <= 9104
+        assert _referenced(made, _sources(exported.series)) == set(), name
         if "FrameOfReferenceUID" in made:
             assert made.FrameOfReferenceUID == header.FrameOfReferenceUID
     assert len(uids) == 8
     assert header.SeriesInstanceUID not in uids
+
+
+def _sources(folder: Path) -> dict[str, int]:
+    """Return UID → frames of the objects of a CT."""
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.iterdir()]
+    return {str(h.SOPInstanceUID): int(h.get("NumberOfFrames", 0)) for h in headers}
+
+
+def _referenced(item: Any, known: dict[str, int]) -> set[str]:
+    """Return references that lead neither to a CT's object nor to the SEG, or to no frame of it."""
+    wrong: set[str] = set()
+    uid = str(item.get("ReferencedSOPInstanceUID", ""))
+    frame = int(item.get("ReferencedFrameNumber", 0))
+    if uid in known and not 0 <= frame <= known[uid]:
+        wrong.add(f"{uid} frame {frame}")
+    if uid and uid not in known and not str(item.ReferencedSOPClassUID).endswith(".66.4"):
+        wrong.add(uid)
+    for element in item:
+        if element.VR == "SQ":
+            uids = [c.get("ReferencedSOPInstanceUID") for c in element.value]
+            if element.keyword == "ReferencedInstanceSequence" and len(set(uids)) < len(uids):
+                wrong.add("an object is listed twice")
+            wrong.update(*(_referenced(child, known) for child in element.value))
+    return wrong
 
 
 def test_the_same_result_is_the_same_object_and_another_is_not(
@@ -98,7 +137,7 @@ def test_the_same_result_is_the_same_object_and_another_is_not(
         assert same is (name == "mask.dcm"), name  # the mask has nothing to do with the score
 
 
-@pytest.mark.parametrize("which", ["exported", "turned"])
+@pytest.mark.parametrize("which", ["exported", "turned", "enhanced"])
 def test_the_mask_used_is_written_voxel_by_voxel(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -118,7 +157,7 @@ def test_the_mask_used_is_written_voxel_by_voxel(
     }
 
 
-@pytest.mark.parametrize("which", ["exported", "turned"])
+@pytest.mark.parametrize("which", ["exported", "turned", "enhanced"])
 def test_heat_lies_where_the_network_looked(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -126,17 +165,21 @@ def test_heat_lies_where_the_network_looked(
     exported.write(tmp_path, "dicom")
     made = pydicom.dcmread(tmp_path / "gradcam.dcm")
     warm = [k for k in range(exported.heat.shape[2]) if exported.heat[:, :, k].any()]
-    assert made.NumberOfFrames == len(warm) == 28
+    assert made.NumberOfFrames == len(warm) == 14
     frames = made.pixel_array
-    uids = exported.case.volume.sop_instance_uids
-    assert uids is not None
+    series = read_series(exported.series)
+    numbers = series.frame_numbers or (None,) * len(series.sources)
+    places = list(zip(series.sop_instance_uids, numbers, strict=True))
     sources = [
-        group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        group.DerivationImageSequence[0].SourceImageSequence[0]
         for group in made.PerFrameFunctionalGroupsSequence
     ]
-    assert sorted(uids.index(uid) for uid in sources) == warm
-    for frame, uid in zip(frames, sources, strict=True):
-        np.testing.assert_array_equal(frame, exported.heat[:, :, uids.index(uid)].T)
+    shown = [
+        places.index((s.ReferencedSOPInstanceUID, s.get("ReferencedFrameNumber"))) for s in sources
+    ]
+    assert sorted(shown) == warm
+    for frame, k in zip(frames, shown, strict=True):
+        np.testing.assert_array_equal(frame, exported.heat[:, :, k].T)
     # The peak through the object's own geometry, against the CT's affine.
     peak, row, column = np.unravel_index(frames.argmax(), frames.shape)
     shared = made.SharedFunctionalGroupsSequence[0]
@@ -145,7 +188,7 @@ def test_heat_lies_where_the_network_looked(
     cosines = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
     between_rows, between_columns = shared.PixelMeasuresSequence[0].PixelSpacing
     lps = corner + column * between_columns * cosines[:3] + row * between_rows * cosines[3:]
-    true = world_positions(exported.case.volume.affine, [[41, 29, 33]])[0]
+    true = world_positions(exported.case.volume.affine, [PEAK])[0]
     np.testing.assert_allclose(lps * [-1, -1, 1], true, atol=1e-3)
     mapping = shared.RealWorldValueMappingSequence[0]
     assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130403"
@@ -193,13 +236,14 @@ def test_what_is_burned_into_the_ct_is_burned_into_the_capture(
         assert pydicom.dcmread(tmp_path / "out" / name).LossyImageCompression == "01", name
 
 
-def test_frames_have_a_thickness_also_where_the_ct_states_none(tmp_path: Path) -> None:
-    exported = make_exported(tmp_path, "bare")
-    exported.write(tmp_path / "out", "dicom")
+def test_frames_have_a_thickness_also_where_the_ct_states_none(
+    kinds: Callable[[str], tuple[Exported, Path]],
+) -> None:
+    _, folder = kinds("bare")
     for name in ("mask.dcm", "gradcam.dcm"):
-        shared = pydicom.dcmread(tmp_path / "out" / name).SharedFunctionalGroupsSequence[0]
-        assert float(shared.PixelMeasuresSequence[0].SliceThickness) == 4.0
-    report = hd.sr.srread(tmp_path / "out" / "report.dcm")
+        shared = pydicom.dcmread(folder / name).SharedFunctionalGroupsSequence[0]
+        assert float(shared.PixelMeasuresSequence[0].SliceThickness) == SPACING[2]
+    report = hd.sr.srread(folder / "report.dcm")
     stated = [i for i in _items(report) if i.ValueType == "NUM" and "Thick" in i.name.meaning]
     assert stated == []  # a report of the CT must not say what the CT does not
 
@@ -274,7 +318,7 @@ def test_each_body_of_the_report_is_a_segment_with_its_volume(
         assert labels[int(image.ReferencedSegmentNumber)] == level
         voxels = (exported.case.masks.labels == VERTEBRAE[level]).sum()
         (volume,) = group.get_measurements()
-        assert volume.value == pytest.approx(voxels * 2.2 * 2.6 * 4.0, abs=0.2)
+        assert volume.value == pytest.approx(voxels * np.prod(SPACING), abs=0.2)
 
 
 def test_no_risk_is_reported_without_a_calibration(exported: Exported, tmp_path: Path) -> None:
@@ -355,6 +399,8 @@ def _uids(folder: Path) -> set[str]:
 def check_hidden(folder: Path, exported: Exported, *more: str) -> None:
     """Search every byte of every file for what tells the patient or leads to the archive."""
     secrets = {*_uids(exported.series), *more}
+    today = datetime.now(UTC)  # of a patient who is seen today, a date like any other
+    secrets |= {today.strftime("%Y%m%d"), today.strftime("%Y-%m-%d")}
     for value in IDENTITY.values():
         secrets |= {value, *(part for part in value.split("^") if len(part) > 4)}
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -395,6 +441,20 @@ def test_nothing_of_the_patient_is_left_when_that_is_asked_for(
     assert resource["subject"] == {"type": "Patient", "display": "de-identified"}
 
 
+def test_nothing_of_the_patient_is_left_of_an_enhanced_object(
+    enhanced: Exported, tmp_path: Path
+) -> None:
+    hide = Deidentifier()
+    document = hide.document(enhanced.prediction.to_json())
+    hidden = replace(enhanced, prediction=Prediction.from_json(document))
+    assert hidden.write(tmp_path, hide=hide) == ()
+    check_hidden(tmp_path, enhanced)
+    uid = document["slices"][0]["sop_instance_uid"]
+    known = {uid: int(enhanced.header.NumberOfFrames)}
+    for name in DICOM:
+        assert _referenced(pydicom.dcmread(tmp_path / name), known) == set(), name
+
+
 def test_two_runs_cannot_be_linked(exported: Exported, tmp_path: Path) -> None:
     for name in ("a", "b"):
         exported.write(tmp_path / name, hide=Deidentifier(), heat=False)
@@ -405,9 +465,7 @@ def test_two_runs_cannot_be_linked(exported: Exported, tmp_path: Path) -> None:
     assert {uid for uid in first & second if not uid.startswith("1.2.840.10008")} == set()
 
 
-@pytest.mark.parametrize(
-    "missing", ["StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "charset"]
-)
+@pytest.mark.parametrize("missing", ["StudyInstanceUID", "FrameOfReferenceUID", "charset"])
 def test_headers_that_do_not_allow_it_are_a_warning(
     exported: Exported, tmp_path: Path, missing: str
 ) -> None:
@@ -484,7 +542,24 @@ def test_the_command_exports_and_hides(exported: Exported, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_real_series_is_explained_and_exported(tcga_series: Path, tmp_path: Path) -> None:
+def test_a_real_patient_is_left_out_of_the_localiser_s_files(
+    tcga_series: Path, tmp_path: Path
+) -> None:
+    arguments = ["localise", str(tcga_series), "--out", str(tmp_path), "--deidentify"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    header = pydicom.dcmread(max(tcga_series.rglob("*.dcm")), stop_before_pixels=True)
+    uids = (header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID)
+    told = (*uids, header.SOPInstanceUID, str(header.PatientID), str(header.StudyDate))
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file.name.endswith(".gz") else content
+        assert [secret for secret in told if secret.encode() in content] == [], file.name
+    assert pydicom.dcmread(tmp_path / "mask.dcm").PatientIdentityRemoved == "YES"
+
+
+@pytest.mark.slow
+def test_a_real_series_series_is_explained_and_exported(tcga_series: Path, tmp_path: Path) -> None:
     """The localiser's mask of a real CT; the folder held another case's objects before."""
     weights = untrained(tmp_path)
     out = tmp_path / "out"

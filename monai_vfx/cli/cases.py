@@ -112,9 +112,9 @@ def check(
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
-@STORE_OPTION
 @EXPORT_OPTION
 @DEIDENTIFY_OPTION
+@STORE_OPTION
 @exit_statuses
 def predict(
     image: Path | PacsAddress,
@@ -128,9 +128,9 @@ def predict(
     calibration: Path | None,
     out: Path,
     explain: bool,
-    service: PacsAddress | None,
     export: tuple[str, ...],
     deidentify: bool,
+    service: PacsAddress | None,
 ) -> None:
     """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
     _run_case(
@@ -168,9 +168,9 @@ def predict(
     help="Encoder stage for GradCAM.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
-@STORE_OPTION
 @EXPORT_OPTION
 @DEIDENTIFY_OPTION
+@STORE_OPTION
 @exit_statuses
 def explain(
     image: Path | PacsAddress,
@@ -184,9 +184,9 @@ def explain(
     beside: Path | None,
     layer: str,
     out: Path,
-    service: PacsAddress | None,
     export: tuple[str, ...],
     deidentify: bool,
+    service: PacsAddress | None,
 ) -> None:
     """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
     _run_case(
@@ -217,23 +217,23 @@ def explain(
     help="Folder with other weights of the localiser.  [default: those of the package]",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
-@STORE_OPTION
 @DEIDENTIFY_OPTION
+@STORE_OPTION
 @exit_statuses
 def localise(
     image: Path | PacsAddress,
     series_uid: str | None,
     weights: Path | None,
     out: Path,
-    service: PacsAddress | None,
     deidentify: bool,
+    service: PacsAddress | None,
 ) -> None:
     """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
 
     Of a DICOM series also mask.dcm (DICOM SEG). This is the mask that the other commands make by
     themselves; correct it where it is wrong, and give it to them with --mask.
     """
-    from monai_vfx.mask_sources.source import localise_case
+    from monai_vfx.mask_sources.source import SEGMENTATION, localise_case
 
     writable(out)
     with local_image(image, series_uid, say) as local:
@@ -244,7 +244,7 @@ def localise(
     warn(tuple(CaseWarning(**warning) for warning in document["warnings"]))
     if document["refusal"] is not None:
         refuse(CaseRefused(**document["refusal"]))
-    _store(out, service)
+    _store(out, service, (SEGMENTATION,))
     say(f"confidence {document['confidence']:.3f}; look at {out / 'localiser.png'}")
 
 
@@ -261,13 +261,11 @@ def _run_case(
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
     from monai_vfx.dicom.headers import Deidentifier
-    from monai_vfx.outputs import check_export
+    from monai_vfx.outputs import OBJECTS, check_export
     from monai_vfx.preflight import check_image, load_case
     from monai_vfx.results import Prediction, place_for_refusal, write_json
     from monai_vfx.weights import read_sidecar
 
-    if service is not None:  # what is stored is what is written
-        settings["export"] = tuple({*settings["export"], "dicom"})
     if isinstance(image, Path):
         check_export(settings["export"], image)
     writable(out)
@@ -290,7 +288,7 @@ def _run_case(
                 scheme=scheme,
                 **settings,
             )
-        _store(out, service)
+        _store(out, service, OBJECTS)
     except Exception as error:
         refusal = find_refusal(error)
         if refusal is None:
@@ -309,13 +307,10 @@ def _run_case(
     say(f"results: {out}")
 
 
-def _store(out: Path, service: PacsAddress | None) -> None:
+def _store(out: Path, service: PacsAddress | None, names: tuple[str, ...]) -> None:
     """Store the DICOM objects of the results, where that is asked for."""
     if service is None:
         return
-    from monai_vfx.outputs.export import FILES
-
-    objects = (out / name for name in FILES if name.endswith(".dcm"))
-    files = [file for file in objects if file.exists()]
+    files = [out / name for name in names if (out / name).exists()]
     store(files, service)
     say(f"{len(files)} objects stored at {service.host}")

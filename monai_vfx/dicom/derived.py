@@ -116,6 +116,7 @@ class Derivation:
         return format_number_as_ds(round(step, 6))
 
     def _complete(self, made: Any) -> None:
+        self.headers.restore(made)
         first = self.headers.first
         also = list(_ALSO_COPIED)
         if "PixelData" in made or "FloatPixelData" in made:
@@ -137,13 +138,16 @@ def _hide_moment(made: Any) -> None:
     made.PatientIdentityRemoved = "YES"
     made.DeidentificationMethod = list(METHOD)
     made.LongitudinalTemporalInformationModified = "REMOVED"
-    nothing = {"DA": NO_DATE, "TM": NO_TIME}
-    for element in list(made):
+    nothing = {"DA": NO_DATE, "TM": NO_TIME, "DT": NO_DATE + NO_TIME}
+
+    def hide(_: Any, element: Any) -> None:
         if element.VR in nothing and element.value:
             element.value = nothing[element.VR]
 
+    made.walk(hide)
 
-def source_item(header: Any, frames: Sequence[int] = ()) -> Any:
+
+def source_item(header: Any) -> Any:
     """Return an item that names one image of the CT as what an object was computed from."""
     from pydicom.dataset import Dataset
     from pydicom.sr.codedict import codes
@@ -151,8 +155,6 @@ def source_item(header: Any, frames: Sequence[int] = ()) -> Any:
     item, purpose = Dataset(), Dataset()
     item.ReferencedSOPClassUID = header.SOPClassUID
     item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    if frames:
-        item.ReferencedFrameNumber = list(frames)
     code = codes.DCM.SourceImageForImageProcessingOperation
     purpose.CodeValue, purpose.CodingSchemeDesignator = code.value, code.scheme_designator
     purpose.CodeMeaning = code.meaning

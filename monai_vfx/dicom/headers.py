@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_vfx.dicom.enhanced import pictures
 from monai_vfx.dicom.files import Files
 from monai_vfx.dicom.reading import Series, read_series
 from monai_vfx.shapes import Json
@@ -25,10 +26,7 @@ METHOD = ("monai_vfx: only geometry and pixel description are kept", "UIDs under
 NO_DATE, NO_TIME = "19000101", "000000"
 """What stands in place of a date that an object must have, when it is de-identified."""
 
-_REQUIRED = (
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
-    "FrameOfReferenceUID",
-)
+_REQUIRED = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 _OFTEN_ABSENT = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator"),
@@ -38,19 +36,14 @@ _MOMENTS = ("PatientBirthDate", "StudyDate", "StudyTime")
 _SEXES = ("M", "F", "O", "")
 _KEPT = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
-    *("FrameOfReferenceUID", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames"),
+    *("FrameOfReferenceUID", "Modality", "ImageType", "Rows", "Columns"),
     *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness"),
     *("SpacingBetweenSlices", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-    *("BurnedInAnnotation", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    "BurnedInAnnotation",
 )
 """What a de-identified header keeps."""
-_KEPT_GROUPS = (
-    *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence"),
-    "PixelValueTransformationSequence",
-)
-"""Functional groups that a de-identified Enhanced header keeps."""
 
 
 _UID = re.compile(r"(?<![\d.])[012](?:\.(?:0|[1-9]\d*)){4,}(?![\d.]*\d)")
@@ -97,47 +90,63 @@ class Deidentifier:
 
         kept = Dataset()
         for name in _KEPT:
-            if name in header:
-                kept[name] = header[name]
+            if name in header:  # frames share elements: a new one each
+                kept.add_new(header[name].tag, header[name].VR, header[name].value)
         for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
             setattr(kept, name, self.uid(str(header[name].value)))
         kept.FrameOfReferenceUID = self.uid(str(header.FrameOfReferenceUID))
         # Archives put objects without an ID away where nobody finds them.
         pseudonym = self.uid(str(header.get("PatientID", ""))).rpartition(".")[2][:12]
         kept.PatientID, kept.PatientName = pseudonym, f"DEIDENTIFIED^{pseudonym}"
-        for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-            for group in kept.get(name, ()):
-                for element in [e for e in group if e.keyword not in _KEPT_GROUPS]:
-                    del group[element.tag]
         return kept
 
 
 @dataclass(frozen=True)
 class SourceHeaders:
-    """The headers of one CT series.
+    """The headers of one CT series, slice by slice along its normal.
+
+    A frame of an Enhanced object has a header here as if it were a classic slice, under a UID of
+    its own; :meth:`restore` puts object and frame number in that UID's place.
 
     Attributes:
-        files: a header for each file; those of a classic series in the order of its slices.
+        slices: a header each.
         series: the series that they belong to.
         deidentified: whether they hold nothing of the patient.
+        frames: UID of such a header → class and UID of the object, number of the frame.
     """
 
-    files: tuple[Any, ...]
+    slices: tuple[Any, ...]
     series: Series
     deidentified: bool
+    frames: dict[str, tuple[str, str, int]]
 
     @property
     def first(self) -> Any:
         """The header that stands for patient, study and series."""
-        return self.files[0]
+        return self.slices[0]
 
-    def of_slice(self, k: int) -> Any:
-        """Return the header of the file that holds slice ``k`` along the series' normal."""
-        return self.files[k]
+    def restore(self, made: Any) -> None:
+        """Turn the references of a derived object to what is there: frames of objects."""
+        if self.frames:
+            self._restore(made, within_series=False)
 
-    def reference(self, k: int) -> tuple[Any, tuple[int, ...]]:
-        """Return that header and the numbers of the slice's frames, none in a classic series."""
-        return self.of_slice(k), ()
+    def _restore(self, item: Any, *, within_series: bool) -> None:
+        original = self.frames.get(str(item.get("ReferencedSOPInstanceUID", "")))
+        if original is not None:
+            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, number = original
+            if not within_series:  # lists of what a series holds name objects as a whole
+                item.ReferencedFrameNumber = number
+        for element in item:
+            if element.VR != "SQ":
+                continue
+            lists = element.keyword in ("ReferencedInstanceSequence", "ReferencedSOPSequence")
+            objects = within_series and lists
+            for child in element.value:
+                series = element.keyword == "ReferencedSeriesSequence"
+                self._restore(child, within_series=series or objects)
+            if objects:
+                once = {str(child.ReferencedSOPInstanceUID): child for child in element.value}
+                element.value = list(once.values())
 
 
 def source_headers(
@@ -160,18 +169,32 @@ def source_headers(
     """
     from pydicom import dcmread
     from pydicom.config import disable_value_validation
+    from pydicom.uid import CTImageStorage, generate_uid
 
     series = read_series(Path(image), series_uid)
-    headers = []
     with Files() as files, disable_value_validation():
-        for source in series.sources:
+        read = []
+        for source in dict.fromkeys(series.sources):
             with files.open(source) as stream:
                 header = dcmread(stream, stop_before_pixels=True)
             absent = [name for name in _REQUIRED if not header.get(name)]
             if absent:
                 raise NotDerivable(f"the CT's headers lack {', '.join(absent)}")
-            headers.append(_filled(_decoded(header) if hide is None else hide.header(header)))
-    return SourceHeaders(tuple(headers), series, hide is not None)
+            read.append((source, header if hide is not None else _decoded(header)))
+        found = {(p.source, p.frame): p.header for p in pictures(read)}
+        numbers = series.frame_numbers or (None,) * len(series.sources)
+        slices, frames = [], {}
+        for key in zip(series.sources, numbers, strict=True):
+            header = _filled(found[key] if hide is None else hide.header(found[key]))
+            if key[1] is not None:
+                original = (str(header.SOPClassUID), str(header.SOPInstanceUID), key[1])
+                for name in ("NumberOfFrames", "SOPClassUID", "SOPInstanceUID"):
+                    header.pop(name, None)  # frames share elements: a new one each
+                header.SOPClassUID = CTImageStorage
+                header.SOPInstanceUID = generate_uid(entropy_srcs=[original[1], str(key[1])])
+                frames[str(header.SOPInstanceUID)] = original
+            slices.append(header)
+    return SourceHeaders(tuple(slices), series, hide is not None, frames)
 
 
 def _decoded(header: Any) -> Any:

@@ -89,7 +89,7 @@ def write_segmentation(
     derivation.write(
         Path(path),
         hd.seg.Segmentation,
-        source_images=headers.files,
+        source_images=headers.slices,
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,

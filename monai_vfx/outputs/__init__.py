@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from monai_vfx.outputs.export import EXPORTS, Export, check_export
+from monai_vfx.outputs.export import EXPORTS, OBJECTS, Export, check_export
 
-__all__ = ["EXPORTS", "Export", "check_export"]
+__all__ = ["EXPORTS", "OBJECTS", "Export", "check_export"]

@@ -27,7 +27,9 @@ from monai_vfx.volumes import is_dicom
 
 EXPORTS = ("dicom", "fhir")
 MASK = "mask.dcm"
-FILES = (MASK, CAPTURE, HEAT, REPORT, RISK_ASSESSMENT)
+OBJECTS = (MASK, CAPTURE, HEAT, REPORT)
+"""What an export can leave in a folder for a PACS."""
+FILES = (*OBJECTS, RISK_ASSESSMENT)
 """What an export can leave in a folder."""
 
 

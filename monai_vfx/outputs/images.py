@@ -55,10 +55,10 @@ def write_capture(
         )
         made.ImageComments = standing(prediction)
         # "Burned in" means: enough to tell the patient (PS3.3, C.7.6.1). A CT may have that itself.
-        burned = any(header.get("BurnedInAnnotation") == "YES" for header in headers.files)
+        burned = any(header.get("BurnedInAnnotation") == "YES" for header in headers.slices)
         made.BurnedInAnnotation = "YES" if burned else "NO"
         made.SourceImageSequence = [
-            source_item(*headers.reference(k)) for k in used_slices(prediction, headers)
+            source_item(headers.slices[k]) for k in used_slices(prediction, headers)
         ]
         return made
 
@@ -110,7 +110,7 @@ def write_heat_map(
     return derivation.write(
         folder / HEAT,
         hd.pm.ParametricMap,
-        source_images=[headers.of_slice(int(k)) for k in warm],
+        source_images=[headers.slices[int(k)] for k in warm],
         pixel_array=frames,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],

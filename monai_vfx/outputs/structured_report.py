@@ -62,12 +62,12 @@ def write_report(
     description = f"{short_standing(prediction)} fracture risk report, {RESEARCH}"
     derivation = Derivation("report", headers, description, (facts, *sorted(seen)))
     slices = used_slices(prediction, headers)
-    evidence = {str(headers.of_slice(k).SOPInstanceUID): headers.of_slice(k) for k in slices}
+    evidence = [headers.slices[k] for k in slices]
 
     def make(**settings: Any) -> Any:
         content = _content(derivation, prediction, slices, mask, labels)
         made = hd.sr.ComprehensiveSR(
-            evidence=[*evidence.values(), *([] if mask is None else [mask])],
+            evidence=[*evidence, *([] if mask is None else [mask])],
             content=content[0],
             is_complete=True,
             is_final=False,  # nobody has read it
@@ -100,7 +100,7 @@ def _content(
         manufacturer_name=MANUFACTURER,
         model_name=f"monai_vfx {derivation.version}",
     )
-    files = [headers.of_slice(k) for k in slices]
+    files = [headers.slices[k] for k in slices]
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_device_context=sr.ObserverContext(codes.DCM.Device, device)
@@ -143,7 +143,7 @@ def _risk_group(derivation: Derivation, prediction: Prediction, slices: list[int
                 lower_measurement_uncertainty=round(prediction.risk_5y - low, 9),
             )
         measurements.append(sr.Measurement(RISK, prediction.risk_5y, unit, properties=properties))
-    references = (derivation.headers.reference(k) for k in slices)
+    files = [derivation.headers.slices[k] for k in slices]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(derivation.uid("risk"), "spine T12-L4"),
         algorithm_id=_algorithm(prediction),
@@ -152,10 +152,8 @@ def _risk_group(derivation: Derivation, prediction: Prediction, slices: list[int
         ],
         measurements=measurements,
         source_images=[
-            sr.SourceImageForMeasurementGroup(
-                header.SOPClassUID, header.SOPInstanceUID, frames or None
-            )
-            for header, frames in references
+            sr.SourceImageForMeasurementGroup(file.SOPClassUID, file.SOPInstanceUID)
+            for file in files
         ],
     )
 
