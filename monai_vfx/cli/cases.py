@@ -1,10 +1,9 @@
-"""One CT: check, predict, explain."""
+"""One CT: predict, explain, localise."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -27,68 +26,6 @@ from monai_vfx.cli.common import (
 )
 from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
 from monai_vfx.pacs import PacsAddress, local_image, store
-
-
-@click.command()
-@case_options
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
-)
-@click.option(
-    "--out",
-    type=FOLDER,
-    help="Folder for the picture to check the mask by, and for a mask that is made.",
-)
-@exit_statuses
-def check(
-    image: Path | PacsAddress,
-    mask: str | Path,
-    compare_mask: bool,
-    scheme: str | None,
-    series_uid: str | None,
-    case_name: str,
-    json_file: Path | None,
-    out: Path | None,
-) -> None:
-    """Pre-flight: would this CT be accepted, and if not, why.
-
-    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD, or a study or series in a PACS:
-    dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]. Needs no weights; warnings that depend on
-    a model's crop appear at prediction.
-    """
-    from monai_vfx.mask_sources import MaskSource
-    from monai_vfx.preflight import check_report
-    from monai_vfx.results import write_json
-
-    with (
-        local_image(image, series_uid, say) as local,
-        TemporaryDirectory(prefix="vfx_") as scratch,
-    ):
-        folder = Path(scratch) if out is None else writable(out)
-        source = MaskSource(
-            local,
-            mask,
-            folder,
-            series_uid=series_uid,
-            compare=compare_mask,
-            picture=out is not None,
-        )
-        report, refusal = check_report(
-            local,
-            source,
-            case=case_name,
-            series_uid=series_uid,
-            scheme=scheme if source.kind == "given" else None,
-            review=source.review,
-        )
-    if json_file is not None:
-        writable(json_file.parent)
-        write_json(json_file, report)
-    click.echo(json.dumps(report))
-    warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
-    if refusal is not None:
-        refuse(refusal)
-    say(f"accepted: {', '.join(report['levels'])} in {report['slices']} slices")
 
 
 @click.command()

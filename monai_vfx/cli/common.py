@@ -183,6 +183,18 @@ LABELS_OPTION = click.option(
     help="What the mask's labels mean: a scheme, or a file (JSON, YAML) that maps values or names "
     "to structures; by default from names, else from ids.",
 )
+GATE_OPTION = click.option(
+    "--gate",
+    type=TABLE,
+    help="check.csv of vfx check on this table: whom it refuses is left out and counted.",
+)
+EXCLUDE_OPTION = click.option(
+    "--exclude-warning",
+    "exclude_warnings",
+    multiple=True,
+    metavar="CODE",
+    help="Leave out whom the gate warned of this as well, such as metal_or_cement. Repeatable.",
+)
 
 
 def say(message: str) -> None:
@@ -232,6 +244,16 @@ def exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
             raise
 
     return wrapped
+
+
+def check_gate(gate: Path | None, exclude_warnings: tuple[str, ...]) -> None:
+    """Name what is wrong with a gate before anything heavy is loaded."""
+    from monai_vfx.cohort.gate import read_gate
+
+    if gate is not None:
+        read_gate(gate, exclude_warnings)
+    elif exclude_warnings:
+        raise SettingError("exclude-warning needs --gate: the check.csv that holds the warnings")
 
 
 def _case_name(_: click.Context, __: click.Parameter, value: str) -> str:
