@@ -89,6 +89,7 @@ WARNINGS: dict[str, str] = {
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
     "segmentation_not_written": "the mask that was made could not be written as DICOM SEG",
+    "export_not_written": "the CT's headers do not allow an object that --export asks for",
     "mask_not_compared": "the mask's levels could not be compared with the localiser's",
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",
     "slices_repeated": "fewer slices than the network takes: some are repeated",
@@ -221,6 +222,9 @@ RULES: dict[str, str] = {
     "{mask_placing.OUTSIDE_SHARE:.0%} beside it.",
     "segmentation_not_written": "A mask was made of a DICOM series whose headers lack what a "
     "DICOM SEG must repeat.",
+    "export_not_written": "A DICOM object repeats patient, study and geometry of the CT: its "
+    "headers must hold SOPClassUID, SeriesInstanceUID, StudyInstanceUID and FrameOfReferenceUID, "
+    "and texts that can be read in their character set.",
     "mask_not_compared": "The localiser refuses the CT, or finds a body at fewer than "
     "{mask_sources.comparison.FEWEST_MATCHED} of the mask's levels.",
     "body_derived": "A level reaches at least {masks.DEEPEST_BODY_MM} mm from front to back and "

@@ -128,7 +128,7 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
     with access_refused():
         if not path.exists():
             raise CaseRefused("input_unreadable", "nothing is found at this path")
-        if path.is_dir() or not name.endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES):
+        if is_dicom(path):
             return _checked(_open_dicom(path, series_uid))
         if series_uid is not None:
             raise SettingError(
@@ -136,6 +136,16 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
                 "this is a NIfTI or NRRD file"
             )
         return _checked(_open_nifti(path) if name.endswith(NIFTI_SUFFIXES) else _open_nrrd(path))
+
+
+def is_dicom(path: str | PathLike[str]) -> bool:
+    """Whether a path is read as DICOM: by its name, unless it is a folder.
+
+    >>> is_dicom("series.zip"), is_dicom("ct.nii.gz")
+    (True, False)
+    """
+    path = Path(path)
+    return path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES)
 
 
 def world_positions(affine: Affine, indices: Any) -> Points:

@@ -25,17 +25,21 @@ from monai.transforms import Compose
 from monai_vfx.bundle_parts import Standardiser, fit_clinical, split_cohort
 from monai_vfx.bundle_parts.combining import calibrate, combine, judge_distance
 from monai_vfx.bundle_parts.covariates import read_row, row_values
+from monai_vfx.bundle_parts.exporting import export_case
 from monai_vfx.bundle_parts.overlays import (
     config_files,
     default_folds,
     training_configs,
 )
 from monai_vfx.cohort import read_cohort, table_sha256
+from monai_vfx.dicom.headers import Deidentifier
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.explanation import gradcam
 from monai_vfx.mask_sources import MaskSource
 from monai_vfx.mask_sources.cohorts import with_masks
 from monai_vfx.mask_sources.source import DISAGREEMENT, MADE_FILES
+from monai_vfx.outputs import Export
+from monai_vfx.outputs.export import FILES as EXPORTED
 from monai_vfx.preflight import check_case, load_case
 from monai_vfx.report.montage import montage, score_caption, slice_titles
 from monai_vfx.results import (
@@ -59,7 +63,7 @@ UNCHANGED = "unchanged"
 """Leaves a setting as the configs have it, where None is a value."""
 RESULTS = (
     *("prediction.json", "refused.json", "run.json", "gradcam*.*", "attention_*.*"),
-    *(*MADE_FILES, DISAGREEMENT),
+    *(*MADE_FILES, DISAGREEMENT, *EXPORTED),
 )
 """What a prediction leaves in its folder."""
 
@@ -147,6 +151,8 @@ def predict(
     beside: str | Path | None = None,
     layer: str = "layer3",
     compare_mask: bool = True,
+    export: Sequence[str] = (),
+    deidentify: bool = False,
     networks: dict[Path, TrainedModel] | None = None,
 ) -> Prediction:
     """Score one CT through the bundle's inference.
@@ -171,21 +177,31 @@ def predict(
         layer: encoder stage for GradCAM.
         compare_mask: whether the levels of a mask that the localiser did not make are compared
             with what it finds.
+        export: ``dicom`` and ``fhir``, see :mod:`monai_vfx.outputs`.
+        deidentify: leave everything out of all files that leads back to the patient: identity,
+            dates, UIDs and the digests of CT, mask and clinical row.
         networks: those that earlier cases loaded; further ones are added.
 
     Raises:
         CaseRefused: with the code of the rule that the case breaks; with ``mask_disagrees`` the
             picture ``mask_disagrees.png`` is left in ``out``.
         MissingDependencyError: TotalSegmentator is asked for and not installed.
-        SettingError: a calibration that cannot be used.
+        SettingError: a calibration that cannot be used; an export of DICOM from another format.
     """
     out = Path(out)
+    hide = Deidentifier() if deidentify else None
+    exporter = Export(export, image, series_uid, hide)
     out.mkdir(parents=True, exist_ok=True)
     check_case_name(case)
     members = [weights] if isinstance(weights, str | Path) else list(weights)
     with tempfile.TemporaryDirectory(dir=out, prefix=".run_") as scratch:
         source = MaskSource(
-            image, mask, Path(scratch) / "mask", series_uid=series_uid, compare=compare_mask
+            image,
+            mask,
+            Path(scratch) / "mask",
+            series_uid=series_uid,
+            compare=compare_mask,
+            hide=hide,
         )
         _settle_mask(source, scheme, out)
         item: Json = {"case": case, "image": str(image)}
@@ -214,6 +230,8 @@ def predict(
                 mask=source.record,
                 warnings=tuple(dict.fromkeys((*prediction.warnings, *source.warnings))),
             )
+        with quiet():
+            prediction = export_case(exporter, prediction, item, members[0], made, source.folder)
         write_json(made / "prediction.json", prediction.to_json())
         if beside is not None:
             _draw_beside(item, members[0], beside, layer, made)
@@ -241,9 +259,22 @@ def predict(
         "series_uid": series_uid,
         "explain": explain,
         "layer": layer if explain else None,
+        "export": list(export),
+        "deidentify": deidentify,
     }
-    write_json(out / "run.json", run_record("predict", facts, inputs))
+    record = run_record("predict", facts, inputs)
+    write_json(out / "run.json", record if hide is None else _without_origin(record))
     return prediction
+
+
+def _without_origin(record: Json) -> Json:
+    """Return the record of a run without what leads back to the patient.
+
+    Whoever holds the input could know it again by its digest, and the run by the day.
+    """
+    inputs = record["inputs_sha256"] | {"image": None, "mask": None, "clinical": None}
+    settings = record["settings"] | {"series_uid": None}
+    return record | {"time": None, "inputs_sha256": inputs, "settings": settings}
 
 
 def _settle_mask(source: MaskSource, scheme: str | None, out: Path) -> None:

@@ -109,8 +109,8 @@ STORE_OPTION = click.option(
     "--store",
     "service",
     type=ServiceChoice(),
-    help="Also store the DICOM objects of the results in this PACS. Its password stands in "
-    "VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
+    help="Also write the results as DICOM objects and store these in a PACS. Its user and password "
+    "stand in VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
 )
 MASK_OPTION = click.option(
     "--mask",
@@ -134,6 +134,19 @@ COMPARE_OPTION = click.option(
     show_default=True,
     help="Whether the levels of a mask that is given are compared with the localiser's (some "
     "seconds); a case whose levels differ is refused.",
+)
+
+EXPORT_OPTION = click.option(
+    "--export",
+    multiple=True,
+    type=click.Choice(["dicom", "fhir"]),
+    help="Also write DICOM objects (SEG, montage, heat map, report) or a FHIR RiskAssessment. "
+    "Repeat for both.",
+)
+DEIDENTIFY_OPTION = click.option(
+    "--deidentify",
+    is_flag=True,
+    help="Leave the patient out of all files: identity, dates, UIDs and digests of the input.",
 )
 
 SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
