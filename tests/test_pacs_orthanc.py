@@ -292,3 +292,4 @@ def test_a_pacs_that_stops(
     assert code(result) == "pacs_unreachable"
     assert json.loads((out / "prediction.json").read_text())["status"] == "ok"
     assert json.loads((out / "refused.json").read_text())["refusal"]["code"] == "pacs_unreachable"
+    assert (out / "report.dcm").exists()

@@ -24,7 +24,7 @@ from monai_vfx.cli.common import (
     warn,
     writable,
 )
-from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError, find_refusal
 from monai_vfx.pacs import PacsAddress, local_image, store
 
 
@@ -172,6 +172,7 @@ def localise(
     """
     from monai_vfx.mask_sources.source import SEGMENTATION, localise_case
 
+    _exports(image, (), service, deidentify)
     writable(out)
     with local_image(image, series_uid, say) as local:
         document = localise_case(
@@ -198,13 +199,12 @@ def _run_case(
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
     from monai_vfx.dicom.headers import Deidentifier
-    from monai_vfx.outputs import OBJECTS, check_export
+    from monai_vfx.outputs import OBJECTS
     from monai_vfx.preflight import check_image, load_case
     from monai_vfx.results import Prediction, place_for_refusal, write_json
     from monai_vfx.weights import read_sidecar
 
-    if isinstance(image, Path):
-        check_export(settings["export"], image)
+    settings["export"] = _exports(image, settings["export"], service, settings["deidentify"])
     writable(out)
     try:
         for weights in filter(None, (*settings["weights"], settings.get("beside"))):
@@ -242,6 +242,31 @@ def _run_case(
     click.echo(json.dumps(prediction.to_json()))
     warn(prediction.warnings)
     say(f"results: {out}")
+
+
+def _exports(
+    image: Path | PacsAddress,
+    kinds: tuple[str, ...],
+    service: PacsAddress | None,
+    deidentify: bool,
+) -> tuple[str, ...]:
+    """Return what is to be written: what is asked for, and what a PACS is to hold.
+
+    Raises:
+        SettingError: that cannot be written of this image, or must not go into a PACS.
+    """
+    from monai_vfx.outputs import check_export
+
+    if service is not None and deidentify:
+        raise SettingError(
+            "--store puts results into the patient's study and --deidentify takes them out: "
+            "leave one out"
+        )
+    if service is not None:
+        kinds = tuple(dict.fromkeys((*kinds, "dicom")))
+    if isinstance(image, Path):
+        check_export(kinds, image)
+    return kinds
 
 
 def _store(out: Path, service: PacsAddress | None, names: tuple[str, ...]) -> None:

@@ -109,8 +109,8 @@ STORE_OPTION = click.option(
     "--store",
     "service",
     type=ServiceChoice(),
-    help="Also store the DICOM objects of the results in this PACS. Its password stands in "
-    "VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
+    help="Also write the results as DICOM objects and store these in a PACS. Its user and password "
+    "stand in VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
 )
 MASK_OPTION = click.option(
     "--mask",
