@@ -103,9 +103,9 @@ def check(
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
+@STORE_OPTION
 @EXPORT_OPTION
 @DEIDENTIFY_OPTION
-@STORE_OPTION
 @exit_statuses
 def predict(
     image: Path | PacsAddress,
@@ -119,9 +119,9 @@ def predict(
     calibration: Path | None,
     out: Path,
     explain: bool,
+    service: PacsAddress | None,
     export: tuple[str, ...],
     deidentify: bool,
-    service: PacsAddress | None,
 ) -> None:
     """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
     _run_case(
@@ -159,9 +159,9 @@ def predict(
     help="Encoder stage for GradCAM.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
+@STORE_OPTION
 @EXPORT_OPTION
 @DEIDENTIFY_OPTION
-@STORE_OPTION
 @exit_statuses
 def explain(
     image: Path | PacsAddress,
@@ -175,9 +175,9 @@ def explain(
     beside: Path | None,
     layer: str,
     out: Path,
+    service: PacsAddress | None,
     export: tuple[str, ...],
     deidentify: bool,
-    service: PacsAddress | None,
 ) -> None:
     """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
     _run_case(
@@ -208,16 +208,16 @@ def explain(
     help="Folder with other weights of the localiser.  [default: those of the package]",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
-@DEIDENTIFY_OPTION
 @STORE_OPTION
+@DEIDENTIFY_OPTION
 @exit_statuses
 def localise(
     image: Path | PacsAddress,
     series_uid: str | None,
     weights: Path | None,
     out: Path,
-    deidentify: bool,
     service: PacsAddress | None,
+    deidentify: bool,
 ) -> None:
     """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
 
