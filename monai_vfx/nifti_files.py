@@ -49,7 +49,8 @@ def load_nifti(path: Path) -> Any:
         image, nib.Nifti1Pair
     ):  # what NIfTI-1 and -2, one file or two, have in common
         raise ValueError("no NIfTI image")
-    if not 0 <= image.dataobj.offset <= LARGEST_OFFSET:
+    voxels: Any = image.dataobj
+    if not 0 <= voxels.offset <= LARGEST_OFFSET:
         raise ValueError("no NIfTI image: its voxels begin at no place in a file")
     return image
 
