@@ -206,7 +206,8 @@ class MaskSource:
         checked = "levels agree with the localiser's" if agrees else "levels not compared"
         title = f"The mask that was given (labels: {case.masks.scheme}): {taken}; {checked}"
         present = {
-            VERTEBRAE[level]: np.argwhere(case.masks.labels == VERTEBRAE[level]) for level in LEVELS
+            VERTEBRAE[level]: np.argwhere(case.masks.labels == VERTEBRAE[level]).astype(float)
+            for level in LEVELS
         }
         notes = {
             level: f"{body.height_mm:.0f} mm high, {body.volume_ml:.0f} ml"
