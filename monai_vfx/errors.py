@@ -313,8 +313,8 @@ RULES: dict[str, str] = {
     "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
     "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
     "times their median distance apart.",
-    "body_impossible": "A whole body of T12-L4 measures (least, greatest) {plausibility.POSSIBLE}.",
-    "body_unusual": "A whole body of T12-L4 usually measures (least, greatest) "
+    "body_impossible": "A whole body of T12-L4 measures {plausibility.POSSIBLE}.",
+    "body_unusual": "A whole body of T12-L4 usually measures "
     "{plausibility.USUAL}, and less than {plausibility.NEIGHBOUR_RATIO} times its neighbour's "
     "volume.",
     "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5.",
