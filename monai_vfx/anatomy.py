@@ -24,14 +24,21 @@ LEVEL_NAMES: dict[int, str] = {value: name for name, value in VERTEBRAE.items()}
 MUSCLES: dict[str, int] = {"erector_spinae": 101, "psoas": 102}
 """Muscle name → label value (left and right together; erector spinae includes the multifidus)."""
 
+SACRUM = "S1"
+"""The sacrum; it is no level of its own, but says how many lumbar bodies there are."""
+
+SACRUM_LABEL = 26
+"""Its label value within a mask that is being read (VerSe numbering)."""
+
 TOTALSEGMENTATOR_V2: dict[int, str] = {
-    **{26: "S1", 27: "L5", 28: "L4", 29: "L3", 30: "L2", 31: "L1"},
+    **{25: SACRUM, 26: SACRUM, 27: "L5", 28: "L4", 29: "L3", 30: "L2", 31: "L1"},
     **{44 - n: f"T{n}" for n in range(12, 0, -1)},
     **{86: "erector_spinae", 87: "erector_spinae", 88: "psoas", 89: "psoas"},
 }
 """TotalSegmentator v2, task ``total``: id → structure (T12 = 32 … T1 = 43)."""
 
 TOTALSEGMENTATOR_V1: dict[int, str] = {
+    92: SACRUM,
     **{18: "L5", 19: "L4", 20: "L3", 21: "L2", 22: "L1"},
     **{35 - n: f"T{n}" for n in range(12, 0, -1)},
     **{100: "erector_spinae", 101: "erector_spinae", 102: "psoas", 103: "psoas"},
@@ -41,6 +48,7 @@ TOTALSEGMENTATOR_V1: dict[int, str] = {
 VERSE: dict[int, str] = {
     **{value: name for name, value in VERTEBRAE.items()},
     **{value: name for name, value in MUSCLES.items()},
+    SACRUM_LABEL: SACRUM,
 }
 """VerSe: id → vertebra, with the project's own values for the muscles."""
 
@@ -51,7 +59,7 @@ SCHEMES: dict[str, dict[int, str]] = {
 }
 """Name of a label scheme → its table."""
 
-MADE_MASKS: tuple[str, ...] = ("auto", "totalsegmentator")
+MADE_MASKS: tuple[str, ...] = ("auto", "totalsegmentator", "spine-segment")
 """What may stand in place of a mask's path: by whom it is made, the localiser or that tool."""
 
 STRUCTURES: tuple[str, ...] = (
@@ -76,7 +84,18 @@ SNOMED_CT: dict[str, str] = {
 }
 """Level → SNOMED CT concept of the vertebra."""
 
+SNOMED_CT_OTHERS: dict[str, str] = {
+    "44947003": "erector_spinae",
+    "68455001": "psoas",
+    "54735007": SACRUM,
+}
+"""SNOMED CT concept → muscle or sacrum, for reading."""
+
+SNOMED_CT_VERTEBRA: tuple[str, ...] = ("51282000", "272673000", "3138006")
+"""SNOMED CT concepts of a vertebra or bone of which another code must say the level."""
+
 _VERTEBRA_NAME = re.compile(r"(?:^|[^A-Za-z0-9])([TL])h?(\d{1,2})(?:[^A-Za-z0-9]|$)", re.IGNORECASE)
+_SACRUM_NAME = re.compile(r"sacrum|(?<![a-z0-9])s1(?![a-z0-9])", re.IGNORECASE)
 _OTHER_PARTS = re.compile(r"dis[ck]|ivd|rib|cost|nerve|root|cord|canal|foramen|artery|vein", re.I)
 _MUSCLE_NAMES = {
     "erector_spinae": ("autochthon", "erector_spinae", "erector spinae"),
@@ -84,8 +103,17 @@ _MUSCLE_NAMES = {
 }
 
 
+def is_other_part(words: str) -> bool:
+    """Say whether words speak of what lies beside a vertebra at its level.
+
+    >>> is_other_part("Intervertebral disc of second lumbar vertebra"), is_other_part("L2 vertebra")
+    (True, False)
+    """
+    return bool(_OTHER_PARTS.search(words))
+
+
 def structure_of_name(name: str) -> str | None:
-    """Return the level or muscle that a structure's name means, or None.
+    """Return the level, muscle or sacrum (``S1``) that a structure's name means, or None.
 
     Args:
         name: as file names and label tables spell it, with or without an ending.
@@ -104,7 +132,9 @@ def structure_of_name(name: str) -> str | None:
             return muscle
     spaced = re.sub(r"[^A-Za-z0-9]", "  ", stem)  # two, as a match takes the one on each side
     found = set(_VERTEBRA_NAME.findall(spaced))
-    if len(found) != 1 or _OTHER_PARTS.search(stem):
+    if not found and _SACRUM_NAME.search(stem) and not is_other_part(stem):
+        return SACRUM
+    if len(found) != 1 or is_other_part(stem):
         return None
     region, number = found.pop()
     level = f"{region.upper()}{int(number)}"
@@ -112,9 +142,11 @@ def structure_of_name(name: str) -> str | None:
 
 
 def label_value(structure: str) -> int:
-    """Return the project's label value of a level or muscle.
+    """Return the project's label value of a level, muscle or the sacrum.
 
     >>> label_value("T12"), label_value("psoas")
     (19, 102)
     """
+    if structure == SACRUM:
+        return SACRUM_LABEL
     return VERTEBRAE[structure] if structure in VERTEBRAE else MUSCLES[structure]

@@ -41,19 +41,36 @@ REFUSALS: dict[str, str] = {
     "hu_implausible": "Values are shifted or scaled: apply slope and intercept exactly once.",
     "size_implausible": "Write pixel size and positions in mm.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
+    # PACS
+    "pacs_unreachable": "Check host, port and path of the address, and whether the PACS runs.",
+    "pacs_denied": "Set VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD, or VFX_DICOMWEB_TOKEN, to "
+    "an account that may do this.",
+    "not_in_pacs": "Check the UIDs and the path of the address.",
+    "retrieval_incomplete": "Run again; if it stays so, export the series to a folder.",
+    "pacs_error": "Run again later; if it stays so, ask who runs the PACS to look into its log.",
+    "store_failed": "The results stay in --out: ask who runs the PACS why it does not take them.",
     # mask
     "mask_required": "Give a label map or a folder of per-structure files with --mask.",
-    "mask_unreadable": "The mask must be a NIfTI or NRRD label map, or a folder of such.",
+    "mask_unreadable": "The mask must be a NIfTI or NRRD label map, a folder of such, or a DICOM "
+    "SEG or RTSTRUCT.",
+    "several_masks": "Give the one SEG or RTSTRUCT file that is meant.",
     "mask_empty": "The mask holds no vertebra of T12-L4: check which file was given.",
     "mask_labels_unknown": "Name the scheme with --labels, or use a file that carries names.",
     "mask_grid_mismatch": "The mask does not lie on this CT: use the mask made from this series.",
     "mask_off_bone": "The labelled region is not bone on this CT: check that mask and CT match.",
+    "mask_shifted": "The mask lies beside its vertebrae along the spine: use the mask made from "
+    "this series, or move it.",
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
+    "mask_overlaps": "Correct the structures so that no voxel belongs to two vertebrae.",
+    "contours_missing": "Interpolate the contours to all slices of the CT and export them again.",
     "level_missing": "All of T12, L1, L2, L3 and L4 must be in the image and in the mask.",
     "levels_out_of_order": "Check label values and affine: levels must run head to feet.",
+    "levels_gap": "Label the vertebra in between, and name those below it anew.",
+    "body_impossible": "Check whether a label holds two vertebrae or a part of one, and the voxel "
+    "size.",
     "mask_disagrees": "Look at mask_disagrees.png in --out: correct the mask's levels, or give "
     "--no-compare-mask if they are right.",
-    "mask_not_made": "Run TotalSegmentator by hand to see why, or give a mask with --mask.",
+    "mask_not_made": "Run the tool by hand to see why, or give a mask with --mask.",
     # localiser
     "spine_not_found": "A CT that shows the lumbar spine is needed; give a mask with --mask.",
     "level_uncertain": "Name the vertebrae by eye and give the mask with --mask, or use a CT that "
@@ -74,9 +91,12 @@ WARNINGS: dict[str, str] = {
     "label_fragments": "stray pieces of labels were left out",
     "level_cut": "a level is cut by the field of view",
     "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
+    "lumbar_count": "not five lumbar vertebrae are labelled above the sacrum: check the numbering",
+    "body_unusual": "a vertebral body has an unusual size: look at the picture",
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
     "segmentation_not_written": "the mask that was made could not be written as DICOM SEG",
+    "export_not_written": "the CT's headers do not allow an object that --export asks for",
     "mask_not_compared": "the mask's levels could not be compared with the localiser's",
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",
     "slices_repeated": "fewer slices than the network takes: some are repeated",
@@ -161,6 +181,15 @@ RULES: dict[str, str] = {
     "wide, slices {preflight.LEAST_FIELD_MM} to {preflight.MOST_FIELD_MM} mm, and the stack is "
     "{preflight.LEAST_EXTENT_MM} to {preflight.MOST_EXTENT_MM} mm long.",
     "identity_conflict": "All slices have the same PatientID.",
+    "pacs_unreachable": "The service takes a connection within "
+    "{pacs.client.CONNECT_TIMEOUT_S} s and sends something every {pacs.client.READ_TIMEOUT_S} s, "
+    "over TLS with a trusted certificate where the address says so; redirections are not followed.",
+    "pacs_denied": "The service does not answer 401 or 403.",
+    "not_in_pacs": "The service lists the study and the series.",
+    "retrieval_incomplete": "Every instance that the service lists for a series arrives and can be "
+    "kept.",
+    "pacs_error": "The service answers with success, in the form that DICOM PS3.18 prescribes.",
+    "store_failed": "The service confirms each object that is stored, or shows it when asked.",
     "mask_required": "There is a mask, or the localiser or a tool makes one.",
     "mask_unreadable": "The mask is a NIfTI, NRRD or MetaImage label map or a folder of such, and "
     "may be read.",
@@ -168,8 +197,8 @@ RULES: dict[str, str] = {
     "mask_labels_unknown": "Labels are known by the file's own names, by --labels, or by numbers "
     "of one scheme that at least {label_schemes.FEWEST_LEVELS} of T12-L4 follow from head to "
     "feet, {label_schemes.STEP_MM} mm apart; files of a folder are named after structures.",
-    "mask_grid_mismatch": "At most {masks.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie beside "
-    "the CT, and some lie in it.",
+    "mask_grid_mismatch": "At most {mask_placing.OUTSIDE_SHARE:.0%} of the voxels of T12-L4 lie "
+    "beside the CT, and some lie in it.",
     "mask_off_bone": "The bodies' outer {on_bone.SHELL_MM} mm have an upper quartile of at least "
     "{on_bone.LEAST_HU} HU and are denser than the ring {on_bone.RING_MM} mm around them with a "
     "probability of at least {on_bone.LEAST_CONTRAST} (medians over the levels; at the best of "
@@ -208,12 +237,15 @@ RULES: dict[str, str] = {
     "level_cut": "A body of T12-L4 touches an edge of the CT, or the first or last slice of the "
     "mask's own grid.",
     "level_extra": "The mask or the localiser has a T13 or L6.",
-    "mask_resampled": "Points of both grids lie more than {masks.GRID_TOLERANCE:.0%} of the CT's "
-    "smallest spacing apart.",
+    "mask_resampled": "Points of both grids lie more than {mask_placing.GRID_TOLERANCE:.0%} of the "
+    "CT's smallest spacing apart.",
     "mask_partial": "Some voxels of T12-L4 lie outside the CT: above, below, or up to "
-    "{masks.OUTSIDE_SHARE:.0%} beside it.",
+    "{mask_placing.OUTSIDE_SHARE:.0%} beside it.",
     "segmentation_not_written": "A mask was made of a DICOM series whose headers lack what a "
     "DICOM SEG must repeat.",
+    "export_not_written": "A DICOM object repeats patient, study and geometry of the CT: its "
+    "headers must hold SOPClassUID, SeriesInstanceUID, StudyInstanceUID and FrameOfReferenceUID, "
+    "and texts that can be read in their character set.",
     "mask_not_compared": "The localiser refuses the CT, or finds a body at fewer than "
     "{mask_sources.comparison.FEWEST_MATCHED} of the mask's levels.",
     "body_derived": "A level reaches at least {masks.DEEPEST_BODY_MM} mm from front to back and "
@@ -242,6 +274,20 @@ RULES: dict[str, str] = {
     "normal_values_crude": "The normal values are the paper's (--normal paper).",
     "out_of_distribution": "More than half of the networks place the image beyond the threshold "
     "of their training cases (by default their {calibration.outliers.QUANTILE:.0%} quantile).",
+    "mask_overlaps": "Two vertebrae share at most {mask_placing.OVERLAP_SHARE} of the smaller "
+    "one's voxels; what they share goes to the upper one.",
+    "several_masks": "A folder or zip holds one SEG or RTSTRUCT.",
+    "mask_shifted": "The gaps between T12-L4 are less dense than the bodies' ends where the mask "
+    "lies: at least {along_spine.LEAST_SHARE} of the contrast that they have at the best shift "
+    "along the spine, or that shift is less than {along_spine.LEAST_SHIFT_MM} mm.",
+    "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
+    "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
+    "times their median distance apart.",
+    "body_impossible": "A whole body of T12-L4 measures (least, greatest) {plausibility.POSSIBLE}.",
+    "body_unusual": "A whole body of T12-L4 usually measures (least, greatest) "
+    "{plausibility.USUAL}, and less than {plausibility.NEIGHBOUR_RATIO} times its neighbour's "
+    "volume.",
+    "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5.",
 }
 """Code → the rule behind it, with its tolerances.
 

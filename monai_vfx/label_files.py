@@ -24,8 +24,8 @@ from monai_vfx.bodies import box_affine, nonzero_box
 from monai_vfx.dicom.files import access_refused, reason
 from monai_vfx.errors import CaseRefused
 from monai_vfx.nifti_files import check_units, load_nifti
-from monai_vfx.nrrd_files import missing_world
 from monai_vfx.shapes import Affine, Region
+from monai_vfx.text_headers import check_voxels_whole, missing_world, read_text_header
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that :func:`read_label_file` takes."""
@@ -287,11 +287,20 @@ def _nifti_names(extensions: Iterable[Any]) -> dict[int, str]:
 
 
 def _read_itk(path: Path, binary: bool) -> LabelFile:
-    lack = missing_world(path)
+    try:
+        header = read_text_header(path)
+    except FileNotFoundError as error:
+        raise CaseRefused(
+            "file_missing", f"{called(path)}: the file of voxels that it names is not there"
+        ) from error
+    except ValueError as error:
+        raise CaseRefused("mask_unreadable", f"{called(path)}: {error}") from error
+    lack = missing_world(header)
     if lack is not None:
         raise CaseRefused("geometry_missing", f"{called(path)}: {lack}")
     sitk: Any = import_module("SimpleITK")  # its stubs leave every call untyped
     reader = sitk.ImageFileReader()
+    reader.SetImageIO(header.image_io)
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -299,7 +308,6 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
         raise CaseRefused(
             "mask_unreadable", f"{called(path)}: the header is not readable"
         ) from error
-    keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     if reader.GetNumberOfComponents() != 1:
         raise CaseRefused(
             "not_volume",
@@ -308,9 +316,14 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
         )
     shape = _three_axes(path, reader.GetSize())
     try:
+        check_voxels_whole(header)
         image = reader.Execute()
-    except RuntimeError as error:
-        raise CaseRefused("file_truncated", f"{called(path)}: voxels cannot be read") from error
+    except PermissionError:
+        raise
+    except (EOFError, OSError, RuntimeError, zlib.error) as error:
+        raise CaseRefused(
+            "file_truncated", f"{called(path)}: voxels cannot be read ({reason(error)})"
+        ) from error
     values = sitk.GetArrayViewFromImage(image).reshape(shape[::-1]).T
     if values.dtype.kind not in "uif":
         raise CaseRefused("not_volume", f"{called(path)} holds {values.dtype} voxels")
@@ -321,5 +334,5 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
     affine[:3, :3] = directions * np.array(reader.GetSpacing()[:3])
     affine[:3, 3] = reader.GetOrigin()[:3]
     affine = _FROM_LPS @ affine
-    names = names_of_segments(keys)
+    names = names_of_segments(header.keys)
     return LabelFile(gathered, start, shape, affine, names, cropped=gathered.shape == shape)

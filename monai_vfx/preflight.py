@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_vfx.along_spine import check_along_spine
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.hu_peaks import check_offset, check_peaks
@@ -106,10 +107,11 @@ def load_case(
 
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
-        mask: label map or folder of per-structure files; or what makes one, called once the CT
-            has passed the checks of its header.
+        mask: label map, folder of per-structure files, DICOM SEG or RTSTRUCT; or what makes one,
+            called once the CT has passed the checks of its header.
         series_uid: which series, where the folder holds several.
-        scheme: label scheme of the mask; found from names or ids by default.
+        scheme: label scheme of the mask, or path of a label mapping; found from names or ids by
+            default.
 
     Raises:
         CaseRefused: with the code of the rule that is broken.
@@ -140,7 +142,13 @@ def _with_mask(
         raise CaseRefused("mask_required", "no mask was given for this CT")
     if callable(mask):
         mask = mask(volume)
-    masks = load_masks(Path(mask), volume.shape, volume.affine, scheme=scheme)
+    masks = load_masks(
+        Path(mask),
+        volume.shape,
+        volume.affine,
+        scheme=scheme,
+        frame_of_reference=volume.frame_of_reference,
+    )
     return Case(volume=volume, masks=masks, warnings=(*warnings, *masks.warnings))
 
 
@@ -156,7 +164,7 @@ def check_case(case: Case) -> Region:
 
 
 def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]) -> None:
-    """Check that voxels are HU and that the labelled bodies are bone.
+    """Check that voxels are HU, that the labelled bodies are bone and that discs lie between them.
 
     Args:
         hu: (i, j, k) of the region around T12-L4.
@@ -164,7 +172,8 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
         spacing_mm: voxel distances along (i, j, k).
 
     Raises:
-        CaseRefused: ``not_hounsfield``, ``hu_implausible`` or ``mask_off_bone``.
+        CaseRefused: ``not_hounsfield``, ``hu_implausible``, ``mask_off_bone`` or
+            ``mask_shifted``.
     """
     check_offset(hu)
     low, high = float(hu.min()), float(hu.max())
@@ -178,6 +187,7 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
     check_peaks(hu)
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
     check_on_bone(hu, bodies, spacing_mm)
+    check_along_spine(hu, bodies, spacing_mm)
 
 
 def is_study_level(labels: LabelVolume) -> BoolVolume:
@@ -254,7 +264,8 @@ def check_report(
         mask: as :func:`load_case` takes it.
         case: the caller's name for the case.
         series_uid: which series, where the folder holds several.
-        scheme: label scheme of the mask; found from names or ids by default.
+        scheme: label scheme of the mask, or path of a label mapping; found from names or ids by
+            default.
         review: called with the case once all other checks are passed. Returns ``mask``, where the
             mask comes from, and further ``warnings``; it may refuse the case as well.
 

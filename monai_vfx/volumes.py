@@ -48,6 +48,7 @@ class Volume:
         frame_numbers: of the slices within their object, from 1 (Enhanced DICOM), else None.
         thickness_mm: nominal slice thickness of the header, None where it is not stated.
         age_years, sex: of the header, None where absent. Never guessed.
+        frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         warnings: what a reader of the result must know.
     """
 
@@ -60,6 +61,7 @@ class Volume:
     thickness_mm: float | None = None
     age_years: float | None = None
     sex: str | None = None
+    frame_of_reference: str | None = field(default=None, repr=False)
     warnings: tuple[CaseWarning, ...] = ()
 
     @property
@@ -119,7 +121,7 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
     with access_refused():
         if not path.exists():
             raise CaseRefused("input_unreadable", "nothing is found at this path")
-        if path.is_dir() or not name.endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES):
+        if is_dicom(path):
             return _checked(_open_dicom(path, series_uid))
         if series_uid is not None:
             raise SettingError(
@@ -129,6 +131,16 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
         is_nifti = name.endswith(NIFTI_SUFFIXES)
         shape, affine, read = open_nifti(path) if is_nifti else open_nrrd(path)
         return _checked(Volume("nifti" if is_nifti else "nrrd", shape, affine, read))
+
+
+def is_dicom(path: str | PathLike[str]) -> bool:
+    """Whether a path is read as DICOM: by its name, unless it is a folder.
+
+    >>> is_dicom("series.zip"), is_dicom("ct.nii.gz")
+    (True, False)
+    """
+    path = Path(path)
+    return path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES)
 
 
 def world_positions(affine: Affine, indices: Any) -> Points:
@@ -168,6 +180,7 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         thickness_mm=series.thickness_mm,
         age_years=series.age_years,
         sex=series.sex,
+        frame_of_reference=series.frame_of_reference,
         warnings=series.warnings,
     )
 

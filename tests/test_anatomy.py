@@ -44,7 +44,7 @@ def test_values_are_one_to_one() -> None:
     assert set(SNOMED_CT) == {"T11", *LEVELS, "L5"}
     assert len(set(SNOMED_CT.values())) == len(SNOMED_CT)
     with pytest.raises(KeyError):
-        label_value("S1")
+        label_value("C1")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,12 @@ def test_values_are_one_to_one() -> None:
         ("vertebra-l4.seg.nrrd", "L4"),
         ("autochthon_right.nii.gz", "erector_spinae"),
         ("Left Psoas", "psoas"),
-        ("vertebrae_S1", None),
+        ("vertebrae_S1", "S1"),
+        ("sacrum.nii.gz", "S1"),
+        ("sacral nerve S1", None),
+        ("L5/S1", "L5"),
+        ("L5-S1 disc", None),
+        ("DS12 s10", None),
         ("vertebrae_L7", None),
         ("rib_left_12", None),
         ("disc_T12_L1", None),

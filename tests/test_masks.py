@@ -385,7 +385,8 @@ def test_an_extra_vertebra_is_warned_of(
     names = xml({n: level for level, n in (VERSE | {name: value}).items()}) if named else ""
     masks = load(save(tmp_path / "a.nii.gz", labels, names=names))
     assert [warning.code for warning in masks.warnings] == ["level_extra"]
-    assert f"labelled: {name}; check the numbering" in masks.warnings[0].message
+    assert f"labelled: {name}; " in masks.warnings[0].message
+    assert f"{5 + (name == 'L6')} lumbar vertebrae are labelled" in masks.warnings[0].message
     assert masks.levels == ("T11", "T12", "L1", "L2", "L3", "L4", "L5")
     np.testing.assert_array_equal(masks.labels, np.where(labels == value, 0, labels))
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, ParamSpec
 
 import click
 
-from monai_vfx.anatomy import MADE_MASKS
+from monai_vfx.anatomy import MADE_MASKS, SCHEMES
 from monai_vfx.errors import (
     CaseRefused,
     CaseWarning,
@@ -27,6 +27,7 @@ from monai_vfx.errors import (
     find_cause,
     find_refusal,
 )
+from monai_vfx.pacs.address import PacsAddress, is_address, parse_address
 
 P = ParamSpec("P")
 
@@ -59,13 +60,66 @@ class MaskChoice(click.ParamType):  # type: ignore[type-arg]
         return f"{'|'.join(MADE_MASKS)}|PATH"
 
 
+class ImageChoice(click.ParamType):  # type: ignore[type-arg]
+    """A path that exists, or the address of a study or series in a PACS."""
+
+    name = "image"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | PacsAddress:
+        """Return an address taken apart, anything else as a path."""
+        if isinstance(value, str) and is_address(value):
+            return _address(value, param, ctx, study=True)
+        found: Path = EXISTING.convert(value, param, ctx)
+        return found
+
+
+class ServiceChoice(click.ParamType):  # type: ignore[type-arg]
+    """The address of a PACS."""
+
+    name = "service"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> PacsAddress:
+        """Return the address taken apart."""
+        return value if isinstance(value, PacsAddress) else _address(value, param, ctx, study=False)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return how help shows it."""
+        return "dicomweb://HOST:PORT/PATH"
+
+
+def _address(
+    text: str, param: click.Parameter | None, ctx: click.Context | None, *, study: bool
+) -> PacsAddress:
+    try:
+        address = parse_address(text)
+    except SettingError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+    if study != (address.study_uid is not None):
+        rule = "must name a study: …/studies/UID" if study else "must end before /studies"
+        raise click.BadParameter(f"a PACS's address {rule}", ctx, param)
+    return address
+
+
+IMAGE_ARGUMENT = click.argument("image", type=ImageChoice())
+STORE_OPTION = click.option(
+    "--store",
+    "service",
+    type=ServiceChoice(),
+    help="Also store the DICOM objects of the results in this PACS. Its password stands in "
+    "VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
+)
 MASK_OPTION = click.option(
     "--mask",
     type=MaskChoice(),
     default="auto",
     show_default=True,
     help="auto: the localiser makes one; a label map (NIfTI, NRRD); a folder of per-structure "
-    "files; totalsegmentator: that tool, where it is installed.",
+    "files; a DICOM SEG or RTSTRUCT; totalsegmentator, spine-segment: that tool, where it is "
+    "installed.",
 )
 MADE_MASKS_OPTION = click.option(
     "--mask",
@@ -73,7 +127,7 @@ MADE_MASKS_OPTION = click.option(
     type=click.Choice(MADE_MASKS),
     default="auto",
     show_default=True,
-    help="Who makes the masks of rows that name none: the localiser, or TotalSegmentator.",
+    help="Who makes the masks of rows that name none: the localiser, or a tool by its name.",
 )
 COMPARE_OPTION = click.option(
     "--compare-mask/--no-compare-mask",
@@ -83,7 +137,52 @@ COMPARE_OPTION = click.option(
     "seconds); a case whose levels differ is refused.",
 )
 
-SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
+EXPORT_OPTION = click.option(
+    "--export",
+    multiple=True,
+    type=click.Choice(["dicom", "fhir"]),
+    help="Also write DICOM objects (SEG, montage, heat map, report) or a FHIR RiskAssessment. "
+    "Repeat for both.",
+)
+DEIDENTIFY_OPTION = click.option(
+    "--deidentify",
+    is_flag=True,
+    help="Leave the patient out of all files: identity, dates, UIDs and digests of the input.",
+)
+
+
+class LabelScheme(click.ParamType):  # type: ignore[type-arg]
+    """A scheme's name, or the path of a mapping file that exists."""
+
+    name = "labels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return a known name or an existing path; a mapping is read here, to fail early."""
+        from monai_vfx.label_mapping import is_mapping_file, read_mapping
+
+        if value in SCHEMES:
+            return str(value)
+        if not is_mapping_file(str(value)):
+            self.fail(f"{value} is neither of {', '.join(SCHEMES)} nor a .json or .yaml file")
+        found: Path = TABLE.convert(value, param, ctx)
+        try:
+            read_mapping(found)
+        except SettingError as error:
+            self.fail(str(error), param, ctx)
+        return str(found)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return how help shows it."""
+        return f"{'|'.join(SCHEMES)}|FILE"
+
+
+LABELS_OPTION = click.option(
+    "--labels",
+    "scheme",
+    type=LabelScheme(),
+    help="What the mask's labels mean: a scheme, or a file (JSON, YAML) that maps values or names "
+    "to structures; by default from names, else from ids.",
+)
 
 
 def say(message: str) -> None:
@@ -159,15 +258,10 @@ def case_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say where a case lies."""
     for option in reversed(
         (
-            click.argument("image", type=EXISTING),
+            IMAGE_ARGUMENT,
             MASK_OPTION,
             COMPARE_OPTION,
-            click.option(
-                "--labels",
-                "scheme",
-                type=SCHEMES,
-                help="Label scheme of the mask; by default from its names, else from its ids.",
-            ),
+            LABELS_OPTION,
             click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several."),
             click.option(
                 "--case",

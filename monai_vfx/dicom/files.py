@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +85,22 @@ def access_refused(code: str = "input_unreadable") -> Iterator[None]:
         raise CaseRefused(
             code, "the system denies access to a file or folder", ACCESS_REMEDY
         ) from error
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom's remarks to itself: they name files and values, a patient's among them."""
+    from pydicom.config import disable_value_validation
+
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with disable_value_validation(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pydicom")
+            yield
+    finally:
+        logger.disabled = before
 
 
 @dataclass(frozen=True)
@@ -239,11 +257,9 @@ def _start(files: Files, source: Source) -> bytes:
 def _header(files: Files, source: Source) -> Any | None:
     """Return the header of an image; None for another DICOM object, such as a report."""
     import pydicom
-    from pydicom.config import disable_value_validation
 
     try:
-        # Its remarks on values would name them, a patient's ID among them.
-        with disable_value_validation(), files.open(source) as file:
+        with quiet_pydicom(), files.open(source) as file:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
             for _ in header:  # turns every value from bytes, so that later use finds none damaged
                 pass

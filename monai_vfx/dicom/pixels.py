@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.dicom.files import Files, Source, access_refused, reason
+from monai_vfx.dicom.files import Files, Source, access_refused, quiet_pydicom, reason
 from monai_vfx.dicom.values import whole
 from monai_vfx.errors import CaseRefused
 
@@ -116,7 +116,7 @@ def decoded(
     import pydicom
     from pydicom.pixels import iter_pixels, pixel_array
 
-    with access_refused():
+    with access_refused(), quiet_pydicom():
         try:
             with files.open(source) as file:
                 # Straight from the file is faster, but does not inflate.

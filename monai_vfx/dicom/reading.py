@@ -44,6 +44,7 @@ class Series:
         age_years, sex: of the header, None where absent.
         warnings: what a reader of the result must know.
         deflated: whether a file is stored deflated as a whole.
+        frame_of_reference: UID that the slices share, None where absent.
     """
 
     sources: tuple[Source, ...]
@@ -58,6 +59,7 @@ class Series:
     sex: str | None
     warnings: tuple[CaseWarning, ...]
     deflated: bool
+    frame_of_reference: str | None = None
 
     def read(self, region: Region) -> HUVolume:
         """Decode the slices of a region and crop them.
@@ -191,6 +193,7 @@ def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) 
             *_position_warnings(position, stack.affine),
         ),
         deflated=any(_is_deflated(header) for _, header in files),
+        frame_of_reference=text(first, "FrameOfReferenceUID") or None,
     )
 
 
