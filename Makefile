@@ -10,7 +10,7 @@ SEED ?= 0
 PROCESSES ?= 2
 THREADS ?= None
 
-.PHONY: demo test test-slow lint bench localiser train-locator train-refiner install clean
+.PHONY: demo test test-slow fuzz lint docs bench localiser train-locator train-refiner install clean
 
 demo: install
 	$(BIN)/vfx demo --out $(OUT)
@@ -21,11 +21,21 @@ test: lint
 test-slow: lint
 	$(BIN)/python -m pytest -q -m slow
 
+# 20,000 damaged inputs; each must give a result or a code. COUNT=200 is quick, and so is one case:
+# .venv/bin/python tests/fuzzing.py --case 123
+COUNT ?= 20000
+fuzz: install
+	$(BIN)/python tests/fuzzing.py --count $(COUNT) --workers $(PROCESSES)
+
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Writes the table of codes into docs/inputs.md.
+docs: install
+	$(BIN)/python -m monai_vfx.codes docs/inputs.md
 
 bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

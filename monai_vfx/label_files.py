@@ -23,8 +23,9 @@ from monai_vfx.anatomy import structure_of_name
 from monai_vfx.bodies import box_affine, nonzero_box
 from monai_vfx.dicom.files import access_refused, reason
 from monai_vfx.errors import CaseRefused
+from monai_vfx.nifti_files import check_units, load_nifti
 from monai_vfx.shapes import Affine, Region
-from monai_vfx.volumes import load_nifti, missing_world
+from monai_vfx.text_headers import check_voxels_whole, missing_world, read_text_header
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that :func:`read_label_file` takes."""
@@ -32,9 +33,11 @@ SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 FOREGROUND = 0.5
 """In a file of one structure, values above this belong to it."""
 
+WHOLE_TOLERANCE = 1e-3
+"""How far a scaled value may lie from a whole number."""
+
 _SLAB_BYTES = 1 << 23
 _LARGEST_LABEL = (1 << 53) - 1  # beyond it float64 skips whole numbers
-_WHOLE_TOLERANCE = 1e-3  # how far a scaled value may lie from a whole number
 _LARGEST_NAME_TABLE = 1 << 22  # bytes
 _LABEL_TAG = re.compile(
     r'<Label\b[^>]*?\bKey="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>', re.DOTALL
@@ -175,6 +178,7 @@ def _read_nifti(path: Path, binary: bool) -> LabelFile:
             "geometry_missing",
             f"{called(path)}: sform and qform codes are both 0, no position is set",
         )
+    check_units(image)
     slabs = _slabs(path, image.dataobj, shape)
     try:
         values, start = _gather(path, slabs, binary)
@@ -253,7 +257,7 @@ def _whole(path: Path, values: npt.NDArray[Any], binary: bool) -> npt.NDArray[np
         return (values > FOREGROUND).astype(np.uint8)
     if values.dtype.kind == "f":
         rounded = np.rint(values)
-        odd = ~(np.abs(values - rounded) <= _WHOLE_TOLERANCE)
+        odd = ~(np.abs(values - rounded) <= WHOLE_TOLERANCE)
         if odd.any():
             raise CaseRefused(
                 "mask_fractional", f"{called(path)} holds the value {values[odd][0]:g}"
@@ -283,11 +287,20 @@ def _nifti_names(extensions: Iterable[Any]) -> dict[int, str]:
 
 
 def _read_itk(path: Path, binary: bool) -> LabelFile:
-    lack = missing_world(path)
+    try:
+        header = read_text_header(path)
+    except FileNotFoundError as error:
+        raise CaseRefused(
+            "file_missing", f"{called(path)}: the file of voxels that it names is not there"
+        ) from error
+    except ValueError as error:
+        raise CaseRefused("mask_unreadable", f"{called(path)}: {error}") from error
+    lack = missing_world(header)
     if lack is not None:
         raise CaseRefused("geometry_missing", f"{called(path)}: {lack}")
     sitk: Any = import_module("SimpleITK")  # its stubs leave every call untyped
     reader = sitk.ImageFileReader()
+    reader.SetImageIO(header.image_io)
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -295,7 +308,6 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
         raise CaseRefused(
             "mask_unreadable", f"{called(path)}: the header is not readable"
         ) from error
-    keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     if reader.GetNumberOfComponents() != 1:
         raise CaseRefused(
             "not_volume",
@@ -304,9 +316,14 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
         )
     shape = _three_axes(path, reader.GetSize())
     try:
+        check_voxels_whole(header)
         image = reader.Execute()
-    except RuntimeError as error:
-        raise CaseRefused("file_truncated", f"{called(path)}: voxels cannot be read") from error
+    except PermissionError:
+        raise
+    except (EOFError, OSError, RuntimeError, zlib.error) as error:
+        raise CaseRefused(
+            "file_truncated", f"{called(path)}: voxels cannot be read ({reason(error)})"
+        ) from error
     values = sitk.GetArrayViewFromImage(image).reshape(shape[::-1]).T
     if values.dtype.kind not in "uif":
         raise CaseRefused("not_volume", f"{called(path)} holds {values.dtype} voxels")
@@ -317,5 +334,5 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
     affine[:3, :3] = directions * np.array(reader.GetSpacing()[:3])
     affine[:3, 3] = reader.GetOrigin()[:3]
     affine = _FROM_LPS @ affine
-    names = names_of_segments(keys)
+    names = names_of_segments(header.keys)
     return LabelFile(gathered, start, shape, affine, names, cropped=gathered.shape == shape)

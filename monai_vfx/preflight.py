@@ -15,21 +15,43 @@ import numpy as np
 
 from monai_vfx.along_spine import check_along_spine
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.dicom.facts import Expected, HeaderFacts, check_expected
 from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.hu_peaks import check_offset, check_peaks
 from monai_vfx.masks import Masks, check_on_bone, load_masks
+from monai_vfx.schemas import schema
 from monai_vfx.shapes import BoolVolume, HUVolume, Json, LabelVolume, Region
 from monai_vfx.volumes import Volume, open_volume
 
 PROTOCOL_THICKNESS_MM = 5.0
 """Slice distance of the study (paper: 5 mm sections); more is warned of."""
+THICKNESS_SLACK_MM = 0.5
+"""Distances are rounded or overlap a little: so much above the protocol is still the protocol."""
 LARGEST_SPACING_MM = 10.0
 """Slice distance above which a vertebral body would hold fewer than three slices."""
 COARSE_PIXEL_MM = 1.5
 """Pixel size above which the 1 mm grid of the network only magnifies."""
+LEAST_PIXEL_MM, MOST_PIXEL_MM = 0.2, 3.5
+"""Pixels of a body CT are 0.5 to 1 mm wide, of a resampled one up to 3 mm."""
+LEAST_FIELD_MM, MOST_FIELD_MM = 80.0, 1100.0
+"""Width of a slice: from a reconstruction of the spine alone to the widest gantry."""
+LEAST_EXTENT_MM, MOST_EXTENT_MM = 60.0, 2500.0
+"""Length from the first slice to the last: T12-L4 are longer, nobody is longer than the other."""
+GAP_RATIO = 1.5
+"""Slices further apart than this share of their thickness leave tissue between them unseen."""
+FAT_HU, BONE_HU = -20.0, 50.0
+"""Something around every spine lies below the first, and something above the second."""
 MOST_HU = 33_000.0
 """No stored CT value is larger."""
 PADDING_MM = 5.0
 """The region read is this much wider than the crops need."""
+
+YOUNGEST_YEARS = 50
+"""Least age of the study's patients at the CT; it belongs to the range."""
+OLDEST_YEARS = 80
+"""Greatest age, likewise."""
+
+_EMPTY_FACTS: Json = dict.fromkeys(schema("case_facts")["properties"])
 
 MaskMaker = Callable[[Volume], Path]
 """Makes the mask of a CT that was opened and returns where it lies."""
@@ -124,7 +146,7 @@ def check_image(image: str | PathLike[str], series_uid: str | None = None) -> Vo
 def _with_mask(
     volume: Volume, mask: str | PathLike[str] | MaskMaker | None, scheme: str | None
 ) -> Case:
-    warnings = [*volume.warnings, *_check_spacing(volume)]
+    warnings = [*volume.warnings, *_check_spacing(volume), *_check_domain(volume)]
     if mask is None:
         raise CaseRefused("mask_required", "no mask was given for this CT")
     if callable(mask):
@@ -159,16 +181,19 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
         spacing_mm: voxel distances along (i, j, k).
 
     Raises:
-        CaseRefused: ``not_hounsfield``, ``mask_off_bone`` or ``mask_shifted``.
+        CaseRefused: ``not_hounsfield``, ``hu_implausible``, ``mask_off_bone`` or
+            ``mask_shifted``.
     """
+    check_offset(hu)
     low, high = float(hu.min()), float(hu.max())
-    if low >= -20 or high <= 50 or low < -MOST_HU or high > MOST_HU:
+    if low >= FAT_HU or high <= BONE_HU or low < -MOST_HU or high > MOST_HU:
         # Fat lies around every spine and bone in it; 16-bit CT cannot hold more than MOST_HU.
         raise CaseRefused(
             "not_hounsfield",
-            f"values around the spine run from {low:.0f} to {high:.0f}; fat below -20 and bone "
-            f"above 50 HU must be there, and nothing beyond {MOST_HU:.0f}",
+            f"values around the spine run from {low:.0f} to {high:.0f}; fat below {FAT_HU:.0f} and "
+            f"bone above {BONE_HU:.0f} HU must be there, and nothing beyond {MOST_HU:.0f}",
         )
+    check_peaks(hu)
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
     check_on_bone(hu, bodies, spacing_mm)
     check_along_spine(hu, bodies, spacing_mm)
@@ -188,12 +213,21 @@ def _check_spacing(volume: Volume) -> list[CaseWarning]:
     warnings = []
     step = volume.spacing_mm[volume.slice_axis]
     pixel = max(s for axis, s in enumerate(volume.spacing_mm) if axis != volume.slice_axis)
+    _check_size(volume, pixel)
     if step > LARGEST_SPACING_MM:
         raise CaseRefused(
-            "slices_too_thick", f"slices lie {step:.1f} mm apart, the rule is at most 10 mm"
+            "slices_too_thick",
+            f"slices lie {step:.1f} mm apart, the rule is at most {LARGEST_SPACING_MM:.0f} mm",
+        )
+    if volume.thickness_mm is not None and step > GAP_RATIO * volume.thickness_mm:
+        warnings.append(
+            CaseWarning(
+                "slices_apart",
+                f"slices of {volume.thickness_mm:.1f} mm lie {step:.1f} mm apart",
+            )
         )
     thickness = max(step, volume.thickness_mm or 0.0)
-    if thickness > PROTOCOL_THICKNESS_MM + 0.5:
+    if thickness > PROTOCOL_THICKNESS_MM + THICKNESS_SLACK_MM:
         warnings.append(
             CaseWarning("slice_thickness", f"slices of {thickness:.1f} mm; the study used 5 mm")
         )
@@ -204,6 +238,63 @@ def _check_spacing(volume: Volume) -> list[CaseWarning]:
     return warnings
 
 
+def _check_size(volume: Volume, largest_pixel: float) -> None:
+    """Refuse a size that is no patient's: spacing written in cm, say, or in micron."""
+    axis = volume.slice_axis
+    extents = [n * mm for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)]
+    length = extents.pop(axis)
+    smallest_pixel = min(mm for a, mm in enumerate(volume.spacing_mm) if a != axis)
+    for what, least, found, most in (
+        ("pixels", LEAST_PIXEL_MM, (smallest_pixel, largest_pixel), MOST_PIXEL_MM),
+        ("sides of a slice", LEAST_FIELD_MM, (min(extents), max(extents)), MOST_FIELD_MM),
+        ("the stack of slices", LEAST_EXTENT_MM, (length, length), MOST_EXTENT_MM),
+    ):
+        if not least <= min(found) <= max(found) <= most:
+            raise CaseRefused(
+                "size_implausible",
+                f"{what} of {min(found):.4g} to {max(found):.4g} mm; the rule is {least:g} to "
+                f"{most:g} mm",
+            )
+
+
+def _check_domain(volume: Volume) -> list[CaseWarning]:
+    """Warn of what puts a CT outside the study, as far as the header says so."""
+    facts = volume.facts or HeaderFacts()
+    warnings = age_warnings(facts.age_years)
+    if facts.contrast.contradictory:
+        text = f"the header contradicts itself on contrast ({'; '.join(facts.contrast.hints)})"
+        warnings.append(CaseWarning("contrast_contradictory", text))
+    return warnings
+
+
+def age_warnings(age_years: float | None) -> list[CaseWarning]:
+    """Return the warning ``age_outside_study`` where an age is known and outside.
+
+    >>> [w.message for w in age_warnings(49.0)], age_warnings(80.0), age_warnings(None)
+    (['age 49 years; the study: 50 to 80'], [], [])
+    """
+    if age_years is None or YOUNGEST_YEARS <= age_years <= OLDEST_YEARS:
+        return []
+    text = f"age {age_years:g} years; the study: {YOUNGEST_YEARS} to {OLDEST_YEARS}"
+    return [CaseWarning("age_outside_study", text)]
+
+
+def header_facts(volume: Volume) -> Json:
+    """Return what the header of a CT says, with the geometry that decides its domain.
+
+    Returns:
+        Those keys of ``data_schemas/case_facts.schema.json`` that need no voxel; null where the
+        header says nothing, as a NIfTI's or NRRD's does.
+    """
+    axis = volume.slice_axis
+    pixels = [step for n, step in enumerate(volume.spacing_mm) if n != axis]
+    return {
+        **(volume.facts or HeaderFacts()).to_json(),
+        "slice_distance_mm": round(volume.spacing_mm[axis], 3),
+        "pixel_mm": round(max(pixels), 3),
+    }
+
+
 def check_report(
     image: str | PathLike[str],
     mask: str | PathLike[str] | MaskMaker | None,
@@ -212,6 +303,7 @@ def check_report(
     series_uid: str | None = None,
     scheme: str | None = None,
     review: Callable[[Case], Json] | None = None,
+    expected: Expected | None = None,
 ) -> tuple[Json, CaseRefused | None]:
     """Run every check on one case and say what was found (``data_schemas/check.schema.json``).
 
@@ -223,12 +315,54 @@ def check_report(
         scheme: label scheme of the mask, or path of a label mapping; found from names or ids by
             default.
         review: called with the case once all other checks are passed. Returns ``mask``, where the
-            mask comes from, and further ``warnings``; it may refuse the case as well.
+            mask comes from, further ``warnings`` and ``facts``, those that need voxels; it may
+            refuse the case as well.
+        expected: what a table says of the case, to be compared with its header.
 
     Returns:
         The report, and the refusal if the case would not be accepted.
     """
-    report: Json = {
+    report = _blank_report(case)
+    stated = expected or Expected()
+    try:
+        volume = open_volume(image, series_uid)
+        report |= {
+            "format": volume.file_format,
+            "shape": list(volume.shape),
+            "spacing_mm": list(volume.spacing_mm),
+            "slices": volume.shape[volume.slice_axis],
+            "warnings": [asdict(warning) for warning in volume.warnings],
+            "facts": _EMPTY_FACTS | header_facts(volume),
+        }
+        check_expected(volume.facts, stated)
+        loaded = _with_mask(volume, mask, scheme)
+        report |= {
+            "levels": list(loaded.masks.levels),
+            "cut_levels": list(loaded.masks.cut),
+            "label_scheme": loaded.masks.scheme,
+            "body_source": loaded.masks.body_source,
+            "warnings": [asdict(warning) for warning in loaded.warnings],
+        }
+        if report["facts"]["age_years"] is None:
+            report["warnings"] += [asdict(w) for w in age_warnings(stated.age_years)]
+        check_case(loaded)
+        if review is not None:
+            found = review(loaded)
+            report["mask"] = found["mask"]
+            report["warnings"] += found["warnings"]
+            report["facts"] |= found.get("facts", {})
+    except CaseRefused as refusal:
+        return report | _refusal_facts(refusal), refusal
+    return report, None
+
+
+def refused_report(case: str, refusal: CaseRefused) -> Json:
+    """Return the report of a case of which nothing is known but why it is refused."""
+    return _blank_report(case) | _refusal_facts(refusal)
+
+
+def _blank_report(case: str) -> Json:
+    return {
         "case": case,
         "status": "accepted",
         "format": None,
@@ -240,39 +374,12 @@ def check_report(
         "label_scheme": None,
         "body_source": None,
         "mask": None,
+        "facts": None,
         "warnings": [],
         "refusal": None,
     }
-    try:
-        volume = open_volume(image, series_uid)
-        report |= {
-            "format": volume.file_format,
-            "shape": list(volume.shape),
-            "spacing_mm": list(volume.spacing_mm),
-            "slices": volume.shape[volume.slice_axis],
-            "warnings": [asdict(warning) for warning in volume.warnings],
-        }
-        loaded = _with_mask(volume, mask, scheme)
-        report |= {
-            "levels": list(loaded.masks.levels),
-            "cut_levels": list(loaded.masks.cut),
-            "label_scheme": loaded.masks.scheme,
-            "body_source": loaded.masks.body_source,
-            "warnings": [asdict(warning) for warning in loaded.warnings],
-        }
-        check_case(loaded)
-        if review is not None:
-            found = review(loaded)
-            report["mask"] = found["mask"]
-            report["warnings"] += found["warnings"]
-    except CaseRefused as refusal:
-        report |= {
-            "status": "refused",
-            "refusal": {
-                "code": refusal.code,
-                "message": refusal.message,
-                "remedy": refusal.remedy,
-            },
-        }
-        return report, refusal
-    return report, None
+
+
+def _refusal_facts(refusal: CaseRefused) -> Json:
+    facts = {name: getattr(refusal, name) for name in ("code", "message", "remedy")}
+    return {"status": "refused", "refusal": facts}

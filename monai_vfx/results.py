@@ -186,6 +186,14 @@ def check_case_name(name: str) -> str:
     return name
 
 
+def place_for_refusal(folder: Path) -> Path:
+    """Return where a refusal is recorded in the folder of a case: never over an earlier result."""
+    earlier = folder / "prediction.json"
+    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
+        return folder / "refused.json"
+    return earlier
+
+
 def write_json(path: Path, document: Json) -> None:
     """Write a JSON document, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

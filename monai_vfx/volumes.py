@@ -9,9 +9,8 @@ monai_vfx.errors.CaseRefused: input_unreadable: nothing is found at this path. G
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -20,27 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from monai_vfx.dicom.files import access_refused, reason
-from monai_vfx.dicom.reading import LPS_TO_RAS, SHORTEST_SERIES, read_series
+from monai_vfx.dicom.facts import HeaderFacts
+from monai_vfx.dicom.files import access_refused
+from monai_vfx.dicom.reading import read_series
+from monai_vfx.dicom.stack import SHORTEST_SERIES
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
+from monai_vfx.nifti_files import NIFTI_SUFFIXES, open_nifti
+from monai_vfx.nrrd_files import NRRD_SUFFIXES, open_nrrd
 from monai_vfx.shapes import Affine, HUVolume, Points, Region
 
-NRRD_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
-"""Files read through SimpleITK."""
-NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
-"""Files read through nibabel."""
-NRRD_WORLDS = {
-    "left-posterior-superior": "lps",
-    "right-anterior-superior": "ras",
-    "left-anterior-superior": "las",
-}
-"""NRRD's names of the worlds that SimpleITK turns to LPS, and their short forms. It would take any
-other for LPS."""
-_LONGEST_HEADER = 1 << 20
 LARGEST_TURN_DEG = 40.0
 """Beyond this angle it is not sure which axis is which."""
 MOST_VOXELS = 4e9
 """A header that speaks of more is taken for a damaged one."""
+LEAST_SPACING_MM = 1e-3
+"""Voxels nearer than this are no CT's."""
 SKEW_TOLERANCE = 2e-3
 """Largest cosine between two axes: 0.15 mm over the length of T12-L4."""
 
@@ -53,11 +46,13 @@ class Volume:
         file_format: ``dicom``, ``nifti`` or ``nrrd``.
         shape: voxels along the file's axes (i, j, k).
         affine: (i, j, k) → mm, RAS+.
-        sop_instance_uids: of the slices along k (DICOM), else None.
+        sop_instance_uids: of the slices' objects along k (DICOM), else None.
+        frame_numbers: of the slices within their object, from 1 (Enhanced DICOM), else None.
         thickness_mm: nominal slice thickness of the header, None where it is not stated.
         age_years, sex: of the header, None where absent. Never guessed.
         frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         warnings: what a reader of the result must know.
+        facts: what a DICOM header says of patient, scanner and protocol; None without one.
     """
 
     file_format: str
@@ -65,11 +60,13 @@ class Volume:
     affine: Affine
     _read: Callable[[Region], HUVolume] = field(repr=False)
     sop_instance_uids: tuple[str, ...] | None = field(default=None, repr=False)
+    frame_numbers: tuple[int, ...] | None = field(default=None, repr=False)
     thickness_mm: float | None = None
     age_years: float | None = None
     sex: str | None = None
     frame_of_reference: str | None = field(default=None, repr=False)
     warnings: tuple[CaseWarning, ...] = ()
+    facts: HeaderFacts | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -128,14 +125,26 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
     with access_refused():
         if not path.exists():
             raise CaseRefused("input_unreadable", "nothing is found at this path")
-        if path.is_dir() or not name.endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES):
+        if is_dicom(path):
             return _checked(_open_dicom(path, series_uid))
         if series_uid is not None:
             raise SettingError(
                 f"series ({series_uid}) must be left out: only DICOM holds series, "
                 "this is a NIfTI or NRRD file"
             )
-        return _checked(_open_nifti(path) if name.endswith(NIFTI_SUFFIXES) else _open_nrrd(path))
+        is_nifti = name.endswith(NIFTI_SUFFIXES)
+        shape, affine, read = open_nifti(path) if is_nifti else open_nrrd(path)
+        return _checked(Volume("nifti" if is_nifti else "nrrd", shape, affine, read))
+
+
+def is_dicom(path: str | PathLike[str]) -> bool:
+    """Whether a path is read as DICOM: by its name, unless it is a folder.
+
+    >>> is_dicom("series.zip"), is_dicom("ct.nii.gz")
+    (True, False)
+    """
+    path = Path(path)
+    return path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES)
 
 
 def world_positions(affine: Affine, indices: Any) -> Points:
@@ -146,66 +155,6 @@ def world_positions(affine: Affine, indices: Any) -> Points:
     array([[2., 3., 4.]])
     """
     return np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
-
-
-def load_nifti(path: Path) -> Any:
-    """Return a NIfTI image by its header; nibabel would take Analyze files and others as well.
-
-    Raises:
-        EOFError, zlib.error: when the header is cut.
-        OSError, ValueError: when this is no NIfTI image.
-    """
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
-
-    try:
-        image: Any = nib.load(path)
-    except (ImageFileError, HeaderDataError, WrapStructError) as error:
-        raise ValueError("no NIfTI image") from error
-    if not isinstance(
-        image, nib.Nifti1Pair
-    ):  # what NIfTI-1 and -2, one file or two, have in common
-        raise ValueError("no NIfTI image")
-    return image
-
-
-def missing_world(path: Path) -> str | None:
-    """Say what a NRRD or MetaImage header lacks to place its voxels in a patient; None if nothing.
-
-    ITK would fill in what is absent, and so guess an orientation. A file that is neither of the
-    two lacks nothing here: ITK will refuse it.
-
-    Raises:
-        OSError: when the file cannot be read.
-    """
-    fields = _text_header(path)
-    if not {"sizes", "dimsize"} & set(fields):
-        return None
-    if "dimsize" in fields:
-        if not {"transformmatrix", "orientation", "rotation"} & set(fields):
-            return "the header has no field 'TransformMatrix'"
-        return None
-    world = fields.get("space", "")
-    if world.lower() not in {*NRRD_WORLDS, *NRRD_WORLDS.values()}:
-        return f"the header's field 'space' is {world!r}, the rule is {', '.join(NRRD_WORLDS)}"
-    return None if "space directions" in fields else "the header has no field 'space directions'"
-
-
-def _text_header(path: Path) -> dict[str, str]:
-    """Return the fields of a NRRD or MetaImage header, names in small letters."""
-    meta = path.name.lower().endswith((".mha", ".mhd"))
-    fields: dict[str, str] = {}
-    with path.open("rb") as file:
-        for raw in file.read(_LONGEST_HEADER).split(b"\n"):
-            line = raw.decode("utf-8", errors="replace").rstrip("\r")
-            name, _, value = line.partition("=" if meta else ":")
-            if not line or "elementdatafile" in fields:
-                break  # voxels follow
-            if not line.startswith("#"):
-                fields[name.strip().lower()] = value.strip()
-    return fields
 
 
 def content_hash(path: Path) -> str:
@@ -223,6 +172,21 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
+def file_state(path: Path) -> str:
+    """Return a digest of what tells whether a file, or any in a folder, is still the one it was.
+
+    Size and time of each file count, and where it lies in the folder; nothing is read. A path at
+    which there is nothing has a state as well.
+    """
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    stats = []
+    for file in files:
+        name = str(file.relative_to(path))
+        found = file.stat() if file.exists() else None
+        stats.append([name, *((found.st_size, found.st_mtime_ns) if found else ())])
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
 def _open_dicom(path: Path, series_uid: str | None) -> Volume:
     series = read_series(path, series_uid)
     return Volume(
@@ -231,107 +195,20 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         affine=series.affine,
         _read=series.read,
         sop_instance_uids=series.sop_instance_uids,
+        frame_numbers=series.frame_numbers,
         thickness_mm=series.thickness_mm,
         age_years=series.age_years,
         sex=series.sex,
         frame_of_reference=series.frame_of_reference,
         warnings=series.warnings,
+        facts=series.facts,
     )
-
-
-def _open_nifti(path: Path) -> Volume:
-    try:
-        image = load_nifti(path)
-    except PermissionError:
-        raise
-    except (EOFError, zlib.error) as error:
-        raise CaseRefused(
-            "file_truncated", f"the NIfTI header cannot be read ({reason(error)})"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CaseRefused("input_unreadable", "the file is no NIfTI image") from error
-    codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
-    if codes == (0, 0):
-        # nibabel would make an affine up from the voxel sizes; orientation would be a guess.
-        raise CaseRefused("geometry_missing", "sform and qform codes are both 0")
-    shape = tuple(int(n) for n in image.shape)
-    if image.dataobj.dtype.kind not in "uif":
-        raise CaseRefused("not_volume", f"voxels are {image.dataobj.dtype}, not single numbers")
-    if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
-        raise CaseRefused("not_volume", f"the image has shape {shape}")
-    trailing = (0,) * (len(shape) - 3)
-
-    def read(region: Region) -> HUVolume:
-        with access_refused():
-            try:
-                _check_whole(path, image)
-                return np.asarray(image.dataobj[(*region, *trailing)], dtype=np.float32)
-            except PermissionError:
-                raise
-            except (EOFError, OSError, zlib.error, ValueError) as error:
-                raise CaseRefused(
-                    "file_truncated", f"voxels cannot be read ({reason(error)})"
-                ) from error
-
-    i, j, k = shape[:3]
-    affine = np.asarray(image.affine, dtype=float)
-    return Volume(file_format="nifti", shape=(i, j, k), affine=affine, _read=read)
-
-
-def _check_whole(path: Path, image: Any) -> None:
-    """Read a gzip to its end, which checks its sum; compare another file's size with its header.
-
-    Raises:
-        EOFError, OSError, zlib.error: the file is not whole.
-    """
-    if path.name.lower().endswith(".gz"):
-        with gzip.open(path) as stream:
-            while stream.read(1 << 22):
-                pass
-        return
-    data = Path(image.file_map["image"].filename)
-    proxy = image.dataobj
-    needed = proxy.offset + proxy.dtype.itemsize * int(np.prod(proxy.shape, dtype=np.int64))
-    if data.stat().st_size < needed:
-        raise EOFError
-
-
-def _open_nrrd(path: Path) -> Volume:
-    import SimpleITK as sitk  # noqa: N813 - the field's usual name
-
-    lack = missing_world(path)
-    if lack is not None:
-        raise CaseRefused("geometry_missing", lack)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise CaseRefused("input_unreadable", "the file's header cannot be read") from error
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise CaseRefused("not_volume", f"the image has size {reader.GetSize()}")
-    affine = np.eye(4)
-    directions = np.array(reader.GetDirection()).reshape(3, 3)
-    affine[:3, :3] = directions * np.array(reader.GetSpacing())
-    affine[:3, 3] = reader.GetOrigin()
-
-    def read(region: Region) -> HUVolume:
-        reader.SetExtractIndex([axis.start for axis in region])
-        reader.SetExtractSize([axis.stop - axis.start for axis in region])
-        try:
-            voxels = sitk.GetArrayFromImage(reader.Execute())  # (k, j, i)
-        except RuntimeError as error:
-            raise CaseRefused("file_truncated", "voxels cannot be read") from error
-        return np.ascontiguousarray(voxels.T, dtype=np.float32)
-
-    i, j, k = (int(n) for n in reader.GetSize())
-    return Volume(file_format="nrrd", shape=(i, j, k), affine=LPS_TO_RAS @ affine, _read=read)
 
 
 def _checked(volume: Volume) -> Volume:
     """Check the geometry and return the volume with axes at exactly right angles."""
     spacing = np.array(volume.spacing_mm)
-    if not np.isfinite(volume.affine).all() or spacing.min() < 1e-3:
+    if not np.isfinite(volume.affine).all() or spacing.min() < LEAST_SPACING_MM:
         raise CaseRefused("geometry_invalid", f"voxel spacing is {spacing.tolist()} mm")
     cosines = volume.affine[:3, :3] / spacing
     skew = float(np.abs(cosines.T @ cosines - np.eye(3)).max())

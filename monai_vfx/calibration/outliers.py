@@ -24,6 +24,8 @@ MOST_COMPONENTS = 32
 CASES_A_COMPONENT = 5
 LEAST_CASES = 20
 FOLDS = 10
+QUANTILE = 0.95
+"""Of the training cases' distances: the threshold lies there unless it is set otherwise."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class OutlierDetector:
 
     @classmethod
     def fit(
-        cls, features: npt.ArrayLike, *, quantile: float = 0.95, seed: int = 0
+        cls, features: npt.ArrayLike, *, quantile: float = QUANTILE, seed: int = 0
     ) -> OutlierDetector:
         """Learn the distance and its threshold from the training cases.
 

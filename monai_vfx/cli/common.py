@@ -27,6 +27,7 @@ from monai_vfx.errors import (
     find_cause,
     find_refusal,
 )
+from monai_vfx.pacs.address import PacsAddress, is_address, parse_address
 
 P = ParamSpec("P")
 
@@ -59,6 +60,58 @@ class MaskChoice(click.ParamType):  # type: ignore[type-arg]
         return f"{'|'.join(MADE_MASKS)}|PATH"
 
 
+class ImageChoice(click.ParamType):  # type: ignore[type-arg]
+    """A path that exists, or the address of a study or series in a PACS."""
+
+    name = "image"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | PacsAddress:
+        """Return an address taken apart, anything else as a path."""
+        if isinstance(value, str) and is_address(value):
+            return _address(value, param, ctx, study=True)
+        found: Path = EXISTING.convert(value, param, ctx)
+        return found
+
+
+class ServiceChoice(click.ParamType):  # type: ignore[type-arg]
+    """The address of a PACS."""
+
+    name = "service"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> PacsAddress:
+        """Return the address taken apart."""
+        return value if isinstance(value, PacsAddress) else _address(value, param, ctx, study=False)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return how help shows it."""
+        return "dicomweb://HOST:PORT/PATH"
+
+
+def _address(
+    text: str, param: click.Parameter | None, ctx: click.Context | None, *, study: bool
+) -> PacsAddress:
+    try:
+        address = parse_address(text)
+    except SettingError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+    if study != (address.study_uid is not None):
+        rule = "must name a study: …/studies/UID" if study else "must end before /studies"
+        raise click.BadParameter(f"a PACS's address {rule}", ctx, param)
+    return address
+
+
+IMAGE_ARGUMENT = click.argument("image", type=ImageChoice())
+STORE_OPTION = click.option(
+    "--store",
+    "service",
+    type=ServiceChoice(),
+    help="Also write the results as DICOM objects and store these in a PACS. Its user and password "
+    "stand in VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
+)
 MASK_OPTION = click.option(
     "--mask",
     type=MaskChoice(),
@@ -82,6 +135,19 @@ COMPARE_OPTION = click.option(
     show_default=True,
     help="Whether the levels of a mask that is given are compared with the localiser's (some "
     "seconds); a case whose levels differ is refused.",
+)
+
+EXPORT_OPTION = click.option(
+    "--export",
+    multiple=True,
+    type=click.Choice(["dicom", "fhir"]),
+    help="Also write DICOM objects (SEG, montage, heat map, report) or a FHIR RiskAssessment. "
+    "Repeat for both.",
+)
+DEIDENTIFY_OPTION = click.option(
+    "--deidentify",
+    is_flag=True,
+    help="Leave the patient out of all files: identity, dates, UIDs and digests of the input.",
 )
 
 
@@ -116,6 +182,18 @@ LABELS_OPTION = click.option(
     type=LabelScheme(),
     help="What the mask's labels mean: a scheme, or a file (JSON, YAML) that maps values or names "
     "to structures; by default from names, else from ids.",
+)
+GATE_OPTION = click.option(
+    "--gate",
+    type=TABLE,
+    help="check.csv of vfx check on this table: whom it refuses is left out and counted.",
+)
+EXCLUDE_OPTION = click.option(
+    "--exclude-warning",
+    "exclude_warnings",
+    multiple=True,
+    metavar="CODE",
+    help="Leave out whom the gate warned of this as well, such as metal_or_cement. Repeatable.",
 )
 
 
@@ -168,6 +246,16 @@ def exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+def check_gate(gate: Path | None, exclude_warnings: tuple[str, ...]) -> None:
+    """Name what is wrong with a gate before anything heavy is loaded."""
+    from monai_vfx.cohort.gate import read_gate
+
+    if gate is not None:
+        read_gate(gate, exclude_warnings)
+    elif exclude_warnings:
+        raise SettingError("exclude-warning needs --gate: the check.csv that holds the warnings")
+
+
 def _case_name(_: click.Context, __: click.Parameter, value: str) -> str:
     from monai_vfx.results import check_case_name
 
@@ -192,7 +280,7 @@ def case_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say where a case lies."""
     for option in reversed(
         (
-            click.argument("image", type=EXISTING),
+            IMAGE_ARGUMENT,
             MASK_OPTION,
             COMPARE_OPTION,
             LABELS_OPTION,

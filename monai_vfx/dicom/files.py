@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from monai_vfx.dicom.facts import FACT_TAGS
 from monai_vfx.errors import CaseRefused
 
 _HEADER_TAGS = [
@@ -34,12 +37,27 @@ _HEADER_TAGS = [
     "Columns",
     "NumberOfFrames",
     "SamplesPerPixel",
+    "PhotometricInterpretation",
     "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
+    *FACT_TAGS,
+    "LossyImageCompressionRatio",
+    "ConcatenationUID",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 ]
-_CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, Enhanced CT
+_CT_CLASSES = tuple(  # CT, Enhanced CT, Legacy Converted Enhanced CT
+    f"1.2.840.10008.5.1.4.1.1.2{part}" for part in ("", ".1", ".2")
+)
 _DICOMDIR = "1.2.840.10008.1.3.10"  # has no SOPClassUID in its data set
 _PREAMBLE = 128  # bytes before the mark, DICOM PS3.10, 7.1
 _MARK = b"DICM"
@@ -68,6 +86,22 @@ def access_refused(code: str = "input_unreadable") -> Iterator[None]:
         raise CaseRefused(
             code, "the system denies access to a file or folder", ACCESS_REMEDY
         ) from error
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom's remarks to itself: they name files and values, a patient's among them."""
+    from pydicom.config import disable_value_validation
+
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with disable_value_validation(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pydicom")
+            yield
+    finally:
+        logger.disabled = before
 
 
 @dataclass(frozen=True)
@@ -199,6 +233,15 @@ def read_headers(path: Path) -> tuple[list[tuple[Source, Any]], int]:
     return headers, ignored + len(blank)
 
 
+def read_tags(files: Files, source: Source, tags: Sequence[str]) -> Any:
+    """Return some tags of a file whose header could be read before."""
+    import pydicom
+    from pydicom.config import disable_value_validation
+
+    with access_refused(), disable_value_validation(), files.open(source) as file:
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
+
+
 def _start(files: Files, source: Source) -> bytes:
     try:
         return files.start(source)
@@ -215,11 +258,9 @@ def _start(files: Files, source: Source) -> bytes:
 def _header(files: Files, source: Source) -> Any | None:
     """Return the header of an image; None for another DICOM object, such as a report."""
     import pydicom
-    from pydicom.config import disable_value_validation
 
     try:
-        # Its remarks on values would name them, a patient's ID among them.
-        with disable_value_validation(), files.open(source) as file:
+        with quiet_pydicom(), files.open(source) as file:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
             for _ in header:  # turns every value from bytes, so that later use finds none damaged
                 pass
@@ -251,6 +292,8 @@ def _check_complete(file: BinaryIO, header: Any) -> None:
     syntax = header.file_meta.get("TransferSyntaxUID")
     here = file.tell()
     remaining = file.seek(0, io.SEEK_END) - here
+    if syntax is not None and not syntax.is_transfer_syntax:
+        return  # what it announces cannot be known; the series will be refused for it
     if syntax is not None and syntax.is_deflated:
         return  # inflated as a whole when the header was read
     if syntax is not None and syntax.is_encapsulated:

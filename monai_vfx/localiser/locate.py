@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 RATES_FILE = "naming.json"
 """Beside the weights: measured :class:`naming.Rates`; without it, the ones stated there."""
 
+LEAST_IN_VIEW = 0.5
+"""Least probability that T12 to L4 are all in view; below it they are called missing."""
+
 _SHOWN = 6  # hypotheses in the evidence
 _BEYOND_MM = 5.0  # muscle is labelled this far beyond T11 and L5
 
@@ -198,7 +201,7 @@ def _refuse_unless_sure(
             "spine_not_found",
             f"{len(naming.names)} small bodies in a row are seen, none of the chest or the loin",
         )
-    if naming.in_chain < 0.5:
+    if naming.in_chain < LEAST_IN_VIEW:
         raise CaseRefused(
             "level_missing",
             f"{len(naming.names)} vertebral bodies are in view, most likely {view}; the rule is "

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from monai_vfx.anatomy import LEVELS, MADE_MASKS, VERTEBRAE
+from monai_vfx.dicom.headers import Deidentifier
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.mask_sources.label_map import write_label_map
 from monai_vfx.plausibility import measure_bodies
@@ -62,6 +63,7 @@ class MaskSource:
             what it finds.
         segmentation: whether a mask that is made of a DICOM series is written as DICOM SEG, too;
             that file holds the patient's name, as the series does.
+        hide: takes the patient out of that file.
         weights: folder with the localiser's weights; those of the package by default.
         picture: whether a mask that is given is drawn, too.
 
@@ -80,6 +82,7 @@ class MaskSource:
         series_uid: str | None = None,
         compare: bool = True,
         segmentation: bool = True,
+        hide: Deidentifier | None = None,
         weights: str | PathLike[str] | None = None,
         picture: bool = False,
     ) -> None:
@@ -91,6 +94,7 @@ class MaskSource:
         self.series_uid = series_uid
         self.compare = compare
         self.segmentation = segmentation
+        self.hide = hide
         self.weights = None if weights is None else Path(weights)
         self.path = None if mask is None else self.folder / MASK if made else Path(mask)
         self.warnings: tuple[CaseWarning, ...] = ()
@@ -175,13 +179,16 @@ class MaskSource:
 
     def _write_segmentation(self, volume: Volume, labels: LabelVolume, made_by: str) -> None:
         if self.segmentation and volume.file_format == "dicom":
-            from monai_vfx.dicom.segmentation import NoSegmentation, write_segmentation
+            from monai_vfx.dicom.headers import NotDerivable
+            from monai_vfx.dicom.segmentation import write_segmentation
 
             target = self.folder / SEGMENTATION
             try:
-                write_segmentation(target, labels, self.image, self.series_uid, made_by)
-            except NoSegmentation:
-                text = "the CT's headers lack what a DICOM SEG must repeat: no mask.dcm"
+                write_segmentation(
+                    target, labels, self.image, self.series_uid, made_by, hide=self.hide
+                )
+            except NotDerivable as error:
+                text = f"no mask.dcm: {error}"
                 self.warnings = (*self.warnings, CaseWarning("segmentation_not_written", text))
 
     def _draw_made(self, case: Case, found: Localisation) -> None:
@@ -273,6 +280,7 @@ def localise_case(
     *,
     series_uid: str | None = None,
     weights: str | PathLike[str] | None = None,
+    deidentify: bool = False,
 ) -> Json:
     """Name the vertebrae of one CT and leave mask, picture and ``localisation.json``.
 
@@ -281,6 +289,7 @@ def localise_case(
         folder: for the files; what an earlier run left of them goes.
         series_uid: which series, where the image holds several.
         weights: folder with the localiser's weights; those of the package by default.
+        deidentify: leave the patient out of ``mask.dcm``.
 
     Returns:
         What ``localisation.json`` holds (``data_schemas/localisation.schema.json``); with
@@ -289,7 +298,8 @@ def localise_case(
     folder = Path(folder)
     for name in MADE_FILES:
         (folder / name).unlink(missing_ok=True)
-    source = MaskSource(image, "auto", folder, series_uid=series_uid, weights=weights)
+    hide = Deidentifier() if deidentify else None
+    source = MaskSource(image, "auto", folder, series_uid=series_uid, weights=weights, hide=hide)
     try:
         case = load_case(image, source, series_uid=series_uid)
         check_case(case)
@@ -298,10 +308,12 @@ def localise_case(
         (folder / MASK).unlink(missing_ok=True)  # what is refused must not look like a result
         (folder / SEGMENTATION).unlink(missing_ok=True)
         refused = refused_localisation(refusal)
+        refused = refused if hide is None else hide.document(refused)
         write_json(folder / FACTS, refused)
         return refused
     document: Json = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     document["warnings"] += [asdict(w) for w in case.warnings if w not in source.warnings]
+    document = document if hide is None else hide.document(document)
     write_json(folder / FACTS, document)
     return document
 

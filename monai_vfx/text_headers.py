@@ -1,0 +1,215 @@
+"""Headers of NRRD and MetaImage files, read with suspicion before ITK sees them.
+
+ITK's readers are made for files that are well. A long word, or text where a number belongs, ends
+the whole process, and a damaged compressed stream keeps it busy for ever. So a file is handed to
+ITK only when its header is plain and its voxels are all there.
+
+Formats: NRRD 1-5 (teem.sourceforge.net/nrrd/format.html) and MetaIO's tag names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+WORLDS = {
+    "left-posterior-superior": "lps",
+    "right-anterior-superior": "ras",
+    "left-anterior-superior": "las",
+}
+"""NRRD's names of the worlds that SimpleITK turns to LPS, and their short forms. It would take any
+other for LPS."""
+LONGEST_FIELD = 1000
+"""Characters of a field; a longer one overruns ITK's memory."""
+MOST_AXES = 10
+
+_LONGEST_HEADER = 1 << 20
+_AT_ONCE = 1 << 22  # bytes that are unpacked in one go
+_BYTES = {  # of one voxel, by the names that both formats have for it
+    **dict.fromkeys(("signed char", "int8", "int8_t", "met_char"), 1),
+    **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t", "met_uchar"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "int16", "int16_t", "met_short"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "uint16", "uint16_t", "met_ushort"), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "met_int", "met_long"), 4),
+    **dict.fromkeys(("uint", "unsigned int", "uint32", "uint32_t", "met_uint", "met_ulong"), 4),
+    **dict.fromkeys(
+        ("longlong", "long long", "long long int", "int64", "int64_t", "met_long_long"), 8
+    ),
+    **dict.fromkeys(
+        ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"), 8
+    ),
+    **dict.fromkeys(("met_ulong_long", "double", "met_double"), 8),
+    **dict.fromkeys(("float", "met_float"), 4),
+}
+_MATRICES = ("transformmatrix", "orientation", "rotation")
+_VECTORS = ("offset", "origin", "position", "elementspacing", "elementsize", "centerofrotation")
+
+
+@dataclass(frozen=True)
+class TextHeader:
+    """A header that ITK can be trusted with.
+
+    Attributes:
+        fields: the format's own fields, names in small letters.
+        keys: what a NRRD holds beside them (``name:=value``).
+        meta: whether this is MetaImage; otherwise NRRD.
+        data: the file that holds the voxels.
+        start: its byte at which they begin, as far as the header says.
+    """
+
+    fields: dict[str, str]
+    keys: dict[str, str]
+    meta: bool
+    data: Path
+    start: int
+
+    @property
+    def image_io(self) -> str:
+        """Name of the reader; without it ITK asks all it has, by content."""
+        return "MetaImageIO" if self.meta else "NrrdImageIO"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Voxels along each axis, the fastest first."""
+        return tuple(int(n) for n in self.fields["dimsize" if self.meta else "sizes"].split())
+
+    @property
+    def packed(self) -> bool:
+        """Whether the voxels are compressed."""
+        if self.meta:
+            return self.fields.get("compresseddata", "").lower() in ("true", "1")
+        return self.fields["encoding"].lower() in ("gzip", "gz")
+
+
+def read_text_header(path: Path) -> TextHeader:
+    """Read the header of a NRRD or MetaImage file.
+
+    Args:
+        path: ending in ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``.
+
+    Raises:
+        FileNotFoundError: the file of voxels that the header names is not there.
+        OSError: the file cannot be read.
+        ValueError: this is no such header, or one that ITK would stumble over; the message says
+            what is wrong and names no file.
+    """
+    meta = path.name.lower().endswith((".mha", ".mhd"))
+    with path.open("rb") as file:
+        content = file.read(_LONGEST_HEADER)
+    fields: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    place = 0
+    if not meta:
+        if re.match(rb"NRRD000[1-6]\r?\n", content) is None:
+            raise ValueError("the file does not begin as a NRRD")
+        place = content.index(b"\n") + 1
+    while place < len(content) and "elementdatafile" not in fields:
+        end = content.find(b"\n", place) + 1 or len(content)
+        line = content[place:end].decode("utf-8", errors="replace").rstrip("\r\n")
+        place = end
+        if not line:
+            break  # voxels follow
+        if not line.startswith("#"):
+            _take(line, "=" if meta else ":", fields, keys)
+    _check_fields(fields, meta)
+    name = fields.get("elementdatafile" if meta else "data file", fields.get("datafile", "LOCAL"))
+    if name.upper() == "LOCAL":
+        return TextHeader(fields, keys, meta, path, place)
+    data = path.parent / name
+    if {"/", "\\", "%"} & {*name} or name.upper().startswith("LIST"):
+        raise ValueError("the voxels lie in no single file beside the header")
+    if not data.is_file():
+        raise FileNotFoundError
+    return TextHeader(fields, keys, meta, data, 0)
+
+
+def missing_world(header: TextHeader) -> str | None:
+    """Say what a header lacks to place its voxels in a patient; None if nothing.
+
+    ITK would fill in what is absent, and so guess an orientation.
+    """
+    fields = header.fields
+    if header.meta:
+        if not set(_MATRICES) & set(fields):
+            return "the header has no field 'TransformMatrix'"
+        return None
+    world = fields.get("space", "")
+    if world.lower() not in {*WORLDS, *WORLDS.values()}:
+        return f"the header's field 'space' is {world!r}, the rule is {', '.join(WORLDS)}"
+    return None if "space directions" in fields else "the header has no field 'space directions'"
+
+
+def check_voxels_whole(header: TextHeader) -> None:
+    """Check that all voxels are there; a compressed stream is unpacked to its end.
+
+    Raises:
+        EOFError: bytes are missing.
+        OSError, zlib.error: the stream is damaged, or the file cannot be read.
+    """
+    channels = int(header.fields.get("elementnumberofchannels", 1))
+    kind = header.fields["elementtype" if header.meta else "type"].lower()
+    needed = math.prod(header.sizes) * channels * _BYTES[kind]
+    if not header.packed:
+        if header.data.stat().st_size - header.start < needed:
+            raise EOFError
+        return
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib's frame or that of gzip
+    found = 0
+    with header.data.open("rb") as file:
+        file.seek(header.start)
+        while not unpack.eof and found <= needed:
+            packed = unpack.unconsumed_tail or file.read(_AT_ONCE)
+            if not packed:
+                raise EOFError
+            found += len(unpack.decompress(packed, _AT_ONCE))
+    if found < needed:
+        raise EOFError
+
+
+def _take(line: str, mark: str, fields: dict[str, str], keys: dict[str, str]) -> None:
+    """Put a line where it belongs."""
+    name, found, value = line.partition(mark)
+    if mark == ":" and value.startswith("="):
+        keys[name] = value[1:]
+        return
+    name = name.strip().lower()
+    if not found or len(line) > LONGEST_FIELD or not line.replace("\t", " ").isprintable():
+        raise ValueError("a line of the header is too long or no text")
+    if name in fields:
+        raise ValueError("a field stands twice in the header")
+    fields[name] = value.strip()
+
+
+def _check_fields(fields: dict[str, str], meta: bool) -> None:
+    """Refuse values that are not what their names announce."""
+    axes, sizes = ("ndims", "dimsize") if meta else ("dimension", "sizes")
+    if not re.fullmatch(r"\d{1,2}", fields.get(axes, "")):
+        raise ValueError("the header does not say how many axes there are")
+    count = int(fields[axes])
+    lengths = fields.get(sizes, "").split()
+    if not 1 <= count <= MOST_AXES or len(lengths) != count:
+        raise ValueError("the header's sizes do not fit its axes")
+    if not all(re.fullmatch(r"0*[1-9]\d{0,6}", length) for length in lengths):
+        raise ValueError("the header's sizes are not whole numbers above 0")
+    if fields.get("elementtype" if meta else "type", "").lower() not in _BYTES:
+        raise ValueError("the header names no known type of voxels")
+    if not meta:
+        if fields.get("encoding", "").lower() not in ("raw", "gzip", "gz"):
+            raise ValueError("the header's encoding is neither raw nor gzip")
+        return
+    if not re.fullmatch(r"\d{1,3}", fields.get("elementnumberofchannels", "1")):
+        raise ValueError("the header's number of channels is none")
+    expected = dict.fromkeys(_MATRICES, count * count) | dict.fromkeys(_VECTORS, count)
+    for name in expected.keys() & fields.keys():
+        if not _are_numbers(fields[name], expected[name]):
+            raise ValueError("the header's geometry has too few numbers, or none")
+
+
+def _are_numbers(text: str, count: int) -> bool:
+    try:
+        return len([float(part) for part in text.split()]) == count
+    except ValueError:
+        return False
