@@ -518,6 +518,9 @@ def install_spine_segment(folder: Path, labels: np.ndarray) -> Path:
     tool = folder / "spine-segment"
     tool.write_text(SPINE_SEGMENT.format(python=sys.executable))
     tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
+    facts = folder / "site" / "spine_segment-9.8.dist-info" / "METADATA"
+    facts.parent.mkdir(parents=True)
+    facts.write_text("Metadata-Version: 2.1\nName: spine-segment\nVersion: 9.8\n")
     (folder / "bundle" / "weights").mkdir(parents=True)
     for name in SPINE_WEIGHTS:
         (folder / "bundle" / "weights" / name).write_bytes(bytes(2000))
@@ -531,13 +534,14 @@ def test_spine_segment_is_run_and_its_bodies_kept(
     bundle = install_spine_segment(tmp_path / "bin", any_grid.labels)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SPINE_SEGMENT_MODEL_BUNDLE", str(bundle))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "bin" / "site"))  # as if installed there
     words = ["check", str(image), "--mask", "spine-segment", "--no-compare-mask"]
     result = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert violations(report, "check") == []
     assert report["mask"]["source"] == "spine-segment"
-    assert report["mask"]["tool"] == "spine-segment unknown"  # this interpreter has none
+    assert report["mask"]["tool"] == "spine-segment 9.8"
     assert report["body_source"] == "given"
     kept = load_masks(tmp_path / "out" / MASK, any_grid.labels.shape, any_grid.affine)
     np.testing.assert_array_equal(kept.labels, any_grid.labels)
