@@ -17,11 +17,14 @@ REFUSALS: dict[str, str] = {
     "input_unreadable": "Give a DICOM folder, a zip of one, a NIfTI or an NRRD file.",
     "no_image": "Give a folder that holds the DICOM files of one CT series.",
     "file_truncated": "The file is incomplete: copy or download it again.",
+    "file_missing": "The image's voxels or header lie in another file: give both, side by side.",
     "not_ct": "Only CT is accepted: choose the CT series of the study.",
     "several_series": "Point to one series, or name it with --series UID.",
     "series_mixed": "Export the series again so that all its slices share one geometry.",
     "geometry_missing": "Export the series again with its position, orientation and spacing tags.",
     "geometry_invalid": "The image's geometry is not usable: export or convert it again.",
+    "forms_disagree": "Write the NIfTI again with sform and qform alike, or with one of them.",
+    "units_not_mm": "Write the image again with positions and spacing in mm.",
     "too_few_slices": "Provide the whole volume: T12 to L4 must be covered.",
     "slices_duplicated": "Two slices share one position: remove the duplicates.",
     "phases_overlap": "The series holds several phases or reconstructions: separate them first.",
@@ -35,6 +38,8 @@ REFUSALS: dict[str, str] = {
     "slices_too_thick": "Use a reconstruction with slices at most 10 mm apart, best 5 mm or less.",
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
+    "hu_implausible": "Values are shifted or scaled: apply slope and intercept exactly once.",
+    "size_implausible": "Write pixel size and positions in mm.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
     "header_conflict": "Find out which is right: the row may belong to another CT. Correct the "
     "table, or leave out the column.",
@@ -55,6 +60,8 @@ REFUSALS: dict[str, str] = {
     "mask_labels_unknown": "Name the scheme with --labels, or use a file that carries names.",
     "mask_grid_mismatch": "The mask does not lie on this CT: use the mask made from this series.",
     "mask_off_bone": "The labelled region is not bone on this CT: check that mask and CT match.",
+    "mask_shifted": "The mask lies beside its vertebrae along the spine: use the mask made from "
+    "this series, or move it.",
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
     "mask_overlaps": "Correct the structures so that no voxel belongs to two vertebrae.",
     "contours_missing": "Interpolate the contours to all slices of the CT and export them again.",
@@ -93,10 +100,12 @@ WARNINGS: dict[str, str] = {
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
     "segmentation_not_written": "the mask that was made could not be written as DICOM SEG",
+    "export_not_written": "the CT's headers do not allow an object that --export asks for",
     "mask_not_compared": "the mask's levels could not be compared with the localiser's",
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",
     "slices_repeated": "fewer slices than the network takes: some are repeated",
     "slice_thickness": "slices are thicker than the study's protocol",
+    "slices_apart": "slices are thinner than their distance: tissue between them was not imaged",
     "resolution_coarse": "pixels are coarser than those of the study",
     "crop_padded": "the crop leaves the field of view and was padded",
     "simulated_weights": "the weights were trained on simulated patients",
@@ -148,6 +157,8 @@ RULES: dict[str, str] = {
     "file_truncated": "Every DICOM file is whole: its header can be read, and as many bytes of "
     "pixels follow as it announces (compressed: the end mark, and they decode). A zip, a gzip and "
     "a NIfTI, NRRD or mask end where their headers say, with the right sum.",
+    "file_missing": "A `.hdr` has its `.img` beside it and the other way round; the one data file "
+    "that a NRRD or MetaImage header names is there.",
     "not_ct": "Modality is CT in every slice; localizers (ImageType) and secondary captures do "
     "not count as one.",
     "several_series": "Without --series there is one CT series.",
@@ -155,13 +166,18 @@ RULES: dict[str, str] = {
     "within {dicom.stack.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
     "{dicom.stack.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
     "geometry_missing": "Every slice has ImagePositionPatient, ImageOrientationPatient, "
-    "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space` and `space "
-    "directions`; a MetaImage `TransformMatrix`.",
+    "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space`, `space "
+    "origin` and three `space directions`; a MetaImage `TransformMatrix`, `Offset` and "
+    "`ElementSpacing`.",
     "geometry_invalid": "These are finite and of the right count; direction cosines are unit "
     "vectors at right angles within {dicom.stack.ORTHONORMAL_TOLERANCE}; voxels are at least "
     "{volumes.LEAST_SPACING_MM} mm wide, their axes at right angles (cosine at most "
     "{volumes.SKEW_TOLERANCE}) and at most {volumes.LARGEST_TURN_DEG} degrees off the patient's; "
     "there are at most {volumes.MOST_VOXELS:.0e} voxels.",
+    "forms_disagree": "Where a NIfTI has an sform and a qform, they place no corner of the volume "
+    "more than {nifti_files.FORMS_TOLERANCE_MM} mm apart; the sform is taken.",
+    "units_not_mm": "The unit of a NIfTI (`xyzt_units`) or NRRD (`space units`) is mm, or none is "
+    "stated.",
     "too_few_slices": "There are at least {dicom.stack.SHORTEST_SERIES} slices.",
     "slices_duplicated": "Positions on the slice normal differ by at least "
     "{dicom.stack.SAME_PLACE_MM} mm.",
@@ -188,6 +204,12 @@ RULES: dict[str, str] = {
     "US or absent, ImageType names no map made from several energies, PhotometricInterpretation is "
     "MONOCHROME2; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
     "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
+    "hu_implausible": "Around T12-L4 at least {hu_peaks.LEAST_BODY_SHARE:.0%} of the values lie at "
+    "{hu_peaks.BODY_HU} HU, their main peak lies at {hu_peaks.MAIN_PEAK_HU} HU, and fat and soft "
+    "tissue, where both have a peak, peak {hu_peaks.PEAKS_APART_HU} HU apart.",
+    "size_implausible": "Pixels are {preflight.LEAST_PIXEL_MM} to {preflight.MOST_PIXEL_MM} mm "
+    "wide, slices {preflight.LEAST_FIELD_MM} to {preflight.MOST_FIELD_MM} mm, and the stack is "
+    "{preflight.LEAST_EXTENT_MM} to {preflight.MOST_EXTENT_MM} mm long.",
     "identity_conflict": "All slices have the same PatientID.",
     "pacs_unreachable": "The service takes a connection within "
     "{pacs.client.CONNECT_TIMEOUT_S} s and sends something every {pacs.client.READ_TIMEOUT_S} s, "
@@ -251,6 +273,9 @@ RULES: dict[str, str] = {
     "{mask_placing.OUTSIDE_SHARE:.0%} beside it.",
     "segmentation_not_written": "A mask was made of a DICOM series whose headers lack what a "
     "DICOM SEG must repeat.",
+    "export_not_written": "A DICOM object repeats patient, study and geometry of the CT: its "
+    "headers must hold SOPClassUID, SeriesInstanceUID, StudyInstanceUID and FrameOfReferenceUID, "
+    "and texts that can be read in their character set.",
     "mask_not_compared": "The localiser refuses the CT, or finds a body at fewer than "
     "{mask_sources.comparison.FEWEST_MATCHED} of the mask's levels.",
     "body_derived": "A level reaches at least {masks.DEEPEST_BODY_MM} mm from front to back and "
@@ -258,6 +283,7 @@ RULES: dict[str, str] = {
     "slices_repeated": "Fewer different slices show a body than the network takes.",
     "slice_thickness": "Slices are more than {preflight.PROTOCOL_THICKNESS_MM} + "
     "{preflight.THICKNESS_SLACK_MM} mm apart or thick.",
+    "slices_apart": "Slices lie more than {preflight.GAP_RATIO} times their thickness apart.",
     "resolution_coarse": "Pixels are larger than {preflight.COARSE_PIXEL_MM} mm.",
     "crop_padded": "A crop leaves the field of view by more than a voxel.",
     "simulated_weights": "The weights, or the calibration, come from simulated patients.",
@@ -281,11 +307,14 @@ RULES: dict[str, str] = {
     "mask_overlaps": "Two vertebrae share at most {mask_placing.OVERLAP_SHARE} of the smaller "
     "one's voxels; what they share goes to the upper one.",
     "several_masks": "A folder or zip holds one SEG or RTSTRUCT.",
+    "mask_shifted": "The gaps between T12-L4 are less dense than the bodies' ends where the mask "
+    "lies: at least {along_spine.LEAST_SHARE} of the contrast that they have at the best shift "
+    "along the spine, or that shift is less than {along_spine.LEAST_SHIFT_MM} mm.",
     "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
     "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
     "times their median distance apart.",
-    "body_impossible": "A whole body of T12-L4 measures (least, greatest) {plausibility.POSSIBLE}.",
-    "body_unusual": "A whole body of T12-L4 usually measures (least, greatest) "
+    "body_impossible": "A whole body of T12-L4 measures {plausibility.POSSIBLE}.",
+    "body_unusual": "A whole body of T12-L4 usually measures "
     "{plausibility.USUAL}, and less than {plausibility.NEIGHBOUR_RATIO} times its neighbour's "
     "volume.",
     "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5.",

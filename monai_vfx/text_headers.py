@@ -91,6 +91,7 @@ def read_text_header(path: Path) -> TextHeader:
         path: ending in ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``.
 
     Raises:
+        FileNotFoundError: the file of voxels that the header names is not there.
         OSError: the file cannot be read.
         ValueError: this is no such header, or one that ITK would stumble over; the message says
             what is wrong and names no file.
@@ -118,8 +119,10 @@ def read_text_header(path: Path) -> TextHeader:
     if name.upper() == "LOCAL":
         return TextHeader(fields, keys, meta, path, place)
     data = path.parent / name
-    if "/" in name or "\\" in name or not data.is_file():
+    if {"/", "\\", "%"} & {*name} or name.upper().startswith("LIST"):
         raise ValueError("the voxels lie in no single file beside the header")
+    if not data.is_file():
+        raise FileNotFoundError
     return TextHeader(fields, keys, meta, data, 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from monai_vfx.cli.batch import batch
 from monai_vfx.cli.calibrate import calibrate
 from monai_vfx.cli.cases import explain, localise, predict
 from monai_vfx.cli.check import check
@@ -40,5 +41,6 @@ for command in (
     evaluate,
     calibrate,
     study,
+    batch,
 ):
     main.add_command(command)

@@ -107,6 +107,7 @@ def _check_one(
             series_uid=series_uid,
             scheme=scheme,
             compare=compare,
+            picture=out is not None,
         )
     if json_file is not None:
         writable(json_file.parent)

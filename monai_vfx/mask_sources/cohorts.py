@@ -46,13 +46,13 @@ def with_masks(
         table: CSV with ``case`` and ``image``; what else it holds is taken over as it is. It must
             have been checked (:func:`monai_vfx.cohort.read_cohort` or ``read_patients``).
         folder: for the masks, a folder a case, and ``cohort.csv``, the completed table.
-        made_by: ``auto`` or ``totalsegmentator``.
+        made_by: ``auto``, ``totalsegmentator`` or ``spine-segment``.
         tell: called with a line about each mask.
         weights: folder with the localiser's weights; those of the package by default.
 
     Raises:
         CaseRefused: ``weights_unreadable`` or ``weights_mismatch``: no mask at all can be made.
-        MissingDependencyError: TotalSegmentator is asked for and not installed.
+        MissingDependencyError: a tool is asked for and not installed.
     """
     table, folder = Path(table), Path(folder)
     header, missing = _missing(table)

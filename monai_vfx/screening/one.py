@@ -24,6 +24,7 @@ def check_one(
     scheme: str | None = None,
     compare: bool = True,
     segmentation: bool = True,
+    picture: bool = False,
     expected: Expected | None = None,
 ) -> tuple[Json, CaseRefused | None]:
     """Check one case.
@@ -38,6 +39,7 @@ def check_one(
         compare: whether the levels of a given mask are compared with the localiser's.
         segmentation: whether a mask that is made of a DICOM series is written as DICOM SEG, too,
             which holds the patient's name.
+        picture: whether a mask that is given is drawn, too.
         expected: what a table says of the case.
 
     Returns:
@@ -45,7 +47,13 @@ def check_one(
         that was made for a refused case is removed again; its picture stays.
     """
     source = MaskSource(
-        image, mask, folder, series_uid=series_uid, compare=compare, segmentation=segmentation
+        image,
+        mask,
+        folder,
+        series_uid=series_uid,
+        compare=compare,
+        segmentation=segmentation,
+        picture=picture,
     )
 
     def review(loaded: Case) -> Json:

@@ -51,7 +51,7 @@ def run_study(
         out: folder of the study.
         pdf: also write the report as PDF.
         made_masks: who makes the masks of rows that name none: ``auto`` (the localiser) or
-            ``totalsegmentator``.
+            ``totalsegmentator`` or ``spine-segment``.
 
     Returns:
         ``report``, ``leakage_audit`` (whether it passed) and by hospital the main score with
