@@ -17,11 +17,14 @@ REFUSALS: dict[str, str] = {
     "input_unreadable": "Give a DICOM folder, a zip of one, a NIfTI or an NRRD file.",
     "no_image": "Give a folder that holds the DICOM files of one CT series.",
     "file_truncated": "The file is incomplete: copy or download it again.",
+    "file_missing": "The image's voxels or header lie in another file: give both, side by side.",
     "not_ct": "Only CT is accepted: choose the CT series of the study.",
     "several_series": "Point to one series, or name it with --series UID.",
     "series_mixed": "Export the series again so that all its slices share one geometry.",
     "geometry_missing": "Export the series again with its position, orientation and spacing tags.",
     "geometry_invalid": "The image's geometry is not usable: export or convert it again.",
+    "forms_disagree": "Write the NIfTI again with sform and qform alike, or with one of them.",
+    "units_not_mm": "Write the image again with positions and spacing in mm.",
     "too_few_slices": "Provide the whole volume: T12 to L4 must be covered.",
     "slices_duplicated": "Two slices share one position: remove the duplicates.",
     "phases_overlap": "The series holds several phases or reconstructions: separate them first.",
@@ -35,6 +38,8 @@ REFUSALS: dict[str, str] = {
     "slices_too_thick": "Use a reconstruction with slices at most 10 mm apart, best 5 mm or less.",
     "not_volume": "One three-dimensional image is needed: no time points, no colours.",
     "not_hounsfield": "Values must be Hounsfield units: apply rescale slope and intercept.",
+    "hu_implausible": "Values are shifted or scaled: apply slope and intercept exactly once.",
+    "size_implausible": "Write pixel size and positions in mm.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
     # PACS
     "pacs_unreachable": "Check host, port and path of the address, and whether the PACS runs.",
@@ -93,6 +98,7 @@ WARNINGS: dict[str, str] = {
     "body_derived": "vertebral bodies were derived from whole-vertebra labels",
     "slices_repeated": "fewer slices than the network takes: some are repeated",
     "slice_thickness": "slices are thicker than the study's protocol",
+    "slices_apart": "slices are thinner than their distance: tissue between them was not imaged",
     "resolution_coarse": "pixels are coarser than those of the study",
     "crop_padded": "the crop leaves the field of view and was padded",
     "simulated_weights": "the weights were trained on simulated patients",
@@ -118,6 +124,8 @@ RULES: dict[str, str] = {
     "file_truncated": "Every DICOM file is whole: its header can be read, and as many bytes of "
     "pixels follow as it announces (compressed: the end mark, and they decode). A zip, a gzip and "
     "a NIfTI, NRRD or mask end where their headers say, with the right sum.",
+    "file_missing": "A `.hdr` has its `.img` beside it and the other way round; the one data file "
+    "that a NRRD or MetaImage header names is there.",
     "not_ct": "Modality is CT in every slice; localizers (ImageType) and secondary captures do "
     "not count as one.",
     "several_series": "Without --series there is one CT series.",
@@ -125,13 +133,18 @@ RULES: dict[str, str] = {
     "within {dicom.stack.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
     "{dicom.stack.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
     "geometry_missing": "Every slice has ImagePositionPatient, ImageOrientationPatient, "
-    "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space` and `space "
-    "directions`; a MetaImage `TransformMatrix`.",
+    "PixelSpacing, Rows and Columns; a NIfTI an sform or a qform; a NRRD `space`, `space "
+    "origin` and three `space directions`; a MetaImage `TransformMatrix`, `Offset` and "
+    "`ElementSpacing`.",
     "geometry_invalid": "These are finite and of the right count; direction cosines are unit "
     "vectors at right angles within {dicom.stack.ORTHONORMAL_TOLERANCE}; voxels are at least "
     "{volumes.LEAST_SPACING_MM} mm wide, their axes at right angles (cosine at most "
     "{volumes.SKEW_TOLERANCE}) and at most {volumes.LARGEST_TURN_DEG} degrees off the patient's; "
     "there are at most {volumes.MOST_VOXELS:.0e} voxels.",
+    "forms_disagree": "Where a NIfTI has an sform and a qform, they place no corner of the volume "
+    "more than {nifti_files.FORMS_TOLERANCE_MM} mm apart; the sform is taken.",
+    "units_not_mm": "The unit of a NIfTI (`xyzt_units`) or NRRD (`space units`) is mm, or none is "
+    "stated.",
     "too_few_slices": "There are at least {dicom.stack.SHORTEST_SERIES} slices.",
     "slices_duplicated": "Positions on the slice normal differ by at least "
     "{dicom.stack.SAME_PLACE_MM} mm.",
@@ -158,6 +171,12 @@ RULES: dict[str, str] = {
     "US or absent, ImageType names no map made from several energies, PhotometricInterpretation is "
     "MONOCHROME2; values around the spine are finite, some below {preflight.FAT_HU} (fat), some "
     "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
+    "hu_implausible": "Around T12-L4 at least {hu_peaks.LEAST_BODY_SHARE:.0%} of the values lie at "
+    "{hu_peaks.BODY_HU} HU, their main peak lies at {hu_peaks.MAIN_PEAK_HU} HU, and fat and soft "
+    "tissue, where both have a peak, peak {hu_peaks.PEAKS_APART_HU} HU apart.",
+    "size_implausible": "Pixels are {preflight.LEAST_PIXEL_MM} to {preflight.MOST_PIXEL_MM} mm "
+    "wide, slices {preflight.LEAST_FIELD_MM} to {preflight.MOST_FIELD_MM} mm, and the stack is "
+    "{preflight.LEAST_EXTENT_MM} to {preflight.MOST_EXTENT_MM} mm long.",
     "identity_conflict": "All slices have the same PatientID.",
     "pacs_unreachable": "The service takes a connection within "
     "{pacs.client.CONNECT_TIMEOUT_S} s and sends something every {pacs.client.READ_TIMEOUT_S} s, "
@@ -228,6 +247,7 @@ RULES: dict[str, str] = {
     "slices_repeated": "Fewer different slices show a body than the network takes.",
     "slice_thickness": "Slices are more than {preflight.PROTOCOL_THICKNESS_MM} + "
     "{preflight.THICKNESS_SLACK_MM} mm apart or thick.",
+    "slices_apart": "Slices lie more than {preflight.GAP_RATIO} times their thickness apart.",
     "resolution_coarse": "Pixels are larger than {preflight.COARSE_PIXEL_MM} mm.",
     "crop_padded": "A crop leaves the field of view by more than a voxel.",
     "simulated_weights": "The weights, or the calibration, come from simulated patients.",

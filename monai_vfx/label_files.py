@@ -23,9 +23,9 @@ from monai_vfx.anatomy import structure_of_name
 from monai_vfx.bodies import box_affine, nonzero_box
 from monai_vfx.dicom.files import access_refused, reason
 from monai_vfx.errors import CaseRefused
+from monai_vfx.nifti_files import check_units, load_nifti
 from monai_vfx.shapes import Affine, Region
 from monai_vfx.text_headers import check_voxels_whole, missing_world, read_text_header
-from monai_vfx.volumes import load_nifti
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that :func:`read_label_file` takes."""
@@ -178,6 +178,7 @@ def _read_nifti(path: Path, binary: bool) -> LabelFile:
             "geometry_missing",
             f"{called(path)}: sform and qform codes are both 0, no position is set",
         )
+    check_units(image)
     slabs = _slabs(path, image.dataobj, shape)
     try:
         values, start = _gather(path, slabs, binary)
@@ -286,10 +287,7 @@ def _nifti_names(extensions: Iterable[Any]) -> dict[int, str]:
 
 
 def _read_itk(path: Path, binary: bool) -> LabelFile:
-    try:
-        header = read_text_header(path)
-    except ValueError as error:
-        raise CaseRefused("mask_unreadable", f"{called(path)}: {error}") from error
+    header = read_text_header(path, "mask_unreadable")
     lack = missing_world(header)
     if lack is not None:
         raise CaseRefused("geometry_missing", f"{called(path)}: {lack}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.hu_peaks import check_offset, check_peaks
 from monai_vfx.masks import Masks, check_on_bone, load_masks
 from monai_vfx.shapes import BoolVolume, HUVolume, Json, LabelVolume, Region
 from monai_vfx.volumes import Volume, open_volume
@@ -27,6 +28,14 @@ LARGEST_SPACING_MM = 10.0
 """Slice distance above which a vertebral body would hold fewer than three slices."""
 COARSE_PIXEL_MM = 1.5
 """Pixel size above which the 1 mm grid of the network only magnifies."""
+LEAST_PIXEL_MM, MOST_PIXEL_MM = 0.2, 3.5
+"""Pixels of a body CT are 0.5 to 1 mm wide, of a resampled one up to 3 mm."""
+LEAST_FIELD_MM, MOST_FIELD_MM = 80.0, 1100.0
+"""Width of a slice: from a reconstruction of the spine alone to the widest gantry."""
+LEAST_EXTENT_MM, MOST_EXTENT_MM = 60.0, 2500.0
+"""Length from the first slice to the last: T12-L4 are longer, nobody is longer than the other."""
+GAP_RATIO = 1.5
+"""Slices further apart than this share of their thickness leave tissue between them unseen."""
 FAT_HU, BONE_HU = -20.0, 50.0
 """Something around every spine lies below the first, and something above the second."""
 MOST_HU = 33_000.0
@@ -162,8 +171,9 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
         spacing_mm: voxel distances along (i, j, k).
 
     Raises:
-        CaseRefused: ``not_hounsfield`` or ``mask_off_bone``.
+        CaseRefused: ``not_hounsfield``, ``hu_implausible`` or ``mask_off_bone``.
     """
+    check_offset(hu)
     low, high = float(hu.min()), float(hu.max())
     if low >= FAT_HU or high <= BONE_HU or low < -MOST_HU or high > MOST_HU:
         # Fat lies around every spine and bone in it; 16-bit CT cannot hold more than MOST_HU.
@@ -172,6 +182,7 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
             f"values around the spine run from {low:.0f} to {high:.0f}; fat below {FAT_HU:.0f} and "
             f"bone above {BONE_HU:.0f} HU must be there, and nothing beyond {MOST_HU:.0f}",
         )
+    check_peaks(hu)
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
     check_on_bone(hu, bodies, spacing_mm)
 
@@ -190,10 +201,18 @@ def _check_spacing(volume: Volume) -> list[CaseWarning]:
     warnings = []
     step = volume.spacing_mm[volume.slice_axis]
     pixel = max(s for axis, s in enumerate(volume.spacing_mm) if axis != volume.slice_axis)
+    _check_size(volume, pixel)
     if step > LARGEST_SPACING_MM:
         raise CaseRefused(
             "slices_too_thick",
             f"slices lie {step:.1f} mm apart, the rule is at most {LARGEST_SPACING_MM:.0f} mm",
+        )
+    if volume.thickness_mm is not None and step > GAP_RATIO * volume.thickness_mm:
+        warnings.append(
+            CaseWarning(
+                "slices_apart",
+                f"slices of {volume.thickness_mm:.1f} mm lie {step:.1f} mm apart",
+            )
         )
     thickness = max(step, volume.thickness_mm or 0.0)
     if thickness > PROTOCOL_THICKNESS_MM + THICKNESS_SLACK_MM:
@@ -205,6 +224,25 @@ def _check_spacing(volume: Volume) -> list[CaseWarning]:
             CaseWarning("resolution_coarse", f"pixels of {pixel:.2f} mm; the network works at 1 mm")
         )
     return warnings
+
+
+def _check_size(volume: Volume, largest_pixel: float) -> None:
+    """Refuse a size that is no patient's: spacing written in cm, say, or in micron."""
+    axis = volume.slice_axis
+    extents = [n * mm for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)]
+    length = extents.pop(axis)
+    smallest_pixel = min(mm for a, mm in enumerate(volume.spacing_mm) if a != axis)
+    for what, least, found, most in (
+        ("pixels", LEAST_PIXEL_MM, (smallest_pixel, largest_pixel), MOST_PIXEL_MM),
+        ("sides of a slice", LEAST_FIELD_MM, (min(extents), max(extents)), MOST_FIELD_MM),
+        ("the stack of slices", LEAST_EXTENT_MM, (length, length), MOST_EXTENT_MM),
+    ):
+        if not least <= min(found) <= max(found) <= most:
+            raise CaseRefused(
+                "size_implausible",
+                f"{what} of {min(found):.4g} to {max(found):.4g} mm; the rule is {least:g} to "
+                f"{most:g} mm",
+            )
 
 
 def check_report(

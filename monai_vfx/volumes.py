@@ -9,9 +9,7 @@ monai_vfx.errors.CaseRefused: input_unreadable: nothing is found at this path. G
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -20,21 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from monai_vfx.dicom.files import access_refused, reason
+from monai_vfx.dicom.files import access_refused
 from monai_vfx.dicom.reading import read_series
-from monai_vfx.dicom.stack import LPS_TO_RAS, SHORTEST_SERIES
+from monai_vfx.dicom.stack import SHORTEST_SERIES
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
+from monai_vfx.nifti_files import NIFTI_SUFFIXES, open_nifti
+from monai_vfx.nrrd_files import NRRD_SUFFIXES, open_nrrd
 from monai_vfx.shapes import Affine, HUVolume, Points, Region
-from monai_vfx.text_headers import check_voxels_whole, missing_world, read_text_header
 
-NRRD_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
-"""Files read through SimpleITK."""
-NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
-"""Files read through nibabel."""
 LARGEST_TURN_DEG = 40.0
 """Beyond this angle it is not sure which axis is which."""
-LARGEST_OFFSET = 1 << 40
-"""A NIfTI whose voxels begin later is damaged; more is no place in a file."""
 MOST_VOXELS = 4e9
 """A header that speaks of more is taken for a damaged one."""
 LEAST_SPACING_MM = 1e-3
@@ -53,9 +46,9 @@ class Volume:
         affine: (i, j, k) → mm, RAS+.
         sop_instance_uids: of the slices' objects along k (DICOM), else None.
         frame_numbers: of the slices within their object, from 1 (Enhanced DICOM), else None.
+        frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         thickness_mm: nominal slice thickness of the header, None where it is not stated.
         age_years, sex: of the header, None where absent. Never guessed.
-        frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         warnings: what a reader of the result must know.
     """
 
@@ -65,10 +58,10 @@ class Volume:
     _read: Callable[[Region], HUVolume] = field(repr=False)
     sop_instance_uids: tuple[str, ...] | None = field(default=None, repr=False)
     frame_numbers: tuple[int, ...] | None = field(default=None, repr=False)
+    frame_of_reference: str | None = field(default=None, repr=False)
     thickness_mm: float | None = None
     age_years: float | None = None
     sex: str | None = None
-    frame_of_reference: str | None = field(default=None, repr=False)
     warnings: tuple[CaseWarning, ...] = ()
 
     @property
@@ -135,7 +128,9 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
                 f"series ({series_uid}) must be left out: only DICOM holds series, "
                 "this is a NIfTI or NRRD file"
             )
-        return _checked(_open_nifti(path) if name.endswith(NIFTI_SUFFIXES) else _open_nrrd(path))
+        is_nifti = name.endswith(NIFTI_SUFFIXES)
+        shape, affine, read = open_nifti(path) if is_nifti else open_nrrd(path)
+        return _checked(Volume("nifti" if is_nifti else "nrrd", shape, affine, read))
 
 
 def world_positions(affine: Affine, indices: Any) -> Points:
@@ -146,36 +141,6 @@ def world_positions(affine: Affine, indices: Any) -> Points:
     array([[2., 3., 4.]])
     """
     return np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
-
-
-def load_nifti(path: Path) -> Any:
-    """Return a NIfTI image by its header; nibabel would take Analyze files and others as well.
-
-    Raises:
-        EOFError, zlib.error: when the header is cut.
-        OSError, ValueError: when this is no NIfTI image.
-    """
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
-
-    try:
-        image: Any = nib.load(path)
-    except (ImageFileError, HeaderDataError, WrapStructError) as error:
-        raise ValueError("no NIfTI image") from error
-    except (EOFError, OSError, zlib.error):
-        raise
-    except Exception as error:  # what a damaged header makes nibabel raise is not to be foreseen
-        raise ValueError("no NIfTI image") from error
-    if not isinstance(
-        image, nib.Nifti1Pair
-    ):  # what NIfTI-1 and -2, one file or two, have in common
-        raise ValueError("no NIfTI image")
-    voxels: Any = image.dataobj
-    if not 0 <= voxels.offset <= LARGEST_OFFSET:
-        raise ValueError("no NIfTI image: its voxels begin at no place in a file")
-    return image
 
 
 def content_hash(path: Path) -> str:
@@ -202,112 +167,12 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         _read=series.read,
         sop_instance_uids=series.sop_instance_uids,
         frame_numbers=series.frame_numbers,
+        frame_of_reference=series.frame_of_reference,
         thickness_mm=series.thickness_mm,
         age_years=series.age_years,
         sex=series.sex,
-        frame_of_reference=series.frame_of_reference,
         warnings=series.warnings,
     )
-
-
-def _open_nifti(path: Path) -> Volume:
-    try:
-        image = load_nifti(path)
-    except PermissionError:
-        raise
-    except (EOFError, zlib.error) as error:
-        raise CaseRefused(
-            "file_truncated", f"the NIfTI header cannot be read ({reason(error)})"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CaseRefused("input_unreadable", "the file is no NIfTI image") from error
-    codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
-    if codes == (0, 0):
-        # nibabel would make an affine up from the voxel sizes; orientation would be a guess.
-        raise CaseRefused("geometry_missing", "sform and qform codes are both 0")
-    shape = tuple(int(n) for n in image.shape)
-    if image.dataobj.dtype.kind not in "uif":
-        raise CaseRefused("not_volume", f"voxels are {image.dataobj.dtype}, not single numbers")
-    if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
-        raise CaseRefused("not_volume", f"the image has shape {shape}")
-    trailing = (0,) * (len(shape) - 3)
-
-    def read(region: Region) -> HUVolume:
-        with access_refused():
-            try:
-                _check_whole(path, image)
-                return np.asarray(image.dataobj[(*region, *trailing)], dtype=np.float32)
-            except PermissionError:
-                raise
-            except (EOFError, OSError, zlib.error, ValueError) as error:
-                raise CaseRefused(
-                    "file_truncated", f"voxels cannot be read ({reason(error)})"
-                ) from error
-
-    i, j, k = shape[:3]
-    affine = np.asarray(image.affine, dtype=float)
-    return Volume(file_format="nifti", shape=(i, j, k), affine=affine, _read=read)
-
-
-def _check_whole(path: Path, image: Any) -> None:
-    """Read a gzip to its end, which checks its sum; compare another file's size with its header.
-
-    Raises:
-        EOFError, OSError, zlib.error: the file is not whole.
-    """
-    if path.name.lower().endswith(".gz"):
-        with gzip.open(path) as stream:
-            while stream.read(1 << 22):
-                pass
-        return
-    data = Path(image.file_map["image"].filename)
-    proxy = image.dataobj
-    needed = proxy.offset + proxy.dtype.itemsize * int(np.prod(proxy.shape, dtype=np.int64))
-    if data.stat().st_size < needed:
-        raise EOFError
-
-
-def _open_nrrd(path: Path) -> Volume:
-    import SimpleITK as sitk  # noqa: N813 - the field's usual name
-
-    try:
-        header = read_text_header(path)
-    except ValueError as error:
-        raise CaseRefused("input_unreadable", str(error)) from error
-    lack = missing_world(header)
-    if lack is not None:
-        raise CaseRefused("geometry_missing", lack)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(header.image_io)
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise CaseRefused("input_unreadable", "the file's header cannot be read") from error
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise CaseRefused("not_volume", f"the image has size {reader.GetSize()}")
-    affine = np.eye(4)
-    directions = np.array(reader.GetDirection()).reshape(3, 3)
-    affine[:3, :3] = directions * np.array(reader.GetSpacing())
-    affine[:3, 3] = reader.GetOrigin()
-
-    def read(region: Region) -> HUVolume:
-        reader.SetExtractIndex([axis.start for axis in region])
-        reader.SetExtractSize([axis.stop - axis.start for axis in region])
-        with access_refused():
-            try:
-                check_voxels_whole(header)
-                voxels = sitk.GetArrayFromImage(reader.Execute())  # (k, j, i)
-            except PermissionError:
-                raise
-            except (EOFError, OSError, RuntimeError, zlib.error) as error:
-                raise CaseRefused(
-                    "file_truncated", f"voxels cannot be read ({reason(error)})"
-                ) from error
-        return np.ascontiguousarray(voxels.T, dtype=np.float32)
-
-    i, j, k = (int(n) for n in reader.GetSize())
-    return Volume(file_format="nrrd", shape=(i, j, k), affine=LPS_TO_RAS @ affine, _read=read)
 
 
 def _checked(volume: Volume) -> Volume:

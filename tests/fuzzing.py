@@ -147,6 +147,7 @@ def try_case(number: int, seeds: Path, reader: Reader = read) -> Outcome:
         begin, done = time.process_time(), tuple[str, ...]()
         try:
             seed, done = prepare(number, seeds, folder)
+            logs.texts.clear()  # making the files is nobody's concern
             begin = time.process_time()
             with warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter("always")

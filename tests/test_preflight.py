@@ -7,10 +7,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
+from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import REFUSALS, CaseRefused
-from monai_vfx.preflight import check_case, check_report, load_case
+from monai_vfx.preflight import check_case, check_image, check_report, check_voxels, load_case
 from monai_vfx.schemas import violations
 from phantoms import Phantom, grid, make_phantom, nifti
 
@@ -19,6 +21,11 @@ def _saved(folder: Path, hu: np.ndarray, labels: np.ndarray, affine: np.ndarray)
     nib.save(nifti(hu.astype(np.int16), affine), folder / "ct.nii.gz")
     nib.save(nifti(labels, affine), folder / "mask.nii.gz")
     return str(folder / "ct.nii.gz"), str(folder / "mask.nii.gz")
+
+
+def _scaled(folder: Path, phantom: Phantom, *factors: float) -> tuple[str, str]:
+    affine = phantom.affine @ np.diag([*factors, 1.0])
+    return _saved(folder, phantom.hu, phantom.labels, affine)
 
 
 def _without(phantom: Phantom, value: int) -> np.ndarray:
@@ -44,6 +51,31 @@ FAULTS: dict[str, tuple[str, Callable[[Phantom, Path], tuple[str, str | None]]]]
         lambda p, d: _saved(d, p.hu, _swapped(p.labels), p.affine),
     ),
     "an MR image": ("not_hounsfield", lambda p, d: _saved(d, p.hu + 300, p.labels, p.affine)),
+    "rescaling left out": (
+        "hu_implausible",
+        lambda p, d: _saved(d, p.hu + 1024, p.labels, p.affine),
+    ),
+    "rescaling applied twice": (
+        "hu_implausible",
+        lambda p, d: _saved(d, p.hu - 1000, p.labels, p.affine),
+    ),
+    "a slope of two": ("hu_implausible", lambda p, d: _saved(d, p.hu * 2, p.labels, p.affine)),
+    "a slope of a half": ("hu_implausible", lambda p, d: _saved(d, p.hu / 2, p.labels, p.affine)),
+    "a shift by 200": ("hu_implausible", lambda p, d: _saved(d, p.hu - 200, p.labels, p.affine)),
+    "nothing but noise": (
+        "hu_implausible",
+        lambda p, d: _saved(
+            d, np.random.default_rng(0).uniform(-1000, 1500, p.hu.shape), p.labels, p.affine
+        ),
+    ),
+    "positions in cm": ("size_implausible", lambda p, d: _scaled(d, p, 0.1, 0.1, 0.1)),
+    "positions in micron": ("size_implausible", lambda p, d: _scaled(d, p, 1000, 1000, 1000)),
+    "pixels of 4 mm": ("size_implausible", lambda p, d: _scaled(d, p, 4, 4, 1)),
+    "a slice of 60 mm": (
+        "size_implausible",
+        lambda p, d: _scaled(d, p, 0.3, 1, 1),
+    ),
+    "a stack of 53 mm": ("size_implausible", lambda p, d: _scaled(d, p, 1, 1, 0.225)),
     "labels beside the bone": (
         "mask_off_bone",
         lambda p, d: _saved(d, p.hu, np.roll(p.labels, 25, axis=0), p.affine),
@@ -92,6 +124,38 @@ def test_thick_slices_and_coarse_pixels_are_warned_of(tmp_path: Path) -> None:
     coarse = make_phantom(*grid((2.0, 2.0, 6.0), (190.0, 170.0, 236.0)))
     case = load_case(*coarse.save(tmp_path))
     assert {w.code for w in case.warnings} == {"slice_thickness", "resolution_coarse"}
+
+
+def test_slices_with_tissue_between_them_are_warned_of(phantom: Phantom, tmp_path: Path) -> None:
+    thin = np.ascontiguousarray(phantom.hu.astype(np.int16))
+    write_ct_series(tmp_path / "ct", thin, phantom.affine, SeriesFacts(uid_seed="gap"))
+    for file in (tmp_path / "ct").iterdir():
+        header = pydicom.dcmread(file)
+        header.SliceThickness = 2.5  # and 4 mm apart
+        header.save_as(file)
+    assert [w.code for w in check_image(tmp_path / "ct").warnings] == []
+    nib.save(nifti(phantom.labels, phantom.affine), tmp_path / "mask.nii.gz")
+    case = load_case(tmp_path / "ct", tmp_path / "mask.nii.gz")
+    assert [w.code for w in case.warnings] == ["slices_apart"]
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset"), [(1, 1024), (1, -1024), (1, 1000), (2, 0), (0.5, 0), (1, 200), (1, -200)]
+)
+def test_the_real_cases_are_refused_with_a_wrong_rescaling(
+    real_data: Path, tcga_series: Path, slope: float, offset: float
+) -> None:
+    for image, mask in (
+        (tcga_series, real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz"),
+        (real_data / "totalseg_example" / "ct.nii.gz", real_data / "totalseg_example/v1_masks"),
+    ):
+        case = load_case(image, mask)
+        region = case.region()
+        hu, labels = case.volume.read(region), case.masks.labels[region]
+        check_voxels(hu, labels, case.volume.spacing_mm)
+        with pytest.raises(CaseRefused) as refused:
+            check_voxels(hu * slope + offset, labels, case.volume.spacing_mm)
+        assert refused.value.code == "hu_implausible"
 
 
 def test_the_region_holds_every_crop(phantom: Phantom, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from monai_vfx.dicom.mask_objects import (
     check_frame_of_reference,
     structure_of_item,
 )
-from monai_vfx.dicom.reading import LPS_TO_RAS
+from monai_vfx.dicom.stack import LPS_TO_RAS
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from monai_vfx.anatomy import LEVEL_NAMES, MUSCLES, SNOMED_CT
-from monai_vfx.dicom.files import Files
+from monai_vfx.dicom.files import Files, quiet_pydicom
 from monai_vfx.dicom.reading import read_series
 from monai_vfx.shapes import LabelVolume
 
@@ -65,7 +65,6 @@ def write_segmentation(
     """
     import highdicom as hd
     from pydicom import dcmread
-    from pydicom.config import disable_value_validation
     from pydicom.sr.codedict import codes
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -79,7 +78,7 @@ def write_segmentation(
     order = np.zeros(256, dtype=np.uint8)
     order[[value for value, *_ in named]] = np.arange(1, len(named) + 1)
     frames = np.ascontiguousarray(order[labels].T)  # (slices, rows, columns)
-    with Files() as files, disable_value_validation():
+    with Files() as files, quiet_pydicom():
         headers = []
         for source in series.sources:
             with files.open(source) as stream:
