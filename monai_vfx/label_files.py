@@ -287,7 +287,14 @@ def _nifti_names(extensions: Iterable[Any]) -> dict[int, str]:
 
 
 def _read_itk(path: Path, binary: bool) -> LabelFile:
-    header = read_text_header(path, "mask_unreadable")
+    try:
+        header = read_text_header(path)
+    except FileNotFoundError as error:
+        raise CaseRefused(
+            "file_missing", f"{called(path)}: the file of voxels that it names is not there"
+        ) from error
+    except ValueError as error:
+        raise CaseRefused("mask_unreadable", f"{called(path)}: {error}") from error
     lack = missing_world(header)
     if lack is not None:
         raise CaseRefused("geometry_missing", f"{called(path)}: {lack}")

@@ -15,8 +15,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_vfx.errors import CaseRefused
-
 WORLDS = {
     "left-posterior-superior": "lps",
     "right-anterior-superior": "ras",
@@ -46,10 +44,8 @@ _BYTES = {  # of one voxel, by the names that both formats have for it
     **dict.fromkeys(("met_ulong_long", "double", "met_double"), 8),
     **dict.fromkeys(("float", "met_float"), 4),
 }
-MATRICES = ("transformmatrix", "orientation", "rotation")
-"""MetaImage's names of the orientation, of which the newest comes first."""
-VECTORS = ("offset", "origin", "position", "elementspacing", "elementsize", "centerofrotation")
-"""MetaImage's fields of one number an axis."""
+_MATRICES = ("transformmatrix", "orientation", "rotation")
+_VECTORS = ("offset", "origin", "position", "elementspacing", "elementsize", "centerofrotation")
 
 
 @dataclass(frozen=True)
@@ -88,26 +84,18 @@ class TextHeader:
         return self.fields["encoding"].lower() in ("gzip", "gz")
 
 
-def read_text_header(path: Path, unreadable: str = "input_unreadable") -> TextHeader:
+def read_text_header(path: Path) -> TextHeader:
     """Read the header of a NRRD or MetaImage file.
 
     Args:
         path: ending in ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``.
-        unreadable: code of a refusal where this is no such header, or one that ITK would stumble
-            over.
 
     Raises:
+        FileNotFoundError: the file of voxels that the header names is not there.
         OSError: the file cannot be read.
-        CaseRefused: ``unreadable``; ``not_volume`` or ``geometry_invalid`` where the header
-            contradicts itself.
+        ValueError: this is no such header, or one that ITK would stumble over; the message says
+            what is wrong and names no file.
     """
-    try:
-        return _read(path)
-    except ValueError as error:
-        raise CaseRefused(unreadable, str(error)) from error
-
-
-def _read(path: Path) -> TextHeader:
     meta = path.name.lower().endswith((".mha", ".mhd"))
     with path.open("rb") as file:
         content = file.read(_LONGEST_HEADER)
@@ -130,9 +118,12 @@ def _read(path: Path) -> TextHeader:
     name = fields.get("elementdatafile" if meta else "data file", fields.get("datafile", "LOCAL"))
     if name.upper() == "LOCAL":
         return TextHeader(fields, keys, meta, path, place)
-    if name.upper().startswith("LIST") or set("%/\\") & set(name):
+    data = path.parent / name
+    if {"/", "\\", "%"} & {*name} or name.upper().startswith("LIST"):
         raise ValueError("the voxels lie in no single file beside the header")
-    return TextHeader(fields, keys, meta, path.parent / name, 0)
+    if not data.is_file():
+        raise FileNotFoundError
+    return TextHeader(fields, keys, meta, data, 0)
 
 
 def missing_world(header: TextHeader) -> str | None:
@@ -142,40 +133,13 @@ def missing_world(header: TextHeader) -> str | None:
     """
     fields = header.fields
     if header.meta:
-        if not set(MATRICES) & set(fields):
+        if not set(_MATRICES) & set(fields):
             return "the header has no field 'TransformMatrix'"
         return None
     world = fields.get("space", "")
     if world.lower() not in {*WORLDS, *WORLDS.values()}:
         return f"the header's field 'space' is {world!r}, the rule is {', '.join(WORLDS)}"
-    if "space directions" not in fields:
-        return "the header has no field 'space directions'"
-    count = len(vectors(fields["space directions"]))
-    return None if count == 3 else f"'space directions' gives {count} axes a direction, not 3"
-
-
-def vectors(text: str) -> list[list[float]]:
-    """Return the vectors of a NRRD field; an axis without one (``none``) is left out.
-
-    >>> vectors("none (1,0,0) (0, 2.5,x)")
-    [[1.0, 0.0, 0.0], [0.0, 2.5, nan]]
-    """
-    return [numbers(inner.replace(",", " ")) for inner in re.findall(r"\(([^)]*)\)", text)]
-
-
-def numbers(text: str) -> list[float]:
-    """Return the numbers of a field; NaN for a word that is none.
-
-    >>> numbers("1 0.5 x")
-    [1.0, 0.5, nan]
-    """
-    found = []
-    for part in text.split():
-        try:
-            found.append(float(part))
-        except ValueError:
-            found.append(float("nan"))
-    return found
+    return None if "space directions" in fields else "the header has no field 'space directions'"
 
 
 def check_voxels_whole(header: TextHeader) -> None:
@@ -222,18 +186,14 @@ def _take(line: str, mark: str, fields: dict[str, str], keys: dict[str, str]) ->
 def _check_fields(fields: dict[str, str], meta: bool) -> None:
     """Refuse values that are not what their names announce."""
     axes, sizes = ("ndims", "dimsize") if meta else ("dimension", "sizes")
-    if axes not in fields or sizes not in fields:
-        raise ValueError(f"the header has no fields {axes!r} and {sizes!r}")
-    count = int(fields[axes]) if re.fullmatch(r"\d{1,2}", fields[axes]) else 0
-    lengths = fields[sizes].split()
-    if not 1 <= count <= MOST_AXES or (count != 3 and len(lengths) != count):
-        raise CaseRefused(
-            "not_volume", "the header speaks of more axes than it has sizes, or of none"
-        )
-    if len(lengths) != count or not all(re.fullmatch(r"0*[1-9]\d{0,6}", n) for n in lengths):
-        raise CaseRefused(
-            "geometry_invalid", "the header's sizes are not whole numbers, one an axis"
-        )
+    if not re.fullmatch(r"\d{1,2}", fields.get(axes, "")):
+        raise ValueError("the header does not say how many axes there are")
+    count = int(fields[axes])
+    lengths = fields.get(sizes, "").split()
+    if not 1 <= count <= MOST_AXES or len(lengths) != count:
+        raise ValueError("the header's sizes do not fit its axes")
+    if not all(re.fullmatch(r"0*[1-9]\d{0,6}", length) for length in lengths):
+        raise ValueError("the header's sizes are not whole numbers above 0")
     if fields.get("elementtype" if meta else "type", "").lower() not in _BYTES:
         raise ValueError("the header names no known type of voxels")
     if not meta:
@@ -242,6 +202,14 @@ def _check_fields(fields: dict[str, str], meta: bool) -> None:
         return
     if not re.fullmatch(r"\d{1,3}", fields.get("elementnumberofchannels", "1")):
         raise ValueError("the header's number of channels is none")
-    expected = dict.fromkeys(MATRICES, count * count) | dict.fromkeys(VECTORS, count)
-    if any(len(fields[name].split()) != expected[name] for name in expected.keys() & fields.keys()):
-        raise CaseRefused("geometry_invalid", "the header's geometry lacks numbers")
+    expected = dict.fromkeys(_MATRICES, count * count) | dict.fromkeys(_VECTORS, count)
+    for name in expected.keys() & fields.keys():
+        if not _are_numbers(fields[name], expected[name]):
+            raise ValueError("the header's geometry has too few numbers, or none")
+
+
+def _are_numbers(text: str, count: int) -> bool:
+    try:
+        return len([float(part) for part in text.split()]) == count
+    except ValueError:
+        return False

@@ -10,6 +10,7 @@ monai_vfx.errors.CaseRefused: input_unreadable: nothing is found at this path. G
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_vfx.dicom.facts import HeaderFacts
 from monai_vfx.dicom.files import access_refused
 from monai_vfx.dicom.reading import read_series
 from monai_vfx.dicom.stack import SHORTEST_SERIES
@@ -46,10 +48,11 @@ class Volume:
         affine: (i, j, k) → mm, RAS+.
         sop_instance_uids: of the slices' objects along k (DICOM), else None.
         frame_numbers: of the slices within their object, from 1 (Enhanced DICOM), else None.
-        frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         thickness_mm: nominal slice thickness of the header, None where it is not stated.
         age_years, sex: of the header, None where absent. Never guessed.
+        frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         warnings: what a reader of the result must know.
+        facts: what a DICOM header says of patient, scanner and protocol; None without one.
     """
 
     file_format: str
@@ -58,11 +61,12 @@ class Volume:
     _read: Callable[[Region], HUVolume] = field(repr=False)
     sop_instance_uids: tuple[str, ...] | None = field(default=None, repr=False)
     frame_numbers: tuple[int, ...] | None = field(default=None, repr=False)
-    frame_of_reference: str | None = field(default=None, repr=False)
     thickness_mm: float | None = None
     age_years: float | None = None
     sex: str | None = None
+    frame_of_reference: str | None = field(default=None, repr=False)
     warnings: tuple[CaseWarning, ...] = ()
+    facts: HeaderFacts | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -121,7 +125,7 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
     with access_refused():
         if not path.exists():
             raise CaseRefused("input_unreadable", "nothing is found at this path")
-        if path.is_dir() or not name.endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES):
+        if is_dicom(path):
             return _checked(_open_dicom(path, series_uid))
         if series_uid is not None:
             raise SettingError(
@@ -131,6 +135,16 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
         is_nifti = name.endswith(NIFTI_SUFFIXES)
         shape, affine, read = open_nifti(path) if is_nifti else open_nrrd(path)
         return _checked(Volume("nifti" if is_nifti else "nrrd", shape, affine, read))
+
+
+def is_dicom(path: str | PathLike[str]) -> bool:
+    """Whether a path is read as DICOM: by its name, unless it is a folder.
+
+    >>> is_dicom("series.zip"), is_dicom("ct.nii.gz")
+    (True, False)
+    """
+    path = Path(path)
+    return path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES)
 
 
 def world_positions(affine: Affine, indices: Any) -> Points:
@@ -158,6 +172,21 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
+def file_state(path: Path) -> str:
+    """Return a digest of what tells whether a file, or any in a folder, is still the one it was.
+
+    Size and time of each file count, and where it lies in the folder; nothing is read. A path at
+    which there is nothing has a state as well.
+    """
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    stats = []
+    for file in files:
+        name = str(file.relative_to(path))
+        found = file.stat() if file.exists() else None
+        stats.append([name, *((found.st_size, found.st_mtime_ns) if found else ())])
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
 def _open_dicom(path: Path, series_uid: str | None) -> Volume:
     series = read_series(path, series_uid)
     return Volume(
@@ -167,11 +196,12 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         _read=series.read,
         sop_instance_uids=series.sop_instance_uids,
         frame_numbers=series.frame_numbers,
-        frame_of_reference=series.frame_of_reference,
         thickness_mm=series.thickness_mm,
         age_years=series.age_years,
         sex=series.sex,
+        frame_of_reference=series.frame_of_reference,
         warnings=series.warnings,
+        facts=series.facts,
     )
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from phantoms import Phantom, grid, make_phantom
+
+if TYPE_CHECKING:
+    from exported import Exported
 
 # The same examples at each run: a failure that comes and goes helps nobody. To search anew:
 # pytest --hypothesis-profile=search
@@ -34,6 +40,23 @@ def tcga_series(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with tarfile.open(real_data / "tcga_ov_abdomen" / "dicom.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def kinds(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], tuple[Exported, Path]]:
+    """Return what gives a series of a kind and the folder of all that was exported from it."""
+    from exported import make_exported
+
+    @cache
+    def make(kind: str) -> tuple[Exported, Path]:
+        folder = tmp_path_factory.mktemp(kind)
+        exported = make_exported(folder, kind)
+        assert exported.write(folder / "out") == ()
+        return exported, folder / "out"
+
+    return make
 
 
 @pytest.fixture(scope="session")

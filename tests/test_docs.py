@@ -96,7 +96,6 @@ def test_each_code_has_one_rule_and_fits_a_table() -> None:
         ("{dicom.stack.SPACING_TOLERANCE:.0%}", "3%"),
         ("{label_schemes.STEP_MM} mm", "4 to 80 mm"),
         ("{label_schemes.STEP_MM[1]} mm", "80 mm"),
-        ("{anatomy.MUSCLES}", "erector spinae 101, psoas 102"),
         ("{anatomy.LEVELS}", "T12, L1, L2, L3, L4"),
     ],
 )

@@ -243,7 +243,7 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         "data file: a%d.raw 1 2 1",
         "input_unreadable",
     ),
-    "a MetaImage of 99 axes": ("a.mha", "NDims = 3", "NDims = 99", "not_volume"),
+    "a MetaImage of 99 axes": ("a.mha", "NDims = 3", "NDims = 99", "geometry_missing"),
     "a MetaImage of four": ("a.mha", "NDims = 3", "NDims = 4", "not_volume"),
     "two sizes": ("a.mha", "DimSize = 6 5 12", "DimSize = 6 5", "geometry_invalid"),
     "a size below zero": ("a.mha", "DimSize = 6 5 12", "DimSize = 6 5 -12", "geometry_invalid"),
@@ -316,5 +316,5 @@ def test_the_process_lives_on_after_a_header_that_ends_others(
         [sys.executable, "-c", words, "check", str(path)], capture_output=True, text=True
     )
     assert ended.returncode == 3
-    assert json.loads(ended.stdout)["refusal"]["code"] == "not_volume"
+    assert json.loads(ended.stdout)["refusal"]["code"] == "geometry_missing"
     assert str(path) not in ended.stderr

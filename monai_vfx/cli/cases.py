@@ -1,15 +1,16 @@
-"""One CT: check, predict, explain."""
+"""One CT: predict, explain, localise."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
 from monai_vfx.cli.common import (
+    DEIDENTIFY_OPTION,
+    EXPORT_OPTION,
     FOLDER,
     IMAGE_ARGUMENT,
     STORE_OPTION,
@@ -23,61 +24,8 @@ from monai_vfx.cli.common import (
     warn,
     writable,
 )
-from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError, find_refusal
 from monai_vfx.pacs import PacsAddress, local_image, store
-
-
-@click.command()
-@case_options
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
-)
-@click.option(
-    "--out", type=FOLDER, help="Folder for a mask that is made and the picture to check it by."
-)
-@exit_statuses
-def check(
-    image: Path | PacsAddress,
-    mask: str | Path,
-    compare_mask: bool,
-    scheme: str | None,
-    series_uid: str | None,
-    case_name: str,
-    json_file: Path | None,
-    out: Path | None,
-) -> None:
-    """Pre-flight: would this CT be accepted, and if not, why.
-
-    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD, or a study or series in a PACS:
-    dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]. Needs no weights; warnings that depend on
-    a model's crop appear at prediction.
-    """
-    from monai_vfx.mask_sources import MaskSource
-    from monai_vfx.preflight import check_report
-    from monai_vfx.results import write_json
-
-    with (
-        local_image(image, series_uid, say) as local,
-        TemporaryDirectory(prefix="vfx_") as scratch,
-    ):
-        folder = Path(scratch) if out is None else writable(out)
-        source = MaskSource(local, mask, folder, series_uid=series_uid, compare=compare_mask)
-        report, refusal = check_report(
-            local,
-            source,
-            case=case_name,
-            series_uid=series_uid,
-            scheme=scheme if source.kind == "given" else None,
-            review=source.review,
-        )
-    if json_file is not None:
-        writable(json_file.parent)
-        write_json(json_file, report)
-    click.echo(json.dumps(report))
-    warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
-    if refusal is not None:
-        refuse(refusal)
-    say(f"accepted: {', '.join(report['levels'])} in {report['slices']} slices")
 
 
 @click.command()
@@ -101,6 +49,8 @@ def check(
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
+@EXPORT_OPTION
+@DEIDENTIFY_OPTION
 @STORE_OPTION
 @exit_statuses
 def predict(
@@ -115,6 +65,8 @@ def predict(
     calibration: Path | None,
     out: Path,
     explain: bool,
+    export: tuple[str, ...],
+    deidentify: bool,
     service: PacsAddress | None,
 ) -> None:
     """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
@@ -131,6 +83,8 @@ def predict(
         out=out,
         service=service,
         explain=explain,
+        export=export,
+        deidentify=deidentify,
     )
 
 
@@ -151,6 +105,8 @@ def predict(
     help="Encoder stage for GradCAM.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
+@EXPORT_OPTION
+@DEIDENTIFY_OPTION
 @STORE_OPTION
 @exit_statuses
 def explain(
@@ -165,6 +121,8 @@ def explain(
     beside: Path | None,
     layer: str,
     out: Path,
+    export: tuple[str, ...],
+    deidentify: bool,
     service: PacsAddress | None,
 ) -> None:
     """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
@@ -182,6 +140,8 @@ def explain(
         explain=True,
         beside=beside,
         layer=layer,
+        export=export,
+        deidentify=deidentify,
     )
 
 
@@ -194,6 +154,7 @@ def explain(
     help="Folder with other weights of the localiser.  [default: those of the package]",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
+@DEIDENTIFY_OPTION
 @STORE_OPTION
 @exit_statuses
 def localise(
@@ -201,6 +162,7 @@ def localise(
     series_uid: str | None,
     weights: Path | None,
     out: Path,
+    deidentify: bool,
     service: PacsAddress | None,
 ) -> None:
     """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
@@ -208,16 +170,19 @@ def localise(
     Of a DICOM series also mask.dcm (DICOM SEG). This is the mask that the other commands make by
     themselves; correct it where it is wrong, and give it to them with --mask.
     """
-    from monai_vfx.mask_sources.source import localise_case
+    from monai_vfx.mask_sources.source import SEGMENTATION, localise_case
 
+    _exports(image, (), service, deidentify)
     writable(out)
     with local_image(image, series_uid, say) as local:
-        document = localise_case(local, out, series_uid=series_uid, weights=weights)
+        document = localise_case(
+            local, out, series_uid=series_uid, weights=weights, deidentify=deidentify
+        )
     answer(document)
     warn(tuple(CaseWarning(**warning) for warning in document["warnings"]))
     if document["refusal"] is not None:
         refuse(CaseRefused(**document["refusal"]))
-    _store(out, service)
+    _store(out, service, (SEGMENTATION,))
     say(f"confidence {document['confidence']:.3f}; look at {out / 'localiser.png'}")
 
 
@@ -233,10 +198,13 @@ def _run_case(
     **settings: Any,
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
+    from monai_vfx.dicom.headers import Deidentifier
+    from monai_vfx.outputs import OBJECTS
     from monai_vfx.preflight import check_image, load_case
-    from monai_vfx.results import Prediction, write_json
+    from monai_vfx.results import Prediction, place_for_refusal, write_json
     from monai_vfx.weights import read_sidecar
 
+    settings["export"] = _exports(image, settings["export"], service, settings["deidentify"])
     writable(out)
     try:
         for weights in filter(None, (*settings["weights"], settings.get("beside"))):
@@ -257,13 +225,18 @@ def _run_case(
                 scheme=scheme,
                 **settings,
             )
-        _store(out, service)
+        _store(out, service, OBJECTS)
     except Exception as error:
         refusal = find_refusal(error)
         if refusal is None:
             raise
         document = Prediction.refused(case_name, refusal).to_json()
-        write_json(_place_for_refusal(out), document)
+        if settings["deidentify"]:
+            document = Deidentifier().document(document)
+        place = place_for_refusal(out)
+        write_json(place, document)
+        if place.name != "prediction.json":
+            say(f"{out / 'prediction.json'} holds a result and stays; the refusal is in {place}")
         answer(document)
         raise
     click.echo(json.dumps(prediction.to_json()))
@@ -271,21 +244,35 @@ def _run_case(
     say(f"results: {out}")
 
 
-def _place_for_refusal(out: Path) -> Path:
-    """Return where a refusal is recorded: never over an earlier result."""
-    earlier = out / "prediction.json"
-    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
-        say(f"{earlier} holds an earlier result and stays; the refusal is in refused.json")
-        return out / "refused.json"
-    return earlier
+def _exports(
+    image: Path | PacsAddress,
+    kinds: tuple[str, ...],
+    service: PacsAddress | None,
+    deidentify: bool,
+) -> tuple[str, ...]:
+    """Return what is to be written: what is asked for, and what a PACS is to hold.
+
+    Raises:
+        SettingError: that cannot be written of this image, or must not go into a PACS.
+    """
+    from monai_vfx.outputs import check_export
+
+    if service is not None and deidentify:
+        raise SettingError(
+            "--store puts results into the patient's study and --deidentify takes them out: "
+            "leave one out"
+        )
+    if service is not None:
+        kinds = tuple(dict.fromkeys((*kinds, "dicom")))
+    if isinstance(image, Path):
+        check_export(kinds, image)
+    return kinds
 
 
-def _store(out: Path, service: PacsAddress | None) -> None:
+def _store(out: Path, service: PacsAddress | None, names: tuple[str, ...]) -> None:
     """Store the DICOM objects of the results, where that is asked for."""
     if service is None:
         return
-    from monai_vfx.mask_sources.source import SEGMENTATION
-
-    files = [file for file in (out / SEGMENTATION,) if file.exists()]
+    files = [out / name for name in names if (out / name).exists()]
     store(files, service)
     say(f"{len(files)} objects stored at {service.host}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from monai_vfx.dicom.facts import FACT_TAGS
 from monai_vfx.errors import CaseRefused
 
 _HEADER_TAGS = [
@@ -46,7 +47,7 @@ _HEADER_TAGS = [
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
-    "LossyImageCompression",
+    *FACT_TAGS,
     "LossyImageCompressionRatio",
     "ConcatenationUID",
     "InConcatenationNumber",
