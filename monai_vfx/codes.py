@@ -24,11 +24,13 @@ class _Constants(string.Formatter):
     """Fills ``{module.CONSTANT}`` (a path below the package) with the constant's value."""
 
     def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Return the constant; an index picks one of several: ``{on_bone.RING_MM[0]}``."""
+        """Return the constant; an index or key picks one of several: ``{on_bone.RING_MM[0]}``."""
         path, bracket, index = field_name.partition("[")
         module, _, name = path.rpartition(".")
         value = getattr(import_module(f"monai_vfx.{module}"), name)
-        return (value[int(index.rstrip("]"))] if bracket else value), field_name
+        key = index.rstrip("]")
+        picked = value[int(key) if key.isdecimal() else key] if bracket else value
+        return picked, field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Spell numbers without idle digits, two as a range, more as a list."""
