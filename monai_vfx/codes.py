@@ -71,8 +71,8 @@ def with_table(page: str) -> str:
     Raises:
         ValueError: the page does not hold each mark once, in this order.
 
-    >>> text = with_table(f"Codes.\n{BEGIN}\nstale\n{END}\nMore.\n")
-    >>> "stale" in text, "| `gantry_tilt` | refusal |" in text, text.endswith(f"{END}\nMore.\n")
+    >>> text = with_table(f"Codes.\n{BEGIN}\nOLD ROWS\n{END}\nMore.\n")
+    >>> "OLD ROWS" in text, "| `gantry_tilt` | refusal |" in text, text.endswith(f"{END}\nMore.\n")
     (False, True, True)
     """
     before, begin, rest = page.partition(BEGIN)
