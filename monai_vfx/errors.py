@@ -95,7 +95,7 @@ WARNINGS: dict[str, str] = {
     "label_fragments": "stray pieces of labels were left out",
     "level_cut": "a level is cut by the field of view",
     "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
-    "lumbar_count": "not five lumbar vertebrae are labelled above the sacrum: check the numbering",
+    "lumbar_count": "not five lumbar vertebrae were counted above the sacrum: check the numbering",
     "body_unusual": "a vertebral body has an unusual size: look at the picture",
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
@@ -313,11 +313,15 @@ RULES: dict[str, str] = {
     "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
     "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
     "times their median distance apart.",
-    "body_impossible": "A whole body of T12-L4 measures {plausibility.POSSIBLE}.",
-    "body_unusual": "A whole body of T12-L4 usually measures "
-    "{plausibility.USUAL}, and less than {plausibility.NEIGHBOUR_RATIO} times its neighbour's "
-    "volume.",
-    "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5.",
+    "body_impossible": "A whole body of T12-L4 is {plausibility.POSSIBLE[height_mm]} mm high, "
+    "{plausibility.POSSIBLE[depth_mm]} mm deep, {plausibility.POSSIBLE[width_mm]} mm wide and has "
+    "{plausibility.POSSIBLE[volume_ml]} ml.",
+    "body_unusual": "A whole body of T12-L4 is usually {plausibility.USUAL[height_mm]} mm high, "
+    "{plausibility.USUAL[depth_mm]} mm deep, {plausibility.USUAL[width_mm]} mm wide, has "
+    "{plausibility.USUAL[volume_ml]} ml and less than {plausibility.NEIGHBOUR_RATIO} times its "
+    "neighbour's volume.",
+    "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5; where the localiser sees "
+    "ribs and sacrum, five bodies lie between the last one with ribs and the sacrum.",
 }
 """Code → the rule behind it, with its tolerances.
 
