@@ -72,6 +72,16 @@ def upright() -> Phantom:
     return make_phantom(shape, affine, middle)
 
 
+def coronal() -> Phantom:
+    """The phantom cut from front to back; its rows run to the left, its columns to the feet."""
+    shape, affine, middle = grid((SPACING[0], SPACING[2], SPACING[1]), (190.0, 236.0, 170.0))
+    affine = affine.copy()
+    turn = np.array([[-1.0, 0, 0], [0, 0, -1.0], [0, -1.0, 0]])
+    affine[:3, :3] = turn @ affine[:3, :3]
+    affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return make_phantom(shape, affine, middle)
+
+
 def _plain(dataset: Any) -> None:
     for name, value in IDENTITY.items():
         setattr(dataset, name, value)
@@ -115,6 +125,7 @@ def _feet_first(dataset: Any) -> None:
 KINDS: dict[str, tuple[Callable[[], Phantom], Callable[[Any], None]]] = {
     "plain": (upright, _plain),
     "oblique": (oblique, _plain),
+    "coronal": (coronal, _plain),
     "umlaut": (upright, _umlaut),
     "japanese": (upright, _japanese),
     "bare": (upright, _bare),
@@ -199,8 +210,7 @@ def make_exported(folder: Path, kind: str) -> Exported:
 
 def _prediction(case: Case) -> Prediction:
     volume = case.volume
-    uids = volume.sop_instance_uids
-    assert uids is not None
+    uids = volume.sop_instance_uids if volume.slice_axis == 2 else None
     indices = np.linspace(24, 5, 14).astype(int)  # from the feet, cranial to caudal
     places = [volume.index_from_feet(int(index)) for index in indices]
     levels = ("T12", "L1", "L2", "L3", "L4")
@@ -220,7 +230,7 @@ def _prediction(case: Case) -> Prediction:
         levels=levels,
         spacing_mm=volume.spacing_mm,
         slices=tuple(
-            SliceRecord(int(index), uids[k], levels[n * 5 // 14], (0.0, 0.0, float(n)))
+            SliceRecord(int(index), uids and uids[k], levels[n * 5 // 14], (0.0, 0.0, float(n)))
             for n, (index, k) in enumerate(zip(indices, places, strict=True))
         ),
         mask=mask_record("given", levels),

@@ -377,6 +377,24 @@ def test_a_study_takes_a_gate_for_each_hospital(gated: Path) -> None:
         read_plan(path)
 
 
+def test_a_study_applies_the_gate_before_all_else(gated: Path) -> None:
+    from monai_vfx.study.run import Study
+
+    (gated / "STUDY.yaml").write_text(
+        "name: a\nfolds: 3\nclinical: [A]\nimages: {models: {}}\nmatching: {method: none}\n"
+        "development: {table: cohort.csv, gate: check.csv, exclude_warnings: [metal_or_cement]}\n"
+        "eligibility: {min_follow_up_years: null, exclude_baseline_fracture: false,\n"
+        "  exclude_spinal_surgery: false, need_image_quality: false}\n",
+        encoding="utf-8",
+    )
+    study = Study(read_plan(gated / "STUDY.yaml"), gated / "study", lambda line: None)
+    assert study.fingerprint()["development_gate_sha256"]
+    study.cohort("development")
+    with (gated / "study" / "cohort" / "development" / "selected.csv").open() as file:
+        cases = {row["case"] for row in csv.DictReader(file)}
+    assert cases == {f"p{n}" for n in range(10)} - {"p3", "p4"}
+
+
 def test_the_commands_take_a_gate(gated: Path) -> None:
     gate = ["--gate", str(gated / "check.csv"), "--exclude-warning", "nonsense"]
     for command in ("train", "cohort"):

@@ -321,6 +321,22 @@ def test_each_body_of_the_report_is_a_segment_with_its_volume(
         assert volume.value == pytest.approx(voxels * np.prod(SPACING), abs=0.2)
 
 
+def test_no_image_of_a_coronal_series_is_called_a_slice_that_the_network_saw(
+    kinds: Callable[[str], tuple[Exported, Path]],
+) -> None:
+    from monai_vfx.transforms import LocateSpined
+
+    exported, folder = kinds("coronal")
+    item = LocateSpined(("image", "mask"))({"image": exported.series, "mask": exported.mask})
+    facts = json.loads(item["image"].meta["case_facts"])
+    assert facts["sop_instance_uids"] is None
+    # The report says what is true: all of them went into what it saw.
+    report = hd.sr.srread(folder / "report.dcm")
+    (group,) = report.content.get_image_measurement_groups()
+    named = {image.referenced_sop_instance_uid for image in group.source_images}
+    assert named == set(exported.case.volume.sop_instance_uids or ())
+
+
 def test_no_risk_is_reported_without_a_calibration(exported: Exported, tmp_path: Path) -> None:
     nothing = {"risk_5y": None, "risk_5y_interval": None, "calibration": None}
     exported.write(tmp_path, simulated_weights=False, warnings=(), **nothing)

@@ -122,8 +122,13 @@ def write_heat_map(
 
 
 def used_slices(prediction: Prediction, headers: SourceHeaders) -> list[int]:
-    """Return the slices that the network saw, each once, counted along the series' normal."""
-    last = headers.series.shape[2] - 1
-    up = headers.series.affine[2, 2] > 0
+    """Return the slices that the network saw, each once, counted along the series' normal.
+
+    Of a sagittal or coronal series each slice has its part in the axial ones that the network saw.
+    """
+    count = headers.series.shape[2]
+    upward = headers.series.affine[2, :3]
+    if abs(upward[2]) < np.abs(upward[:2]).max():
+        return list(range(count))
     numbers = dict.fromkeys(record.index for record in prediction.slices)
-    return [number if up else last - number for number in numbers]
+    return [number if upward[2] > 0 else count - 1 - number for number in numbers]

@@ -60,10 +60,13 @@ class CTRegion:
         lies in the CT, ``first_slice_from_feet`` the number of its lowest slice; ``slice_index``
         (n,), ``slice_level`` (n,) and ``centre_mm`` (n, 3) in LPS describe the slices of T12-L4,
         cranial to caudal; ``case_facts`` is a JSON object with ``spacing_mm``, ``feet_first``,
-        ``sop_instance_uids`` (all slices from the feet, or null), ``warnings`` and ``mask_levels``.
+        ``sop_instance_uids`` (all slices from the feet; null where the
+        CT is no axial DICOM series), ``warnings`` and ``mask_levels``.
         """
         volume = self.case.volume
         uids = volume.sop_instance_uids
+        if volume.slice_axis != 2:  # of a sagittal or coronal series no image is one of our slices
+            uids = None
         if uids is not None and not volume.feet_first:
             uids = uids[::-1]
         facts = {
