@@ -31,7 +31,12 @@ class _Constants(string.Formatter):
         return (value[int(index.rstrip("]"))] if bracket else value), field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        """Spell numbers without idle digits, two as a range, more as a list."""
+        """Spell numbers without idle digits, two as a range, more as a list; names with units."""
+        if isinstance(value, Mapping):  # {"height_mm": (4, 55)}: height 4 to 55 mm
+            named = ((name.rpartition("_"), part) for name, part in value.items())
+            return ", ".join(
+                f"{n} {self.format_field(p, format_spec)} {u}" for (n, _, u), p in named
+            )
         if isinstance(value, tuple):
             parts = [self.format_field(part, format_spec) for part in value]
             return " to ".join(parts) if len(parts) == 2 else ", ".join(parts)

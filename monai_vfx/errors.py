@@ -41,6 +41,8 @@ REFUSALS: dict[str, str] = {
     "hu_implausible": "Values are shifted or scaled: apply slope and intercept exactly once.",
     "size_implausible": "Write pixel size and positions in mm.",
     "identity_conflict": "The slices name more than one patient: separate them first.",
+    "header_conflict": "Find out which is right: the row may belong to another CT. Correct the "
+    "table, or leave out the column.",
     # PACS
     "pacs_unreachable": "Check host, port and path of the address, and whether the PACS runs.",
     "pacs_denied": "Set VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD, or VFX_DICOMWEB_TOKEN, to "
@@ -58,6 +60,8 @@ REFUSALS: dict[str, str] = {
     "mask_labels_unknown": "Name the scheme with --labels, or use a file that carries names.",
     "mask_grid_mismatch": "The mask does not lie on this CT: use the mask made from this series.",
     "mask_off_bone": "The labelled region is not bone on this CT: check that mask and CT match.",
+    "mask_shifted": "The mask lies beside its vertebrae along the spine: use the mask made from "
+    "this series, or move it.",
     "mask_fractional": "Label values must be whole numbers: export the mask as a label map.",
     "mask_overlaps": "Correct the structures so that no voxel belongs to two vertebrae.",
     "contours_missing": "Interpolate the contours to all slices of the CT and export them again.",
@@ -81,6 +85,8 @@ REFUSALS: dict[str, str] = {
     # tables
     "clinical_invalid": "Give a table of one row with the weights' variables, with --clinical.",
     "cohort_invalid": "Correct the listed cells and run again.",
+    "gate_stale": "Run vfx check on this table again and give the new check.csv.",
+    "gate_excluded": "Leave the warning out of the list of those that exclude, to keep the case.",
     "internal": "This is a defect of the software: please report it with the log.",
 }
 """Refusal code → what the user can do about it."""
@@ -104,6 +110,11 @@ WARNINGS: dict[str, str] = {
     "crop_padded": "the crop leaves the field of view and was padded",
     "simulated_weights": "the weights were trained on simulated patients",
     "position_unusual": "the patient does not lie supine",
+    "age_outside_study": "the patient is younger or older than those of the study",
+    "contrast_contradictory": "what is known of contrast medium contradicts itself",
+    "fracture_suspected": "a vertebra already looks fractured",
+    "fracture_unclear": "a vertebra may be fractured: the slices are too thick to tell",
+    "metal_or_cement": "metal or cement in or behind T12-L4",
     "position_conflict": "position of the patient and direction of the rows contradict each other",
     "lossy_compression": "values were changed by compression before they came here",
     "monoenergetic": "HU are those of a virtual photon energy, not of a tube voltage",
@@ -117,6 +128,27 @@ WARNINGS: dict[str, str] = {
 """Warning code → its meaning."""
 
 RULES: dict[str, str] = {
+    "header_conflict": "An age in the table may differ from the header's by "
+    "{dicom.facts.AGE_TOLERANCE_YEARS} year, a date by {dicom.facts.DATE_TOLERANCE_DAYS} day; sex "
+    "must be the same. What either lacks is not compared.",
+    "gate_stale": "Each row of the table must be in check.csv, with the image and the mask as they "
+    "were when they were checked (size and time of each file, else the SHA-256 of the content).",
+    "gate_excluded": "A row is left out when check.csv has one of the warnings that exclude.",
+    "age_outside_study": "The age lies from {preflight.YOUNGEST_YEARS} to {preflight.OLDEST_YEARS} "
+    "years; a header holds whole years.",
+    "contrast_contradictory": "Tags, times and words of the header name one phase at most, and "
+    "do not say both that medium was given and that it was not; nor does the aorta, where it is "
+    "labelled, contradict them.",
+    "fracture_suspected": "No ratio of heights (Ha/Hp, Hm/Hp, Hp to a neighbour's) of T12-L4 lies "
+    "by {case_facts.suspicion.SURE_SD} SD of its measurement below "
+    "{case_facts.suspicion.LOWEST_RATIO}.",
+    "fracture_unclear": "No ratio lies below {case_facts.suspicion.LOWEST_RATIO} by less than "
+    "{case_facts.suspicion.SURE_SD} SD of its measurement; for slices of more than "
+    "{case_facts.suspicion.THICKEST_MM} mm no such SD is known, and the warning always comes.",
+    "metal_or_cement": "Less than {case_facts.implants.LEAST_INSIDE_MM3} mm³ above "
+    "{case_facts.implants.INSIDE_HU} HU inside the bodies, and less than "
+    "{case_facts.implants.LEAST_BEHIND_MM3} mm³ above {case_facts.implants.BEHIND_HU} HU behind "
+    "them.",
     # refusals: what is asked of a case
     "input_unreadable": "The path exists, may be read, and holds a DICOM file, a folder or zip "
     "(not encrypted) of such, NIfTI-1 or -2 (not Analyze), NRRD or MetaImage.",
@@ -275,11 +307,14 @@ RULES: dict[str, str] = {
     "mask_overlaps": "Two vertebrae share at most {mask_placing.OVERLAP_SHARE} of the smaller "
     "one's voxels; what they share goes to the upper one.",
     "several_masks": "A folder or zip holds one SEG or RTSTRUCT.",
+    "mask_shifted": "The gaps between T12-L4 are less dense than the bodies' ends where the mask "
+    "lies: at least {along_spine.LEAST_SHARE} of the contrast that they have at the best shift "
+    "along the spine, or that shift is less than {along_spine.LEAST_SHIFT_MM} mm.",
     "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
     "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
     "times their median distance apart.",
-    "body_impossible": "A whole body of T12-L4 measures (least, greatest) {plausibility.POSSIBLE}.",
-    "body_unusual": "A whole body of T12-L4 usually measures (least, greatest) "
+    "body_impossible": "A whole body of T12-L4 measures {plausibility.POSSIBLE}.",
+    "body_unusual": "A whole body of T12-L4 usually measures "
     "{plausibility.USUAL}, and less than {plausibility.NEIGHBOUR_RATIO} times its neighbour's "
     "volume.",
     "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5.",
@@ -356,8 +391,13 @@ class MissingDependencyError(ImportError):
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self._facts = (package, extra, purpose)
         command = extra if " " in extra else f"pip install 'monai_vfx[{extra}]'"
         super().__init__(f"{package} is needed {purpose}: {command}")
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
+        """Survive the way back from a worker process."""
+        return type(self), self._facts
 
 
 def find_cause(error: BaseException | None, kind: type[E]) -> E | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from monai_vfx.dicom.files import access_refused, reason
 from monai_vfx.errors import CaseRefused
-from monai_vfx.shapes import HUVolume, OpenedImage, Region
+from monai_vfx.shapes import Affine, HUVolume, OpenedImage, Region
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 """Files read through nibabel."""
@@ -49,7 +49,8 @@ def load_nifti(path: Path) -> Any:
         image, nib.Nifti1Pair
     ):  # what NIfTI-1 and -2, one file or two, have in common
         raise ValueError("no NIfTI image")
-    if not 0 <= image.dataobj.offset <= LARGEST_OFFSET:
+    voxels: Any = image.dataobj
+    if not 0 <= voxels.offset <= LARGEST_OFFSET:
         raise ValueError("no NIfTI image: its voxels begin at no place in a file")
     return image
 
@@ -106,7 +107,21 @@ def open_nifti(path: Path) -> OpenedImage:
                 ) from error
 
     i, j, k = shape[:3]
-    return (i, j, k), np.asarray(image.affine, dtype=float), read
+    return (i, j, k), _affine(image), read
+
+
+def _affine(image: Any) -> Affine:
+    """Return the affine with the digits that were meant, not those of float32.
+
+    NIfTI-1 keeps 1.03 mm as 1.0299999713897705; the shortest number that float32 cannot tell from
+    it is 1.03 again, and the volume lies exactly where the DICOM series lies that it was made from.
+    """
+    if int(image.header["sform_code"]) <= 0:
+        return np.asarray(image.affine, dtype=float)
+    affine = np.eye(4)
+    for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+        affine[row] = [float(str(value)) for value in image.header[name]]
+    return affine
 
 
 def _check_partner(path: Path) -> None:

@@ -26,10 +26,10 @@ POSSIBLE: dict[str, tuple[float, float]] = {
 """Measure of a whole body of T12-L4 → least and greatest possible value."""
 
 USUAL: dict[str, tuple[float, float]] = {
-    "height_mm": (12.0, 40.0),
-    "depth_mm": (20.0, 50.0),
+    "height_mm": (12.0, 42.0),
+    "depth_mm": (20.0, 52.0),
     "width_mm": (28.0, 65.0),
-    "volume_ml": (9.0, 75.0),
+    "volume_ml": (9.0, 80.0),
 }
 """Measure → least and greatest usual value."""
 
@@ -40,7 +40,7 @@ LONGEST_STEP = 1.65
 """Longest distance of two neighbours' centres, as a multiple of the median between T12 and L4.
 One vertebra without a label between two makes it about 2."""
 
-_INNER = (0.02, 0.98)  # quantiles that stand for a body's ends: single voxels stick out
+_INNER = (0.005, 0.995)  # quantiles that stand for a body's ends: single voxels stick out
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def measure_bodies(present: dict[int, Points], affine: Affine) -> dict[str, Body
     """Measure the bodies of T12-L4.
 
     Height runs along the line through the neighbours' centres, depth and width square to it,
-    towards the patient's back and left. The ends are the 2nd and 98th percentile of the voxels'
+    towards the patient's back and left. The ends are the 0.5th and 99.5th percentile of the voxels'
     centres, a voxel further apart.
 
     Args:

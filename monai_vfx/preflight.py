@@ -13,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_vfx.along_spine import check_along_spine
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.dicom.facts import Expected, HeaderFacts, check_expected
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.hu_peaks import check_offset, check_peaks
 from monai_vfx.masks import Masks, check_on_bone, load_masks
+from monai_vfx.schemas import schema
 from monai_vfx.shapes import BoolVolume, HUVolume, Json, LabelVolume, Region
 from monai_vfx.volumes import Volume, open_volume
 
@@ -42,6 +45,13 @@ MOST_HU = 33_000.0
 """No stored CT value is larger."""
 PADDING_MM = 5.0
 """The region read is this much wider than the crops need."""
+
+YOUNGEST_YEARS = 50
+"""Least age of the study's patients at the CT; it belongs to the range."""
+OLDEST_YEARS = 80
+"""Greatest age, likewise."""
+
+_EMPTY_FACTS: Json = dict.fromkeys(schema("case_facts")["properties"])
 
 MaskMaker = Callable[[Volume], Path]
 """Makes the mask of a CT that was opened and returns where it lies."""
@@ -136,7 +146,7 @@ def check_image(image: str | PathLike[str], series_uid: str | None = None) -> Vo
 def _with_mask(
     volume: Volume, mask: str | PathLike[str] | MaskMaker | None, scheme: str | None
 ) -> Case:
-    warnings = [*volume.warnings, *_check_spacing(volume)]
+    warnings = [*volume.warnings, *_check_spacing(volume), *_check_domain(volume)]
     if mask is None:
         raise CaseRefused("mask_required", "no mask was given for this CT")
     if callable(mask):
@@ -163,7 +173,7 @@ def check_case(case: Case) -> Region:
 
 
 def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]) -> None:
-    """Check that voxels are HU and that the labelled bodies are bone.
+    """Check that voxels are HU, that the labelled bodies are bone and that discs lie between them.
 
     Args:
         hu: (i, j, k) of the region around T12-L4.
@@ -171,7 +181,8 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
         spacing_mm: voxel distances along (i, j, k).
 
     Raises:
-        CaseRefused: ``not_hounsfield``, ``hu_implausible`` or ``mask_off_bone``.
+        CaseRefused: ``not_hounsfield``, ``hu_implausible``, ``mask_off_bone`` or
+            ``mask_shifted``.
     """
     check_offset(hu)
     low, high = float(hu.min()), float(hu.max())
@@ -185,6 +196,7 @@ def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, flo
     check_peaks(hu)
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
     check_on_bone(hu, bodies, spacing_mm)
+    check_along_spine(hu, bodies, spacing_mm)
 
 
 def is_study_level(labels: LabelVolume) -> BoolVolume:
@@ -245,6 +257,44 @@ def _check_size(volume: Volume, largest_pixel: float) -> None:
             )
 
 
+def _check_domain(volume: Volume) -> list[CaseWarning]:
+    """Warn of what puts a CT outside the study, as far as the header says so."""
+    facts = volume.facts or HeaderFacts()
+    warnings = age_warnings(facts.age_years)
+    if facts.contrast.contradictory:
+        text = f"the header contradicts itself on contrast ({'; '.join(facts.contrast.hints)})"
+        warnings.append(CaseWarning("contrast_contradictory", text))
+    return warnings
+
+
+def age_warnings(age_years: float | None) -> list[CaseWarning]:
+    """Return the warning ``age_outside_study`` where an age is known and outside.
+
+    >>> [w.message for w in age_warnings(49.0)], age_warnings(80.0), age_warnings(None)
+    (['age 49 years; the study: 50 to 80'], [], [])
+    """
+    if age_years is None or YOUNGEST_YEARS <= age_years <= OLDEST_YEARS:
+        return []
+    text = f"age {age_years:g} years; the study: {YOUNGEST_YEARS} to {OLDEST_YEARS}"
+    return [CaseWarning("age_outside_study", text)]
+
+
+def header_facts(volume: Volume) -> Json:
+    """Return what the header of a CT says, with the geometry that decides its domain.
+
+    Returns:
+        Those keys of ``data_schemas/case_facts.schema.json`` that need no voxel; null where the
+        header says nothing, as a NIfTI's or NRRD's does.
+    """
+    axis = volume.slice_axis
+    pixels = [step for n, step in enumerate(volume.spacing_mm) if n != axis]
+    return {
+        **(volume.facts or HeaderFacts()).to_json(),
+        "slice_distance_mm": round(volume.spacing_mm[axis], 3),
+        "pixel_mm": round(max(pixels), 3),
+    }
+
+
 def check_report(
     image: str | PathLike[str],
     mask: str | PathLike[str] | MaskMaker | None,
@@ -253,6 +303,7 @@ def check_report(
     series_uid: str | None = None,
     scheme: str | None = None,
     review: Callable[[Case], Json] | None = None,
+    expected: Expected | None = None,
 ) -> tuple[Json, CaseRefused | None]:
     """Run every check on one case and say what was found (``data_schemas/check.schema.json``).
 
@@ -264,12 +315,54 @@ def check_report(
         scheme: label scheme of the mask, or path of a label mapping; found from names or ids by
             default.
         review: called with the case once all other checks are passed. Returns ``mask``, where the
-            mask comes from, and further ``warnings``; it may refuse the case as well.
+            mask comes from, further ``warnings`` and ``facts``, those that need voxels; it may
+            refuse the case as well.
+        expected: what a table says of the case, to be compared with its header.
 
     Returns:
         The report, and the refusal if the case would not be accepted.
     """
-    report: Json = {
+    report = _blank_report(case)
+    stated = expected or Expected()
+    try:
+        volume = open_volume(image, series_uid)
+        report |= {
+            "format": volume.file_format,
+            "shape": list(volume.shape),
+            "spacing_mm": list(volume.spacing_mm),
+            "slices": volume.shape[volume.slice_axis],
+            "warnings": [asdict(warning) for warning in volume.warnings],
+            "facts": _EMPTY_FACTS | header_facts(volume),
+        }
+        check_expected(volume.facts, stated)
+        loaded = _with_mask(volume, mask, scheme)
+        report |= {
+            "levels": list(loaded.masks.levels),
+            "cut_levels": list(loaded.masks.cut),
+            "label_scheme": loaded.masks.scheme,
+            "body_source": loaded.masks.body_source,
+            "warnings": [asdict(warning) for warning in loaded.warnings],
+        }
+        if report["facts"]["age_years"] is None:
+            report["warnings"] += [asdict(w) for w in age_warnings(stated.age_years)]
+        check_case(loaded)
+        if review is not None:
+            found = review(loaded)
+            report["mask"] = found["mask"]
+            report["warnings"] += found["warnings"]
+            report["facts"] |= found.get("facts", {})
+    except CaseRefused as refusal:
+        return report | _refusal_facts(refusal), refusal
+    return report, None
+
+
+def refused_report(case: str, refusal: CaseRefused) -> Json:
+    """Return the report of a case of which nothing is known but why it is refused."""
+    return _blank_report(case) | _refusal_facts(refusal)
+
+
+def _blank_report(case: str) -> Json:
+    return {
         "case": case,
         "status": "accepted",
         "format": None,
@@ -281,39 +374,12 @@ def check_report(
         "label_scheme": None,
         "body_source": None,
         "mask": None,
+        "facts": None,
         "warnings": [],
         "refusal": None,
     }
-    try:
-        volume = open_volume(image, series_uid)
-        report |= {
-            "format": volume.file_format,
-            "shape": list(volume.shape),
-            "spacing_mm": list(volume.spacing_mm),
-            "slices": volume.shape[volume.slice_axis],
-            "warnings": [asdict(warning) for warning in volume.warnings],
-        }
-        loaded = _with_mask(volume, mask, scheme)
-        report |= {
-            "levels": list(loaded.masks.levels),
-            "cut_levels": list(loaded.masks.cut),
-            "label_scheme": loaded.masks.scheme,
-            "body_source": loaded.masks.body_source,
-            "warnings": [asdict(warning) for warning in loaded.warnings],
-        }
-        check_case(loaded)
-        if review is not None:
-            found = review(loaded)
-            report["mask"] = found["mask"]
-            report["warnings"] += found["warnings"]
-    except CaseRefused as refusal:
-        report |= {
-            "status": "refused",
-            "refusal": {
-                "code": refusal.code,
-                "message": refusal.message,
-                "remedy": refusal.remedy,
-            },
-        }
-        return report, refusal
-    return report, None
+
+
+def _refusal_facts(refusal: CaseRefused) -> Json:
+    facts = {name: getattr(refusal, name) for name in ("code", "message", "remedy")}
+    return {"status": "refused", "refusal": facts}

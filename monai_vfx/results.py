@@ -146,7 +146,7 @@ def mask_record(source: str, levels: Sequence[str] = ()) -> Json:
     """Return what a result says of a mask of which no more is known than its levels.
 
     Args:
-        source: ``given``, ``auto`` or ``totalsegmentator``.
+        source: ``given``, ``auto``, ``totalsegmentator`` or ``spine-segment``.
         levels: names of its vertebral bodies, cranial to caudal.
     """
     return {
@@ -184,6 +184,14 @@ def check_case_name(name: str) -> str:
             "or control characters: it becomes a folder's name"
         )
     return name
+
+
+def place_for_refusal(folder: Path) -> Path:
+    """Return where a refusal is recorded in the folder of a case: never over an earlier result."""
+    earlier = folder / "prediction.json"
+    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
+        return folder / "refused.json"
+    return earlier
 
 
 def write_json(path: Path, document: Json) -> None:

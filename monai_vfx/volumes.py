@@ -10,6 +10,7 @@ monai_vfx.errors.CaseRefused: input_unreadable: nothing is found at this path. G
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_vfx.dicom.facts import HeaderFacts
 from monai_vfx.dicom.files import access_refused
 from monai_vfx.dicom.reading import read_series
 from monai_vfx.dicom.stack import SHORTEST_SERIES
@@ -50,6 +52,7 @@ class Volume:
         age_years, sex: of the header, None where absent. Never guessed.
         frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         warnings: what a reader of the result must know.
+        facts: what a DICOM header says of patient, scanner and protocol; None without one.
     """
 
     file_format: str
@@ -63,6 +66,7 @@ class Volume:
     sex: str | None = None
     frame_of_reference: str | None = field(default=None, repr=False)
     warnings: tuple[CaseWarning, ...] = ()
+    facts: HeaderFacts | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -168,6 +172,21 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
+def file_state(path: Path) -> str:
+    """Return a digest of what tells whether a file, or any in a folder, is still the one it was.
+
+    Size and time of each file count, and where it lies in the folder; nothing is read. A path at
+    which there is nothing has a state as well.
+    """
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    stats = []
+    for file in files:
+        name = str(file.relative_to(path))
+        found = file.stat() if file.exists() else None
+        stats.append([name, *((found.st_size, found.st_mtime_ns) if found else ())])
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
 def _open_dicom(path: Path, series_uid: str | None) -> Volume:
     series = read_series(path, series_uid)
     return Volume(
@@ -182,6 +201,7 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         sex=series.sex,
         frame_of_reference=series.frame_of_reference,
         warnings=series.warnings,
+        facts=series.facts,
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
@@ -25,6 +26,7 @@ from monai.transforms import Compose
 from monai_vfx.bundle_parts import Standardiser, fit_clinical, split_cohort
 from monai_vfx.bundle_parts.combining import calibrate, combine, judge_distance
 from monai_vfx.bundle_parts.covariates import read_row, row_values
+from monai_vfx.bundle_parts.data import append_refusals
 from monai_vfx.bundle_parts.exporting import export_case
 from monai_vfx.bundle_parts.overlays import (
     config_files,
@@ -32,15 +34,18 @@ from monai_vfx.bundle_parts.overlays import (
     training_configs,
 )
 from monai_vfx.cohort import read_cohort, table_sha256
+from monai_vfx.cohort.gate import apply_gate, gate_facts, read_gate
+from monai_vfx.dicom.facts import Expected, check_expected
 from monai_vfx.dicom.headers import Deidentifier
-from monai_vfx.errors import CaseRefused, SettingError
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.explanation import gradcam
+from monai_vfx.label_mapping import is_mapping_file
 from monai_vfx.mask_sources import MaskSource
 from monai_vfx.mask_sources.cohorts import with_masks
-from monai_vfx.mask_sources.source import DISAGREEMENT, MADE_FILES
+from monai_vfx.mask_sources.source import DISAGREEMENT, GIVEN_PICTURE, MADE_FILES
 from monai_vfx.outputs import Export
 from monai_vfx.outputs.export import FILES as EXPORTED
-from monai_vfx.preflight import check_case, load_case
+from monai_vfx.preflight import age_warnings, check_case, load_case
 from monai_vfx.report.montage import montage, score_caption, slice_titles
 from monai_vfx.results import (
     Prediction,
@@ -49,7 +54,7 @@ from monai_vfx.results import (
     write_json,
 )
 from monai_vfx.shapes import Json
-from monai_vfx.volumes import content_hash
+from monai_vfx.volumes import content_hash, open_volume
 from monai_vfx.weights import TrainedModel, bundle_root, read_sidecar, sha256_of
 
 _LOG = logging.getLogger(__name__)
@@ -63,7 +68,7 @@ UNCHANGED = "unchanged"
 """Leaves a setting as the configs have it, where None is a value."""
 RESULTS = (
     *("prediction.json", "refused.json", "run.json", "gradcam*.*", "attention_*.*"),
-    *(*MADE_FILES, DISAGREEMENT, *EXPORTED),
+    *(*MADE_FILES, GIVEN_PICTURE, DISAGREEMENT, *EXPORTED),
 )
 """What a prediction leaves in its folder."""
 
@@ -153,21 +158,24 @@ def predict(
     compare_mask: bool = True,
     export: Sequence[str] = (),
     deidentify: bool = False,
+    networks: dict[Path, TrainedModel] | None = None,
 ) -> Prediction:
     """Score one CT through the bundle's inference.
 
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
         mask: label map or folder of per-structure files; ``auto``: the localiser makes one;
-            ``totalsegmentator``: that tool does.
+            ``totalsegmentator``, ``spine-segment``: that tool does.
         weights: checkpoint with its sidecar; of several the score is the mean probability. One
             with an ``outliers.json`` beside it says whether the case is unlike its training's.
         out: folder for ``prediction.json`` and ``run.json``; with ``explain`` also
             ``gradcam.nii.gz``, ``gradcam.png`` and the attention maps likewise. Of a mask that is
-            made also ``mask.nii.gz``, ``mask.dcm`` (of a DICOM series) and ``localiser.png``.
+            made also ``mask.nii.gz``, ``mask.dcm`` (of a DICOM series) and ``localiser.png``, of
+            one that is given ``mask.png``.
         case: the caller's name for the case.
         series_uid: which series, where there are several.
-        scheme: label scheme of the mask, where it is not to be found out.
+        scheme: label scheme of the mask, or path of a label mapping, where it is not to be found
+            out.
         clinical: table of one row, for weights or a calibration that take clinical variables.
         calibration: ``calibration.json`` that turns the score into an absolute five-year risk;
             with several weights also into its interval.
@@ -179,9 +187,11 @@ def predict(
         export: ``dicom`` and ``fhir``, see :mod:`monai_vfx.outputs`.
         deidentify: leave everything out of all files that leads back to the patient: identity,
             dates, UIDs and the digests of CT, mask and clinical row.
+        networks: those that earlier cases loaded; further ones are added.
 
     Raises:
-        CaseRefused: with the code of the rule that the case breaks; with ``mask_disagrees`` the
+        CaseRefused: with the code of the rule that the case breaks, ``header_conflict`` where the
+            clinical row contradicts the header among them; with ``mask_disagrees`` the
             picture ``mask_disagrees.png`` is left in ``out``.
         MissingDependencyError: TotalSegmentator is asked for and not installed.
         SettingError: a calibration that cannot be used; an export of DICOM from another format.
@@ -192,6 +202,7 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     check_case_name(case)
     members = [weights] if isinstance(weights, str | Path) else list(weights)
+    row_warnings = () if clinical is None else _compare_row(image, series_uid, clinical)
     with tempfile.TemporaryDirectory(dir=out, prefix=".run_") as scratch:
         source = MaskSource(
             image,
@@ -200,6 +211,7 @@ def predict(
             series_uid=series_uid,
             compare=compare_mask,
             hide=hide,
+            picture=True,
         )
         _settle_mask(source, scheme, out)
         item: Json = {"case": case, "image": str(image)}
@@ -212,7 +224,7 @@ def predict(
         predictions = []
         for number, (member, folder) in enumerate(zip(members, folders, strict=True)):
             predictions.append(
-                _score(item, member, folder, layer if explain and not number else "")
+                _score(item, member, folder, layer if explain and not number else "", networks)
             )
         prediction = judge_distance(
             combine(predictions), members, [folder / "features.csv" for folder in folders]
@@ -228,6 +240,7 @@ def predict(
                 mask=source.record,
                 warnings=tuple(dict.fromkeys((*prediction.warnings, *source.warnings))),
             )
+        prediction = replace(prediction, warnings=(*prediction.warnings, *row_warnings))
         with quiet():
             prediction = export_case(exporter, prediction, item, members[0], made, source.folder)
         write_json(made / "prediction.json", prediction.to_json())
@@ -240,6 +253,7 @@ def predict(
                     file.unlink()
         for file in (*made.iterdir(), *source.folder.glob("*")):
             shutil.move(file, out / file.name)
+    mapping = Path(scheme) if scheme is not None and is_mapping_file(scheme) else None
     inputs = {
         "image": content_hash(Path(image)),
         "mask": mask_digest,
@@ -249,9 +263,11 @@ def predict(
         "clinical": None if clinical is None else content_hash(Path(clinical)),
         "calibration": None if calibration is None else content_hash(Path(calibration)),
     }
+    if mapping is not None:
+        inputs["labels"] = content_hash(mapping)
     facts = {
         "case": case,
-        "labels": scheme,
+        "labels": "mapping" if mapping is not None else scheme,
         "mask_source": source.kind,
         "compare_mask": compare_mask,
         "series_uid": series_uid,
@@ -275,13 +291,34 @@ def _without_origin(record: Json) -> Json:
     return record | {"time": None, "inputs_sha256": inputs, "settings": settings}
 
 
+def _compare_row(
+    image: str | Path, series_uid: str | None, clinical: str | Path
+) -> tuple[CaseWarning, ...]:
+    """Compare a clinical row with the header; warn of its age where the header has none.
+
+    Raises:
+        CaseRefused: ``header_conflict``; what opening the CT or the row raises.
+    """
+    row = read_row(clinical).iloc[0]
+    age, sex, scanned = (
+        None if name not in row or pd.isna(row[name]) else row[name]
+        for name in ("age", "sex", "scan_date")
+    )
+    facts = open_volume(image, series_uid).facts
+    day = None if scanned is None else pd.Timestamp(scanned).date()
+    check_expected(facts, Expected(None if age is None else float(age), sex, day))
+    if age is None or (facts is not None and facts.age_years is not None):
+        return ()
+    return tuple(age_warnings(float(age)))
+
+
 def _settle_mask(source: MaskSource, scheme: str | None, out: Path) -> None:
-    """Make the mask that is asked for and compare one that is given, before a network scores.
+    """Make the mask that is asked for, compare and draw one that is given, before a network scores.
 
     Raises:
         CaseRefused: the CT, the localiser or the comparison; a picture of a disagreement stays.
     """
-    if source.kind == "given" and (source.path is None or not source.compare):
+    if source.path is None:
         return  # the preprocessing itself refuses what is to be refused
     case = load_case(
         source.image,
@@ -298,7 +335,13 @@ def _settle_mask(source: MaskSource, scheme: str | None, out: Path) -> None:
         raise
 
 
-def _score(item: Json, weights: str | Path, folder: Path, layer: str) -> Prediction:
+def _score(
+    item: Json,
+    weights: str | Path,
+    folder: Path,
+    layer: str,
+    networks: dict[Path, TrainedModel] | None,
+) -> Prediction:
     """Run the bundle's inference of one case with one network; with a layer, draw heat maps.
 
     Raises:
@@ -306,6 +349,10 @@ def _score(item: Json, weights: str | Path, folder: Path, layer: str) -> Predict
     """
     names = ["common", "inference", *(["gradcam"] if layer else [])]
     settings: Json = {"layer": layer, "show_attention": True} if layer else {}
+    if networks is not None:
+        if Path(weights) not in networks:
+            networks[Path(weights)] = TrainedModel(weights)
+        settings["model"] = networks[Path(weights)]  # an object: the parser leaves it alone
     run_bundle(names, "infer", weights=Path(weights), cases=(item,), output_dir=folder, **settings)
     prediction = read_prediction(folder / item["case"] / "prediction.json")
     if prediction.refusal is not None:
@@ -328,6 +375,8 @@ def train(
     cache_dir: str | Path | None = None,
     made_masks: str = "auto",
     mask_dir: str | Path | None = None,
+    gate: str | Path | None = None,
+    exclude_warnings: Sequence[str] = (),
     tell: Callable[[str], None] = _LOG.info,
 ) -> Json:
     """Train on one fold; a run that was stopped goes on from its newest checkpoint.
@@ -349,20 +398,30 @@ def train(
             ones; the overlays' or ``imagenet`` by default.
         cache_dir: folder of prepared images, which further trainings may share.
         made_masks: who makes the masks of rows that name none: ``auto`` (the localiser) or
-            ``totalsegmentator``. A CT whose vertebrae cannot be named is listed in
+            a tool's name. A CT whose vertebrae cannot be named is listed in
             ``refused.jsonl`` and left out.
         mask_dir: folder of such masks, which further trainings may share; ``masks`` in ``out``
             by default.
+        gate: ``check.csv`` of the table's CTs; whom it refuses is left out before the folds are
+            made, and listed in ``refused.jsonl``. What remains is ``gate/cohort.csv`` in ``out``.
+        exclude_warnings: codes of its warnings that leave out as well.
         tell: called with a line about each such mask.
 
     Returns:
         ``weights``, and ``epoch`` and ``val_auroc`` of the best checkpoint.
 
     Raises:
-        CaseRefused: ``cohort_invalid``.
+        CaseRefused: ``cohort_invalid``, or ``gate_stale``.
         SettingError: a fold, overlay or setting that cannot be used.
     """
-    out = Path(out)
+    out, given = Path(out), Path(cohort)
+    gated: Json = {}
+    left_out: dict[str, CaseRefused] = {}
+    if gate is not None:
+        verdicts = read_gate(gate, exclude_warnings)
+        cohort, found = apply_gate(cohort, verdicts, out / "gate")
+        gated = {"gate": gate_facts(verdicts, found)}
+        left_out = {case: entry.refusal for case, entry in found.items()}
     names, settings = training_configs(overlays)
     chosen: Json = {"fold": fold, "folds": folds or default_folds(overlays, cohort)}
     chosen |= {"test_fold": test_fold, "max_epochs": epochs, "seed": seed, **settings}
@@ -378,11 +437,13 @@ def train(
     paths = {"cohort": table, "output_dir": out}
     paths |= {} if cache_dir is None else {"cache_dir": Path(cache_dir)}
     run_bundle(names, "train", resume=True, **paths, **chosen)
-    facts = {**chosen, "overlays": [_named(overlay) for overlay in overlays]}
+    append_refusals(out / "refused.jsonl", left_out)
+    facts = {**chosen, **gated, "overlays": [_named(overlay) for overlay in overlays]}
     facts |= {} if table == Path(cohort) else {"made_masks": made_masks}
     if isinstance(chosen.get("pretrained"), Path):
         facts["pretrained"] = _named(chosen["pretrained"])
-    inputs = {"cohort": content_hash(Path(cohort))}
+    inputs = {"cohort": content_hash(given)}
+    inputs |= {} if gate is None else {"gate": sha256_of(gate)}
     write_json(out / "run.json", run_record("train", facts, inputs))
     best = read_sidecar(out / "model.pt")["validation"]
     return {"weights": str(out / "model.pt"), "epoch": best["epoch"], "val_auroc": best["auroc"]}

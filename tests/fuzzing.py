@@ -31,9 +31,13 @@ from fuzz_mutations import mutate
 from fuzz_seeds import SEEDS, Seed, build_seeds
 
 SECONDS = 10.0
-"""The longest that a case may take."""
+"""The longest that a case may take, of a processor's time: the machine may have other work."""
+PATIENCE = 10
+"""So many times longer it may take by the clock."""
 MEMORY = 2 << 30
-"""The most address space of the process that reads a case, in bytes: all that it could use."""
+"""The most memory that a process may use for a case, in bytes."""
+RESERVED = 2 * MEMORY
+"""It may reserve so much and not use it; more it does not get, which shows as a ``MemoryError``."""
 Reader = Callable[[Seed, Path], list[str]]
 """Reads a seed's files in a folder and returns the refusals."""
 SECRETS = ("xanthippe", "quirina", "xq-1", "vfx_fuzz")
@@ -48,10 +52,10 @@ class Outcome:
         number: of the case.
         seed: name of the good input.
         done: what was changed.
-        kind: ``result`` or ``code``; otherwise a finding: ``traceback``, ``told``, ``hang`` or
-            ``crash``.
-        text: the codes, or what went wrong.
-        seconds: of the reading alone.
+        kind: ``result`` or ``code``; otherwise a finding: ``traceback``, ``told``, ``hang``,
+            ``memory`` or ``crash``.
+        text: the refusals, one a line, or what went wrong.
+        seconds: of a processor, for the reading alone.
         peak_mib: most memory of the process during the case.
     """
 
@@ -140,22 +144,22 @@ def try_case(number: int, seeds: Path, reader: Reader = read) -> Outcome:
     logging.getLogger().addHandler(logs)
     _peak_mib(reset=True)
     try:
-        begin, done = time.perf_counter(), tuple[str, ...]()
+        begin, done = time.process_time(), tuple[str, ...]()
         try:
             seed, done = prepare(number, seeds, folder)
-            begin = time.perf_counter()
+            logs.texts.clear()  # making the files is nobody's concern
+            begin = time.process_time()
             with warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter("always")
                 refusals = reader(seed, folder)
             texts = [*refusals, *logs.texts, *(str(w.message) for w in heard)]
             leaks = [t for t in texts if any(secret in t.lower() for secret in SECRETS)]
-            codes = ", ".join(text.partition(":")[0] for text in refusals)
             kind = "told" if leaks else "code" if refusals else "result"
-            text = leaks[0] if leaks else codes
+            text = leaks[0] if leaks else "\n".join(refusals)
         except Exception:  # whatever it is, it is what is looked for
             kind, text = "traceback", traceback.format_exc()
         name = SEEDS[number % len(SEEDS)].name
-        return Outcome(number, name, done, kind, text, time.perf_counter() - begin, _peak_mib())
+        return Outcome(number, name, done, kind, text, time.process_time() - begin, _peak_mib())
     finally:
         logging.getLogger().removeHandler(logs)
         shutil.rmtree(folder, ignore_errors=True)
@@ -168,13 +172,19 @@ def _work(
     tempfile.tempdir = str(scratch)
     for seed in SEEDS if reader is read else ():  # to import all there is takes seconds
         read(seed, seeds / seed.name)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (RESERVED, RESERVED))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with Path(os.devnull).open("w") as nowhere:  # ITK and decoders write there by themselves
         os.dup2(nowhere.fileno(), 2)
     pipe.send("ready")
     while (number := pipe.recv()) is not None:
         pipe.send(try_case(number, seeds, reader))
+
+
+def _used_seconds(pid: int | None) -> float:
+    """Return the processor's time that a process has used."""
+    facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class _Worker:
@@ -198,12 +208,17 @@ class _Worker:
     def give(self, number: int) -> None:
         if self._process is None:
             self._start()
+        assert self._process is not None
         self.number, self._since = number, time.monotonic()
+        self._used = _used_seconds(self._process.pid)
         self.pipe.send(number)
 
     def overdue(self) -> bool:
+        if self.number is None or self._process is None:
+            return False
         # Making the files takes time as well; how long the reading took decides below.
-        return self.number is not None and time.monotonic() - self._since > 2 * self._seconds
+        by_clock = time.monotonic() - self._since > PATIENCE * self._seconds
+        return by_clock or _used_seconds(self._process.pid) - self._used > 2 * self._seconds
 
     def take(self) -> Outcome:
         """Return the outcome of the case; start anew where there is none."""
@@ -222,7 +237,11 @@ class _Worker:
             self._process = None
             kind = "hang" if isinstance(error, TimeoutError) else "crash"
             return Outcome(number, seed, (), kind, f"exit status {process.exitcode}")
-        slow = found.seconds > self._seconds and not found.is_finding
+        if found.is_finding:
+            return found
+        if found.peak_mib > MEMORY / 2**20 or "MemoryError" in found.text:
+            return replace(found, kind="memory")
+        slow = found.seconds > self._seconds
         return replace(found, kind="hang", text=f"{found.seconds:.1f} s") if slow else found
 
     def stop(self) -> None:
@@ -289,7 +308,7 @@ def main() -> int:
         return _keep(options.case, options.keep)
     began, kinds, peak, longest, findings = time.monotonic(), Counter[str](), 0.0, 0.0, 0
     for done, found in enumerate(run(numbers, options.workers), start=1):
-        kinds.update([found.kind if found.kind != "code" else found.text.partition(",")[0]])
+        kinds.update([found.kind if found.kind != "code" else found.text.partition(":")[0]])
         peak, longest = max(peak, found.peak_mib), max(longest, found.seconds)
         findings += found.is_finding
         if found.is_finding or options.case is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -27,15 +28,17 @@ from monai_vfx.localiser import Localisation, NamedLevel
 from monai_vfx.mask_sources import MaskSource
 from monai_vfx.mask_sources.cohorts import rows_without_mask, with_masks
 from monai_vfx.mask_sources.comparison import disagreement, match_levels
+from monai_vfx.mask_sources.label_map import write_label_map
 from monai_vfx.mask_sources.source import (
     DISAGREEMENT,
     FACTS,
+    GIVEN_PICTURE,
     MASK,
     PICTURE,
     SEGMENTATION,
     localisation_document,
-    write_label_map,
 )
+from monai_vfx.mask_sources.spine_segment import WEIGHTS as SPINE_WEIGHTS
 from monai_vfx.mask_sources.totalsegmentator import STRUCTURES
 from monai_vfx.masks import REFUSED_MASK, load_masks
 from monai_vfx.preflight import check_report, load_case
@@ -419,6 +422,10 @@ def install_stand_in(folder: Path, labels: np.ndarray, *, fail: bool = False) ->
     for level, value in LEVELS.items():
         known[labels == value] = tool_ids[level]
     np.save(folder / "labels.npy", known)
+    for part in ("Dataset292_vertebrae", "Dataset294_muscles", "Dataset298_total_6mm"):
+        checkpoint = folder / "weights" / part / "trainer" / "fold_0" / "checkpoint_final.pth"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.write_bytes(b"stands for weights")
     tool = folder / "TotalSegmentator"
     tool.write_text(STAND_IN.format(python=sys.executable, names=names, fail=fail))
     tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
@@ -430,6 +437,7 @@ def test_totalsegmentator_is_run_and_its_version_recorded(
     image, _ = any_grid.save(tmp_path)
     install_stand_in(tmp_path / "bin", any_grid.labels)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
     words = ["check", str(image), "--mask", "totalsegmentator", "--no-compare-mask"]
     result = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
@@ -450,6 +458,7 @@ def test_a_failing_totalsegmentator_is_a_refusal(
     image, _ = phantom.save(tmp_path)
     install_stand_in(tmp_path / "bin", phantom.labels, fail=True)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
     report, refusal = check_report(
         image, MaskSource(image, "totalsegmentator", tmp_path / "out"), case="a"
     )
@@ -458,6 +467,118 @@ def test_a_failing_totalsegmentator_is_a_refusal(
     assert "status 1" in refusal.message
     assert "vfx_" not in refusal.message  # no path
     assert violations(report, "check") == []
+
+
+def test_weights_that_totalsegmentator_lacks_are_named(
+    phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _ = phantom.save(tmp_path)
+    install_stand_in(tmp_path / "bin", phantom.labels, fail=True)
+    shutil.rmtree(tmp_path / "bin" / "weights" / "Dataset294_muscles")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
+    with pytest.raises(CaseRefused) as caught:
+        MaskSource(image, "totalsegmentator", tmp_path / "out")(open_volume(image))
+    assert caught.value.code == "mask_not_made"
+    assert "missing are Dataset294_…" in caught.value.message
+    assert "totalseg_download_weights -t total" in caught.value.remedy
+
+
+SPINE_SEGMENT = """#!{python}
+import argparse, sys
+from pathlib import Path
+import nibabel as nib
+import numpy as np
+parser = argparse.ArgumentParser(prog="spine-segment")
+parser.add_argument("inputs", nargs="+")
+parser.add_argument("--output", required=True)
+parser.add_argument("--model-bundle", default="")
+parser.add_argument("--level-only", action="store_true")
+args = parser.parse_args()
+ct = nib.load(args.inputs[0])
+levels = np.load(Path(__file__).with_name("levels.npy"))
+bodies = np.load(Path(__file__).with_name("bodies.npy"))
+assert np.asarray(ct.dataobj).shape == levels.shape
+assert (Path(args.model_bundle) / "weights" / "spine-locator.pt").is_file()
+for name, values in (("vertebral-level", levels), ("process-body", bodies)):
+    made = nib.Nifti1Image(values.astype(np.uint8), ct.affine)
+    nib.save(made, Path(args.output) / f"ct_{{name}}.nii.gz")
+"""
+
+
+def install_spine_segment(folder: Path, labels: np.ndarray) -> Path:
+    """Write a program with spine-segment's command line; return its model bundle.
+
+    It knows the phantom's vertebrae: the bodies, and processes as long as they are behind them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    levels = np.maximum(labels, np.roll(labels, -25, axis=1))
+    np.save(folder / "levels.npy", levels)
+    np.save(folder / "bodies.npy", np.where(labels > 0, 2, np.where(levels > 0, 1, 0)))
+    tool = folder / "spine-segment"
+    tool.write_text(SPINE_SEGMENT.format(python=sys.executable))
+    tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
+    facts = folder / "site" / "spine_segment-9.8.dist-info" / "METADATA"
+    facts.parent.mkdir(parents=True)
+    facts.write_text("Metadata-Version: 2.1\nName: spine-segment\nVersion: 9.8\n")
+    (folder / "bundle" / "weights").mkdir(parents=True)
+    for name in SPINE_WEIGHTS:
+        (folder / "bundle" / "weights" / name).write_bytes(bytes(2000))
+    return folder / "bundle"
+
+
+def test_spine_segment_is_run_and_its_bodies_kept(
+    any_grid: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _ = any_grid.save(tmp_path)
+    bundle = install_spine_segment(tmp_path / "bin", any_grid.labels)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SPINE_SEGMENT_MODEL_BUNDLE", str(bundle))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "bin" / "site"))  # as if installed there
+    words = ["check", str(image), "--mask", "spine-segment", "--no-compare-mask"]
+    result = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert violations(report, "check") == []
+    assert report["mask"]["source"] == "spine-segment"
+    assert report["mask"]["tool"] == "spine-segment 9.8"
+    assert report["body_source"] == "given"
+    kept = load_masks(tmp_path / "out" / MASK, any_grid.labels.shape, any_grid.affine)
+    np.testing.assert_array_equal(kept.labels, any_grid.labels)
+    assert (tmp_path / "out" / PICTURE).is_file()
+
+
+@pytest.mark.parametrize("content", [None, b"version https://git-lfs.github.com/spec/v1"])
+def test_weights_that_spine_segment_lacks_are_named(
+    phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    image, _ = phantom.save(tmp_path)
+    bundle = install_spine_segment(tmp_path / "bin", phantom.labels)
+    lacking = bundle / "weights" / "vertebra-segmenter.pt"
+    lacking.unlink()
+    if content is not None:
+        lacking.write_bytes(content)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SPINE_SEGMENT_MODEL_BUNDLE", str(bundle))
+    with pytest.raises(CaseRefused, match=r"missing are weights/vertebra-segmenter\.pt"):
+        MaskSource(image, "spine-segment", tmp_path / "out")(open_volume(image))
+
+
+def test_spine_segment_that_is_absent_is_named_with_its_command(
+    phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _ = phantom.save(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingDependencyError, match="pip install spine-segment"):
+        MaskSource(image, "spine-segment", tmp_path)(open_volume(image))
+
+
+def test_a_given_mask_leaves_its_picture(any_grid: Phantom, tmp_path: Path) -> None:
+    image, mask = any_grid.save(tmp_path)
+    words = ["check", str(image), "--mask", str(mask), "--no-compare-mask"]
+    result = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [GIVEN_PICTURE]
 
 
 # Tables
@@ -496,6 +617,7 @@ def test_missing_masks_are_made_once_and_refusals_listed(
     assert [item["mask"] for item in read_cohort(table)][1:] == ["", ""]
     install_stand_in(tmp_path / "bin", phantom.labels)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
     told: list[str] = []
     folder = tmp_path / "masks"
     filled = with_masks(table, folder, "totalsegmentator", told.append)
@@ -570,6 +692,7 @@ def test_a_prediction_keeps_the_mask_that_was_made_and_says_so(
     image, given = phantom.save(tmp_path)
     install_stand_in(tmp_path / "bin", phantom.labels)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
     out = tmp_path / "out"
     made = predict(image, "totalsegmentator", weights=weights, out=out, compare_mask=False)
     document = json.loads((out / "prediction.json").read_text())
@@ -605,6 +728,7 @@ def test_morphometry_of_a_mask_that_is_made(
     image, _ = made.save(tmp_path)
     install_stand_in(tmp_path / "bin", made.labels)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
     words = ["morphometry", str(image), "--mask", "totalsegmentator"]
     done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
@@ -623,6 +747,7 @@ def test_a_study_makes_masks_only_where_some_are_missing(
     table = cohort(tmp_path, phantom)
     install_stand_in(tmp_path / "bin", phantom.labels)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
     plan = Plan(name="x", development=Hospital(table=table), folds=3)
     study = Study(plan, tmp_path / "study", lambda line: None, "totalsegmentator")
     selected = study.selected_path("development")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import stat
@@ -25,6 +26,7 @@ from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.pacs import PacsAddress, client, local_image, parse_address, store
 from monai_vfx.pacs.address import AUTHORITY, PASSWORD, TOKEN, USER, read_credentials
+from phantoms import Phantom
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
 QIDO = f"/dicom-web/studies/{STUDY}/series"
@@ -242,6 +244,18 @@ def test_a_series_arrives_whole_in_a_folder_that_goes(service: Service, slices: 
     with pytest.raises(ZeroDivisionError), local_image(image(service)) as folder:
         raise ZeroDivisionError
     assert not folder.exists()
+
+
+def test_a_process_that_is_asked_to_end_leaves_nothing(
+    service: Service, slices: list[Path]
+) -> None:
+    service.holds(slices)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, local_image(image(service)) as folder:
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not folder.exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_path_is_yielded_as_it_is(tmp_path: Path) -> None:
@@ -476,3 +490,17 @@ def test_the_command_says_why_and_ends_with_3(service: Service) -> None:
         result = CliRunner().invoke(main, ["localise", *arguments, "--out", "x"])
         assert result.exit_code == 2
         assert rule in result.output
+
+
+def test_what_cannot_be_stored_is_wrong_use(phantom: Phantom, tmp_path: Path) -> None:
+    ct, _ = phantom.save(tmp_path / "nifti")
+    (tmp_path / "dicom").mkdir()
+    words = ["--store", "dicomweb://pacs/x", "--out", str(tmp_path / "out")]
+    for image, more, rule in (
+        (ct, [], "DICOM"),
+        (tmp_path / "dicom", ["--deidentify"], "leave one out"),
+    ):
+        result = CliRunner().invoke(main, ["localise", str(image), *words, *more])
+        assert result.exit_code == 2
+        assert rule in result.output
+    assert not (tmp_path / "out").exists()

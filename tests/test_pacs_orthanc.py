@@ -17,11 +17,13 @@ from orthanc import USER as NAME
 from orthanc import Orthanc, running
 from pydicom.uid import JPEGLSLossless, RLELossless
 
+from monai_vfx.calibration.risk import Calibration
 from monai_vfx.cli import main
-from monai_vfx.dicom.segmentation import read_segmentation
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.pacs import local_image, parse_address, store
 from monai_vfx.pacs.address import AUTHORITY, PASSWORD, TOKEN, USER
+from monai_vfx.preflight import load_case
+from monai_vfx.results import write_json
 from monai_vfx.weights import write_sidecar
 from phantoms import SIDECAR, Phantom
 
@@ -53,6 +55,24 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"network": network.state_dict()}, folder / "model.pt")
     write_sidecar(folder / "model.pt", SIDECAR)
     return folder / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study's offset for random controls."""
+    known = Calibration(
+        kind="random_controls",
+        terms=(),
+        coefficients=(-3.25, 1.0),
+        covariance=((0.01, 0.0), (0.0, 0.01)),
+        n=1216,
+        events=608,
+        population_n=16279,
+        population_events=608,
+    )
+    file = tmp_path_factory.mktemp("calibration") / "calibration.json"
+    write_json(file, known.to_json())
+    return file
 
 
 def series(phantom: Phantom, folder: Path, seed: str, **facts: Any) -> list[Path]:
@@ -110,39 +130,76 @@ def test_from_the_scanner_to_a_score(
     assert json.loads(result.stdout)["slices"] == len(files)
 
 
-def test_a_real_ct_its_mask_and_the_way_back(
-    pacs: Orthanc, tcga_series: Path, weights: Path, tmp_path: Path
+def numbers(report: pydicom.Dataset) -> dict[str, float]:
+    """The numbers of a structured report by the codes of their names, wherever they stand."""
+    found = {}
+    for item in report.get("ContentSequence", ()):
+        if item.ValueType == "NUM":
+            value = item.MeasuredValueSequence[0].NumericValue
+            found[item.ConceptNameCodeSequence[0].CodeValue] = float(value)
+        found |= numbers(item)
+    return found
+
+
+def test_a_real_ct_and_the_way_back(
+    pacs: Orthanc, tcga_series: Path, weights: Path, calibration: Path, tmp_path: Path
 ) -> None:
-    """STOW the real CT; predict from the PACS; its objects come back from there the same."""
+    """STOW the real CT, predict from the PACS, and find the same risk in what it then holds."""
     files = sorted(tcga_series.rglob("*.dcm"))
     store(files, parse_address(pacs.address))
     study, one = uids(files[0])
     out = tmp_path / "out"
-    arguments = [pacs.study(study), "--weights", weights, "--store", pacs.address, "--out", out]
-    result = vfx("predict", *arguments)
+    options = ["--weights", weights, "--calibration", calibration, "--explain"]
+    result = vfx("predict", pacs.study(study), *options, "--store", pacs.address, "--out", out)
     assert result.exit_code == 0, result.output
-    kept = {str(pydicom.dcmread(file).SOPInstanceUID): file for file in out.glob("*.dcm")}
-    assert "mask.dcm" in [file.name for file in kept.values()]
-    assert f"{len(kept)} objects stored at localhost:{pacs.web}" in result.stderr
+    document = json.loads((out / "prediction.json").read_text())
+    kept = {file.name: file for file in out.glob("*.dcm")}
+    assert set(kept) == {"mask.dcm", "capture.dcm", "gradcam.dcm", "report.dcm"}
+    assert f"4 objects stored at localhost:{pacs.web}" in result.stderr
     returned = {}
-    for file in kept.values():
-        with local_image(parse_address(pacs.study(study)), uids(file)[1]) as folder:
+    for name, file in kept.items():
+        assert uids(file)[0] == study
+        with local_image(parse_address(pacs.study(*uids(file)))) as folder:
             (instance,) = folder.rglob("*.dcm")
-            returned[file.name] = pydicom.dcmread(instance)
-            if file.name == "mask.dcm":
-                got, expected = read_segmentation(instance), read_segmentation(file)
-    for file in kept.values():
-        assert returned[file.name] == pydicom.dcmread(file)
-        assert returned[file.name].StudyInstanceUID == study
-    np.testing.assert_array_equal(got.labels, expected.labels)
-    with local_image(parse_address(pacs.study(study)), one) as folder:
-        got_pixels = {
-            d.SOPInstanceUID: d.PixelData for d in map(pydicom.dcmread, folder.rglob("*.dcm"))
-        }
-    assert got_pixels == {d.SOPInstanceUID: d.PixelData for d in map(pydicom.dcmread, files)}
-    # The study now holds a segmentation, too; it is still the CT that is read.
-    again = vfx("check", pacs.study(study), "--mask", "auto")
+            (tmp_path / "back").mkdir(exist_ok=True)
+            returned[name] = instance.rename(tmp_path / "back" / name)
+        assert pydicom.dcmread(returned[name]) == pydicom.dcmread(file)
+    reported = numbers(pydicom.dcmread(returned["report.dcm"]))
+    assert reported["SCORE"] == pytest.approx(document["score"], rel=1e-6)
+    assert reported["RISK5Y"] == pytest.approx(document["risk_5y"], rel=1e-6)
+    with local_image(parse_address(pacs.study(study, one))) as ct:
+        pixels = {d.SOPInstanceUID: d.PixelData for d in map(pydicom.dcmread, ct.rglob("*.dcm"))}
+        from_pacs = load_case(ct, returned["mask.dcm"]).masks
+    assert pixels == {d.SOPInstanceUID: d.PixelData for d in map(pydicom.dcmread, files)}
+    made = load_case(tcga_series, out / "mask.nii.gz").masks
+    assert made.levels == from_pacs.levels
+    np.testing.assert_array_equal(made.labels, from_pacs.labels)
+    # The study now holds our own objects, too; it is still the CT that is read.
+    again = vfx("check", pacs.study(study), "--mask", returned["mask.dcm"], "--no-compare-mask")
     assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["slices"] == len(files)
+
+
+def test_a_batch_from_the_pacs(
+    pacs: Orthanc, phantom: Phantom, weights: Path, tmp_path: Path
+) -> None:
+    """One case that is there, one that is not: the second stops nothing."""
+    files = series(phantom, tmp_path / "ct", "batch")
+    _, mask = phantom.save(tmp_path / "nifti")
+    pacs.c_store(files)
+    lines = [
+        f"{case},{pacs.study(uid)},{mask}"
+        for case, uid in (("absent", "1.2.3"), ("there", uids(files[0])[0]))
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(["case,image,mask", *lines]) + "\n")
+    out = tmp_path / "out"
+    words = ["--no-compare-mask", "--weights", weights, "--out", out]
+    result = vfx("batch", tmp_path / "m.csv", *words)
+    assert result.exit_code == 3, result.output
+    assert json.loads(result.stdout) == {"cases": 2, "done": 1, "refused": 1}
+    refused = json.loads((out / "refused.jsonl").read_text())
+    assert (refused["case"], refused["code"]) == ("absent", "not_in_pacs")
+    assert json.loads((out / "there" / "prediction.json").read_text())["status"] == "ok"
 
 
 def test_the_same_object_twice(pacs: Orthanc, phantom: Phantom, tmp_path: Path) -> None:
@@ -235,3 +292,4 @@ def test_a_pacs_that_stops(
     assert code(result) == "pacs_unreachable"
     assert json.loads((out / "prediction.json").read_text())["status"] == "ok"
     assert json.loads((out / "refused.json").read_text())["refusal"]["code"] == "pacs_unreachable"
+    assert (out / "report.dcm").exists()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import HTJ2KLossless, JPEGExtended12Bit
 
-from dicom_variants import LOSSLESS, LOSSY, edit, in_order, put, transcode
+from dicom_variants import LOSSLESS, LOSSY, edit, in_order, put, to_enhanced, transcode
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import CaseRefused
 from monai_vfx.preflight import check_report
@@ -172,3 +175,72 @@ def test_slices_of_one_series_may_differ_in_syntax(series: dict[str, Path], tmp_
     for file, write in zip(in_order(folder), LOSSLESS.values(), strict=False):
         write(Path(shutil.copy(file, tmp_path / "one.dcm")), file)
     np.testing.assert_array_equal(open_volume(folder).read(), open_volume(series["12 bits"]).read())
+
+
+# -- the real series -------------------------------------------------------------------------
+
+
+def _enhanced(folder: Path, target: Path) -> Path:
+    return to_enhanced([pydicom.dcmread(file) for file in in_order(folder)], target)
+
+
+def _as_image(name: str) -> Callable[[Path, Path], Path]:
+    """Return what writes the series as NIfTI or NRRD, by ITK, which reads DICOM by itself."""
+
+    def write(folder: Path, target: Path) -> Path:
+        target.mkdir(parents=True)
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames([str(file) for file in in_order(folder)])
+        sitk.WriteImage(reader.Execute(), str(target / name))
+        return target / name
+
+    return write
+
+
+FORMS: dict[str, Callable[[Path, Path], Path]] = {
+    **{
+        name: partial(lambda write, folder, target: transcode(folder, target, write), write)
+        for name, write in LOSSLESS.items()
+        if name != "explicit VR little endian"
+    },
+    "Enhanced multi-frame": _enhanced,
+    **{name: _as_image(name) for name in ("ct.nii", "ct.nii.gz", "ct.hdr", "ct.nrrd", "ct.mha")},
+}
+"""Every form in which the real series must give one and the same network input."""
+
+
+@pytest.mark.slow
+def test_the_real_series_is_one_network_input_in_every_form(
+    tcga_series: Path, real_data: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from monai_vfx.workflow import preprocessing
+
+    mask = str(real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz")
+    chain = preprocessing()
+    native = open_volume(tcga_series).read()
+    expected = chain({"image": str(tcga_series), "mask": mask})["image"]
+    assert expected.shape == (1, 96, 144, 14)
+    for form, write in FORMS.items():
+        image = write(tcga_series, tmp_path / form.replace(" ", "_"))
+        volume = open_volume(image)
+        read = volume.read()
+        if volume.feet_first != open_volume(tcga_series).feet_first:
+            read = read[..., ::-1]
+        assert np.array_equal(read, native), form
+        assert volume.warnings == (), form
+        found = chain({"image": str(image), "mask": mask})["image"]
+        assert torch.equal(found.as_tensor(), expected.as_tensor()), form
+        shutil.rmtree(tmp_path / form.replace(" ", "_"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", LOSSY)
+def test_the_real_series_with_loss_stays_within_the_tolerance(
+    tcga_series: Path, tmp_path: Path, syntax: str
+) -> None:
+    write, tolerance = LOSSY[syntax]
+    volume = open_volume(transcode(tcga_series, tmp_path / "t", write))
+    assert [w.code for w in volume.warnings] == ["lossy_compression"]
+    assert np.abs(volume.read() - open_volume(tcga_series).read()).max() <= tolerance

@@ -107,7 +107,7 @@ def test_an_ensemble_scores_with_its_mean(ensemble: Ensemble, tmp_path: Path) ->
     assert len(codes) == len(set(codes))
     inputs = json.loads((tmp_path / "run.json").read_text())["inputs_sha256"]
     assert inputs["weights_3"] == sha256_of(ensemble.weights[2])
-    assert {path.name for path in tmp_path.iterdir()} == {"prediction.json", "run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"prediction.json", "run.json", "mask.png"}
     single = ensemble.predict(tmp_path, weights=ensemble.weights[1])
     assert single["score"] == pytest.approx(ensemble.scores[1], abs=1e-9)
     assert single["model"]["members"] == []
@@ -218,6 +218,7 @@ def test_a_case_leaves_its_files_in_the_folder(
     assert {file.name for file in out.iterdir()} == {
         "prediction.json",
         "run.json",
+        "mask.png",
         "gradcam.nii.gz",
         "gradcam.png",
         "gradcam_beside.png",
@@ -280,7 +281,7 @@ def test_results_of_two_cases_never_mix(phantom: Phantom, weights: Path, tmp_pat
     assert json.loads(after.pop("refused.json"))["case"] == "b"
     assert after == before  # a refusal removes nothing
     predict(image, mask, compare_mask=False, weights=weights, out=out, case="c")
-    assert {file.name for file in out.iterdir()} == {"prediction.json", "run.json"}
+    assert {file.name for file in out.iterdir()} == {"prediction.json", "run.json", "mask.png"}
 
 
 def test_an_overlay_that_needs_many_processes_says_so(tmp_path: Path) -> None:

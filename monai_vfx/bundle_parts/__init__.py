@@ -18,6 +18,7 @@ from monai_vfx.bundle_parts.data import (
     score_and_label,
     split_cohort,
 )
+from monai_vfx.bundle_parts.exclusions import StudyExclusionsd, with_exclusions
 from monai_vfx.bundle_parts.hazards import JointLoss
 from monai_vfx.bundle_parts.overlays import check_overlay
 from monai_vfx.bundle_parts.prediction import (
@@ -50,6 +51,7 @@ __all__ = [
     "PreparedImages",
     "SidecarWriter",
     "Standardiser",
+    "StudyExclusionsd",
     "TrainedModel",
     "TrainingCheckpoints",
     "bundle_root",
@@ -67,4 +69,5 @@ __all__ = [
     "score_and_label",
     "split_cohort",
     "start_from",
+    "with_exclusions",
 ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from monai_vfx.cli.batch import batch
 from monai_vfx.cli.calibrate import calibrate
-from monai_vfx.cli.cases import check, explain, localise, predict
+from monai_vfx.cli.cases import explain, localise, predict
+from monai_vfx.cli.check import check
 from monai_vfx.cli.clinical import clinical
 from monai_vfx.cli.cohort import cohort
 from monai_vfx.cli.evaluate import evaluate
@@ -39,5 +41,6 @@ for command in (
     evaluate,
     calibrate,
     study,
+    batch,
 ):
     main.add_command(command)

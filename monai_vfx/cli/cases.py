@@ -1,10 +1,9 @@
-"""One CT: check, predict, explain."""
+"""One CT: predict, explain, localise."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -25,61 +24,8 @@ from monai_vfx.cli.common import (
     warn,
     writable,
 )
-from monai_vfx.errors import CaseRefused, CaseWarning, find_refusal
+from monai_vfx.errors import CaseRefused, CaseWarning, SettingError, find_refusal
 from monai_vfx.pacs import PacsAddress, local_image, store
-
-
-@click.command()
-@case_options
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
-)
-@click.option(
-    "--out", type=FOLDER, help="Folder for a mask that is made and the picture to check it by."
-)
-@exit_statuses
-def check(
-    image: Path | PacsAddress,
-    mask: str | Path,
-    compare_mask: bool,
-    scheme: str | None,
-    series_uid: str | None,
-    case_name: str,
-    json_file: Path | None,
-    out: Path | None,
-) -> None:
-    """Pre-flight: would this CT be accepted, and if not, why.
-
-    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD, or a study or series in a PACS:
-    dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]. Needs no weights; warnings that depend on
-    a model's crop appear at prediction.
-    """
-    from monai_vfx.mask_sources import MaskSource
-    from monai_vfx.preflight import check_report
-    from monai_vfx.results import write_json
-
-    with (
-        local_image(image, series_uid, say) as local,
-        TemporaryDirectory(prefix="vfx_") as scratch,
-    ):
-        folder = Path(scratch) if out is None else writable(out)
-        source = MaskSource(local, mask, folder, series_uid=series_uid, compare=compare_mask)
-        report, refusal = check_report(
-            local,
-            source,
-            case=case_name,
-            series_uid=series_uid,
-            scheme=scheme if source.kind == "given" else None,
-            review=source.review,
-        )
-    if json_file is not None:
-        writable(json_file.parent)
-        write_json(json_file, report)
-    click.echo(json.dumps(report))
-    warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
-    if refusal is not None:
-        refuse(refusal)
-    say(f"accepted: {', '.join(report['levels'])} in {report['slices']} slices")
 
 
 @click.command()
@@ -103,9 +49,9 @@ def check(
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
-@STORE_OPTION
 @EXPORT_OPTION
 @DEIDENTIFY_OPTION
+@STORE_OPTION
 @exit_statuses
 def predict(
     image: Path | PacsAddress,
@@ -119,9 +65,9 @@ def predict(
     calibration: Path | None,
     out: Path,
     explain: bool,
-    service: PacsAddress | None,
     export: tuple[str, ...],
     deidentify: bool,
+    service: PacsAddress | None,
 ) -> None:
     """Score one CT: OUT/prediction.json, with --explain also gradcam.nii.gz and gradcam.png."""
     _run_case(
@@ -159,9 +105,9 @@ def predict(
     help="Encoder stage for GradCAM.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
-@STORE_OPTION
 @EXPORT_OPTION
 @DEIDENTIFY_OPTION
+@STORE_OPTION
 @exit_statuses
 def explain(
     image: Path | PacsAddress,
@@ -175,9 +121,9 @@ def explain(
     beside: Path | None,
     layer: str,
     out: Path,
-    service: PacsAddress | None,
     export: tuple[str, ...],
     deidentify: bool,
+    service: PacsAddress | None,
 ) -> None:
     """Show where the network looks: GradCAM and attention on the CT's grid, and as pictures."""
     _run_case(
@@ -208,16 +154,16 @@ def explain(
     help="Folder with other weights of the localiser.  [default: those of the package]",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
-@STORE_OPTION
 @DEIDENTIFY_OPTION
+@STORE_OPTION
 @exit_statuses
 def localise(
     image: Path | PacsAddress,
     series_uid: str | None,
     weights: Path | None,
     out: Path,
-    service: PacsAddress | None,
     deidentify: bool,
+    service: PacsAddress | None,
 ) -> None:
     """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
 
@@ -226,6 +172,7 @@ def localise(
     """
     from monai_vfx.mask_sources.source import SEGMENTATION, localise_case
 
+    _exports(image, (), service, deidentify)
     writable(out)
     with local_image(image, series_uid, say) as local:
         document = localise_case(
@@ -252,13 +199,12 @@ def _run_case(
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
     from monai_vfx.dicom.headers import Deidentifier
-    from monai_vfx.outputs import OBJECTS, check_export
+    from monai_vfx.outputs import OBJECTS
     from monai_vfx.preflight import check_image, load_case
-    from monai_vfx.results import Prediction, write_json
+    from monai_vfx.results import Prediction, place_for_refusal, write_json
     from monai_vfx.weights import read_sidecar
 
-    if isinstance(image, Path):
-        check_export(settings["export"], image)
+    settings["export"] = _exports(image, settings["export"], service, settings["deidentify"])
     writable(out)
     try:
         for weights in filter(None, (*settings["weights"], settings.get("beside"))):
@@ -287,7 +233,10 @@ def _run_case(
         document = Prediction.refused(case_name, refusal).to_json()
         if settings["deidentify"]:
             document = Deidentifier().document(document)
-        write_json(_place_for_refusal(out), document)
+        place = place_for_refusal(out)
+        write_json(place, document)
+        if place.name != "prediction.json":
+            say(f"{out / 'prediction.json'} holds a result and stays; the refusal is in {place}")
         answer(document)
         raise
     click.echo(json.dumps(prediction.to_json()))
@@ -295,13 +244,29 @@ def _run_case(
     say(f"results: {out}")
 
 
-def _place_for_refusal(out: Path) -> Path:
-    """Return where a refusal is recorded: never over an earlier result."""
-    earlier = out / "prediction.json"
-    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
-        say(f"{earlier} holds an earlier result and stays; the refusal is in refused.json")
-        return out / "refused.json"
-    return earlier
+def _exports(
+    image: Path | PacsAddress,
+    kinds: tuple[str, ...],
+    service: PacsAddress | None,
+    deidentify: bool,
+) -> tuple[str, ...]:
+    """Return what is to be written: what is asked for, and what a PACS is to hold.
+
+    Raises:
+        SettingError: that cannot be written of this image, or must not go into a PACS.
+    """
+    from monai_vfx.outputs import check_export
+
+    if service is not None and deidentify:
+        raise SettingError(
+            "--store puts results into the patient's study and --deidentify takes them out: "
+            "leave one out"
+        )
+    if service is not None:
+        kinds = tuple(dict.fromkeys((*kinds, "dicom")))
+    if isinstance(image, Path):
+        check_export(kinds, image)
+    return kinds
 
 
 def _store(out: Path, service: PacsAddress | None, names: tuple[str, ...]) -> None:

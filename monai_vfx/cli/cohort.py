@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from monai_vfx.cli.common import FOLDER, REFUSED, SEED, TABLE, exit_statuses, say, writable
+from monai_vfx.cli.common import (
+    EXCLUDE_OPTION,
+    FOLDER,
+    GATE_OPTION,
+    REFUSED,
+    SEED,
+    TABLE,
+    check_gate,
+    exit_statuses,
+    say,
+    writable,
+)
 from monai_vfx.errors import CaseRefused
 
 if TYPE_CHECKING:
@@ -38,6 +49,8 @@ if TYPE_CHECKING:
     help="Cross-validation folds; 0 for a set that is only tested.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of matching and folds.")
+@GATE_OPTION
+@EXCLUDE_OPTION
 @exit_statuses
 def cohort(
     table: Path,
@@ -46,17 +59,27 @@ def cohort(
     assignments: tuple[str, ...],
     folds: int,
     seed: int,
+    gate: Path | None,
+    exclude_warnings: tuple[str, ...],
 ) -> None:
     """Select cases and controls: check TABLE.csv, apply the rules, match, make folds.
 
     Faults of the table are named all at once, here and in OUT/faults.csv (exit status 3).
     """
+    from monai_vfx.cohort.gate import read_gate
     from monai_vfx.study.cohort_job import read_settings, run_cohort
 
+    check_gate(gate, exclude_warnings)
     eligibility, matching = read_settings(settings, assignments)
     try:
         result = run_cohort(
-            table, writable(out), eligibility, matching, folds=folds or None, seed=seed
+            table,
+            writable(out),
+            eligibility,
+            matching,
+            folds=folds or None,
+            seed=seed,
+            gate=None if gate is None else read_gate(gate, exclude_warnings),
         )
     except CaseRefused as refusal:
         _refuse(refusal, out)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, ParamSpec
 
 import click
 
-from monai_vfx.anatomy import MADE_MASKS
+from monai_vfx.anatomy import MADE_MASKS, SCHEMES
 from monai_vfx.errors import (
     CaseRefused,
     CaseWarning,
@@ -109,8 +109,8 @@ STORE_OPTION = click.option(
     "--store",
     "service",
     type=ServiceChoice(),
-    help="Also store the DICOM objects of the results in this PACS. Its password stands in "
-    "VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
+    help="Also write the results as DICOM objects and store these in a PACS. Its user and password "
+    "stand in VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
 )
 MASK_OPTION = click.option(
     "--mask",
@@ -118,7 +118,8 @@ MASK_OPTION = click.option(
     default="auto",
     show_default=True,
     help="auto: the localiser makes one; a label map (NIfTI, NRRD); a folder of per-structure "
-    "files; totalsegmentator: that tool, where it is installed.",
+    "files; a DICOM SEG or RTSTRUCT; totalsegmentator, spine-segment: that tool, where it is "
+    "installed.",
 )
 MADE_MASKS_OPTION = click.option(
     "--mask",
@@ -126,7 +127,7 @@ MADE_MASKS_OPTION = click.option(
     type=click.Choice(MADE_MASKS),
     default="auto",
     show_default=True,
-    help="Who makes the masks of rows that name none: the localiser, or TotalSegmentator.",
+    help="Who makes the masks of rows that name none: the localiser, or a tool by its name.",
 )
 COMPARE_OPTION = click.option(
     "--compare-mask/--no-compare-mask",
@@ -149,7 +150,51 @@ DEIDENTIFY_OPTION = click.option(
     help="Leave the patient out of all files: identity, dates, UIDs and digests of the input.",
 )
 
-SCHEMES = click.Choice(["verse", "totalsegmentator_v1", "totalsegmentator_v2"])
+
+class LabelScheme(click.ParamType):  # type: ignore[type-arg]
+    """A scheme's name, or the path of a mapping file that exists."""
+
+    name = "labels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return a known name or an existing path; a mapping is read here, to fail early."""
+        from monai_vfx.label_mapping import is_mapping_file, read_mapping
+
+        if value in SCHEMES:
+            return str(value)
+        if not is_mapping_file(str(value)):
+            self.fail(f"{value} is neither of {', '.join(SCHEMES)} nor a .json or .yaml file")
+        found: Path = TABLE.convert(value, param, ctx)
+        try:
+            read_mapping(found)
+        except SettingError as error:
+            self.fail(str(error), param, ctx)
+        return str(found)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return how help shows it."""
+        return f"{'|'.join(SCHEMES)}|FILE"
+
+
+LABELS_OPTION = click.option(
+    "--labels",
+    "scheme",
+    type=LabelScheme(),
+    help="What the mask's labels mean: a scheme, or a file (JSON, YAML) that maps values or names "
+    "to structures; by default from names, else from ids.",
+)
+GATE_OPTION = click.option(
+    "--gate",
+    type=TABLE,
+    help="check.csv of vfx check on this table: whom it refuses is left out and counted.",
+)
+EXCLUDE_OPTION = click.option(
+    "--exclude-warning",
+    "exclude_warnings",
+    multiple=True,
+    metavar="CODE",
+    help="Leave out whom the gate warned of this as well, such as metal_or_cement. Repeatable.",
+)
 
 
 def say(message: str) -> None:
@@ -201,6 +246,16 @@ def exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+def check_gate(gate: Path | None, exclude_warnings: tuple[str, ...]) -> None:
+    """Name what is wrong with a gate before anything heavy is loaded."""
+    from monai_vfx.cohort.gate import read_gate
+
+    if gate is not None:
+        read_gate(gate, exclude_warnings)
+    elif exclude_warnings:
+        raise SettingError("exclude-warning needs --gate: the check.csv that holds the warnings")
+
+
 def _case_name(_: click.Context, __: click.Parameter, value: str) -> str:
     from monai_vfx.results import check_case_name
 
@@ -228,12 +283,7 @@ def case_options(command: Callable[..., Any]) -> Callable[..., Any]:
             IMAGE_ARGUMENT,
             MASK_OPTION,
             COMPARE_OPTION,
-            click.option(
-                "--labels",
-                "scheme",
-                type=SCHEMES,
-                help="Label scheme of the mask; by default from its names, else from its ids.",
-            ),
+            LABELS_OPTION,
             click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several."),
             click.option(
                 "--case",

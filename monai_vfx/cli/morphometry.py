@@ -11,7 +11,7 @@ import click
 from monai_vfx.cli.common import (
     EXISTING,
     FOLDER,
-    SCHEMES,
+    LABELS_OPTION,
     TABLE,
     MaskChoice,
     answer,
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
 @click.option(
     "--mask",
     type=MaskChoice(),
-    help="Of an image: auto, a label map, a folder of per-structure files, or totalsegmentator.  "
-    "[default: auto]",
+    help="Of an image: auto, a label map, a folder of per-structure files, a DICOM SEG or "
+    "RTSTRUCT, totalsegmentator or spine-segment.  [default: auto]",
 )
-@click.option(
-    "--labels", "scheme", type=SCHEMES, help="Label scheme of the mask; found by default."
-)
+@LABELS_OPTION
 @click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
 @click.option(
     "--case", "case_name", default="case", show_default=True, help="Name of the case of an image."

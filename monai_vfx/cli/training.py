@@ -9,10 +9,13 @@ from typing import Any
 import click
 
 from monai_vfx.cli.common import (
+    EXCLUDE_OPTION,
     FOLDER,
+    GATE_OPTION,
     MADE_MASKS_OPTION,
     SEED,
     TABLE,
+    check_gate,
     exit_statuses,
     say,
     writable,
@@ -44,6 +47,8 @@ from monai_vfx.cli.common import (
     help="First weights of the encoder: imagenet (a download), none, or a local file.",
 )
 @MADE_MASKS_OPTION
+@GATE_OPTION
+@EXCLUDE_OPTION
 @click.option("--seed", type=SEED, help="Of folds, weights and draws.  [default: 0]")
 @exit_statuses
 def train(
@@ -56,6 +61,8 @@ def train(
     epochs: int | None,
     pretrained: str | None,
     made_masks: str,
+    gate: Path | None,
+    exclude_warnings: tuple[str, ...],
     seed: int | None,
 ) -> None:
     """Train on your own cohort: COHORT.csv with case, image, mask and fracture (0 or 1).
@@ -68,6 +75,7 @@ def train(
     from monai_vfx.cohort import read_cohort
 
     read_cohort(cohort)  # faults are named before anything heavy is loaded
+    check_gate(gate, exclude_warnings)
     writable(out)
     from monai_vfx.workflow import default_folds
     from monai_vfx.workflow import train as run
@@ -89,6 +97,8 @@ def train(
             seed=seed,
             made_masks=made_masks,
             mask_dir=out / "masks",
+            gate=gate,
+            exclude_warnings=exclude_warnings,
             tell=say,
             **settings,
         )

@@ -143,7 +143,9 @@ class Flow:
         }
 
 
-def select_eligible(frame: pd.DataFrame, rules: Eligibility) -> tuple[pd.DataFrame, Flow]:
+def select_eligible(
+    frame: pd.DataFrame, rules: Eligibility, flow: Flow | None = None
+) -> tuple[pd.DataFrame, Flow]:
     """Apply the rules of eligibility in the study's order.
 
     The order: one CT a patient, age, follow-up, fracture or surgery at baseline. What remains is
@@ -152,6 +154,7 @@ def select_eligible(frame: pd.DataFrame, rules: Eligibility) -> tuple[pd.DataFra
     Args:
         frame: of :func:`monai_vfx.cohort.table.read_patients`.
         rules: which rules hold.
+        flow: that ends in these rows; by default it begins with them.
 
     Returns:
         The analysed rows, in the table's order, those with inadequate images among them (they
@@ -170,7 +173,7 @@ def select_eligible(frame: pd.DataFrame, rules: Eligibility) -> tuple[pd.DataFra
     (['b'], (('a', 'age', 'Younger than 50 years'), ('c', 'age', 'Age not known')))
     """
     _check_columns(frame, rules)
-    flow = Flow.start(frame)
+    flow = Flow.start(frame) if flow is None else flow
     steps: tuple[tuple[bool, str, str, Callable[[pd.DataFrame, Eligibility], Iterator[Rule]]], ...]
     steps = (
         (rules.first_scan_only, "first_scan", "Earliest CT of each patient", _scans),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +91,17 @@ def read_sheet(path: Path) -> Sheet:
     if len(records) == 1 or not (sheet.cells or sheet.faults):
         sheet.faults.append(Fault(1, "", "", "the table has no rows"))
     return sheet
+
+
+def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    """Write cells as a CSV, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    partial.replace(path)
 
 
 class FaultyTable(CaseRefused):

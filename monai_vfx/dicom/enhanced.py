@@ -27,7 +27,12 @@ _GROUPS: dict[str, dict[str, str]] = {  # group → attribute → its name in a 
         "RescaleType": "RescaleType",
     },
     "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
-    "CTReconstructionSequence": {"ConvolutionKernel": "ConvolutionKernel"},
+    "CTReconstructionSequence": {
+        "ConvolutionKernel": "ConvolutionKernel",
+        "ReconstructionDiameter": "ReconstructionDiameter",
+    },
+    "CTExposureSequence": {"ExposureInmAs": "ExposureInmAs"},
+    "ContrastBolusUsageSequence": {"ContrastBolusAgentPhase": "ContrastBolusAgentPhase"},
     "CTXRayDetailsSequence": {"KVP": "KVP"},
     "CardiacSynchronizationSequence": {
         "NominalPercentageOfCardiacPhase": "NominalPercentageOfCardiacPhase"

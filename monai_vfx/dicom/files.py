@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from monai_vfx.dicom.facts import FACT_TAGS
 from monai_vfx.errors import CaseRefused
 
 _HEADER_TAGS = [
@@ -46,7 +47,7 @@ _HEADER_TAGS = [
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
-    "LossyImageCompression",
+    *FACT_TAGS,
     "LossyImageCompressionRatio",
     "ConcatenationUID",
     "InConcatenationNumber",
@@ -235,9 +236,8 @@ def read_headers(path: Path) -> tuple[list[tuple[Source, Any]], int]:
 def read_tags(files: Files, source: Source, tags: Sequence[str]) -> Any:
     """Return some tags of a file whose header could be read before."""
     import pydicom
-    from pydicom.config import disable_value_validation
 
-    with access_refused(), disable_value_validation(), files.open(source) as file:
+    with access_refused(), quiet_pydicom(), files.open(source) as file:
         return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
 
 

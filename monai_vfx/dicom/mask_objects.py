@@ -22,7 +22,7 @@ from monai_vfx.anatomy import (
     is_other_part,
     structure_of_name,
 )
-from monai_vfx.dicom.files import Files, Source, access_refused, reason
+from monai_vfx.dicom.files import Files, Source, access_refused, quiet_pydicom, reason
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine, BoolVolume
 
@@ -154,7 +154,7 @@ def _holds_mask(files: Files, source: Source) -> bool:
     try:
         if files.start(source)[_PREAMBLE:] != _MARK:
             return False
-        with files.open(source) as stream:
+        with quiet_pydicom(), files.open(source) as stream:
             header = dcmread(stream, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         return str(header.get("SOPClassUID", "")) in (*SEGMENTATIONS, STRUCTURE_SET)
     except PermissionError:
@@ -167,11 +167,9 @@ def _holds_mask(files: Files, source: Source) -> bool:
 
 def _read(files: Files, source: Source) -> Any:
     from pydicom import dcmread
-    from pydicom.config import disable_value_validation
 
     try:
-        # Remarks on values would name them, a patient's ID among them.
-        with disable_value_validation(), files.open(source) as stream:
+        with quiet_pydicom(), files.open(source) as stream:
             dataset = dcmread(stream)
             dataset.walk(lambda *_: None)  # turns every value from bytes: none is damaged later
         return dataset

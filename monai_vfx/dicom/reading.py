@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from monai_vfx.dicom.enhanced import Picture, pictures
+from monai_vfx.dicom.facts import HeaderFacts, read_facts
 from monai_vfx.dicom.files import Files, Source, read_headers, read_tags
 from monai_vfx.dicom.pixels import PADDING_HU, TISSUE_HU, StoredValues, decoded
 from monai_vfx.dicom.slices import check_slices
@@ -44,6 +45,7 @@ class Series:
         age_years, sex: of the header, None where absent.
         warnings: what a reader of the result must know.
         deflated: whether a file is stored deflated as a whole.
+        facts: what the headers say of patient, scanner and protocol.
         frame_of_reference: UID that the slices share, None where absent.
     """
 
@@ -59,6 +61,7 @@ class Series:
     sex: str | None
     warnings: tuple[CaseWarning, ...]
     deflated: bool
+    facts: HeaderFacts
     frame_of_reference: str | None = None
 
     def read(self, region: Region) -> HUVolume:
@@ -193,6 +196,7 @@ def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) 
             *_position_warnings(position, stack.affine),
         ),
         deflated=any(_is_deflated(header) for _, header in files),
+        facts=read_facts([picture.header for picture in ordered]),
         frame_of_reference=text(first, "FrameOfReferenceUID") or None,
     )
 

@@ -8,22 +8,20 @@ is listed like every other refused one and the rest goes on.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 from collections.abc import Callable
 from importlib import metadata
-from io import StringIO
 from pathlib import Path
 
 from monai_vfx.cohort.items import FILLED_TABLE, write_filled_record
-from monai_vfx.cohort.sheet import read_sheet
+from monai_vfx.cohort.sheet import read_sheet, write_sheet
 from monai_vfx.errors import CaseRefused
 from monai_vfx.mask_sources.source import FACTS, MASK, PICTURE, MaskSource
 from monai_vfx.masks import REFUSED_MASK
 from monai_vfx.preflight import check_case, load_case
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
+from monai_vfx.volumes import file_state
 
 _RECORD = "made.json"
 _NO_FAULT_OF_THE_CT = ("weights_unreadable", "weights_mismatch")
@@ -48,13 +46,13 @@ def with_masks(
         table: CSV with ``case`` and ``image``; what else it holds is taken over as it is. It must
             have been checked (:func:`monai_vfx.cohort.read_cohort` or ``read_patients``).
         folder: for the masks, a folder a case, and ``cohort.csv``, the completed table.
-        made_by: ``auto`` or ``totalsegmentator``.
+        made_by: ``auto``, ``totalsegmentator`` or ``spine-segment``.
         tell: called with a line about each mask.
         weights: folder with the localiser's weights; those of the package by default.
 
     Raises:
         CaseRefused: ``weights_unreadable`` or ``weights_mismatch``: no mask at all can be made.
-        MissingDependencyError: TotalSegmentator is asked for and not installed.
+        MissingDependencyError: a tool is asked for and not installed.
     """
     table, folder = Path(table), Path(folder)
     header, missing = _missing(table)
@@ -78,7 +76,7 @@ def with_masks(
             outcome = "refused" if made.name == REFUSED_MASK else "made"
             tell(f"mask {done} of {len(missing)}, case {case}: {outcome}")
     filled = folder / FILLED_TABLE
-    _write_table(filled, columns, rows)
+    write_sheet(filled, columns, rows)
     refused = sum(row["mask"].endswith(REFUSED_MASK) for row in rows)
     facts: Json = {"made_by": made_by, "made": len(missing) - refused, "refused": refused}
     write_filled_record(filled, table, facts)
@@ -99,7 +97,7 @@ def _missing(table: Path) -> tuple[list[str], list[int]]:
 def _made_mask(image: Path, folder: Path, made_by: str, weights: str | Path | None) -> Path:
     """Make one mask unless that was done; return it, or the record of its refusal."""
     stamp = {
-        "image": _state(image),
+        "image": file_state(image),
         "made_by": made_by,
         "version": metadata.version("monai_vfx"),
         "weights": None if weights is None else str(weights),
@@ -128,26 +126,9 @@ def _made_mask(image: Path, folder: Path, made_by: str, weights: str | Path | No
     return refused if refused.is_file() else mask
 
 
-def _state(image: Path) -> str:
-    """Return a digest of what tells whether a file, or any in a folder, is still the one it was."""
-    files = sorted(f for f in image.rglob("*") if f.is_file()) if image.is_dir() else [image]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps([str(image), stats]).encode()).hexdigest()
-
-
 def _read(path: Path) -> Json | None:
     try:
         document: Json = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return document
-
-
-def _write_table(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    text = StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)

@@ -13,17 +13,19 @@ import json
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from monai_vfx.anatomy import LEVEL_NAMES, LEVELS, MADE_MASKS, MUSCLES
+from monai_vfx.anatomy import LEVELS, MADE_MASKS, VERTEBRAE
 from monai_vfx.dicom.headers import Deidentifier
 from monai_vfx.errors import CaseRefused, CaseWarning
+from monai_vfx.mask_sources.label_map import write_label_map
+from monai_vfx.plausibility import measure_bodies
 from monai_vfx.preflight import Case, check_case, load_case
 from monai_vfx.results import mask_record, write_json
 from monai_vfx.schemas import violations
-from monai_vfx.shapes import Affine, Json, LabelVolume
+from monai_vfx.shapes import Json, LabelVolume
 from monai_vfx.volumes import Volume
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 MASK, SEGMENTATION, PICTURE, FACTS = "mask.nii.gz", "mask.dcm", "localiser.png", "localisation.json"
 """What is left of a mask that is made."""
+GIVEN_PICTURE = "mask.png"
+"""What is left of a mask that is given."""
 DISAGREEMENT = "mask_disagrees.png"
 """What is left of a mask that is given and calls its levels otherwise than the localiser."""
 MADE_FILES = (MASK, SEGMENTATION, PICTURE, FACTS)
@@ -52,7 +56,7 @@ class MaskSource:
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
         mask: path of a label map or folder; ``auto``: the localiser makes one;
-            ``totalsegmentator``: that tool does; None: there is none.
+            ``totalsegmentator``, ``spine-segment``: that tool does; None: there is none.
         folder: where a mask that is made and its picture are written. It is made if missing.
         series_uid: which series, where the image holds several.
         compare: whether the levels of a mask that the localiser did not make are compared with
@@ -61,6 +65,7 @@ class MaskSource:
             that file holds the patient's name, as the series does.
         hide: takes the patient out of that file.
         weights: folder with the localiser's weights; those of the package by default.
+        picture: whether a mask that is given is drawn, too.
 
     Attributes:
         record: what ``prediction.json`` says of the mask; complete after :meth:`review`.
@@ -79,7 +84,9 @@ class MaskSource:
         segmentation: bool = True,
         hide: Deidentifier | None = None,
         weights: str | PathLike[str] | None = None,
+        picture: bool = False,
     ) -> None:
+        self.picture = picture
         self.image = Path(image)
         made = isinstance(mask, str) and mask in MADE_MASKS
         self.kind = str(mask) if made else "given"
@@ -100,7 +107,7 @@ class MaskSource:
 
         Raises:
             CaseRefused: ``mask_required`` without a mask; what the localiser or the tool raises.
-            MissingDependencyError: TotalSegmentator is asked for and not installed.
+            MissingDependencyError: a tool is asked for and not installed.
         """
         if self.path is None:
             raise CaseRefused("mask_required", "no mask was given for this CT")
@@ -110,6 +117,10 @@ class MaskSource:
             from monai_vfx.mask_sources.totalsegmentator import run_totalsegmentator
 
             self.record["tool"] = run_totalsegmentator(volume, self.path)
+        elif self.kind == "spine-segment":
+            from monai_vfx.mask_sources.spine_segment import run_spine_segment
+
+            self.record["tool"] = run_spine_segment(volume, self.path)
         return self.path
 
     def review(self, case: Case) -> Json:
@@ -130,10 +141,12 @@ class MaskSource:
             self._draw_made(case, self._found)
         elif self.compare:
             self._compare(case)
-        if self.kind == "totalsegmentator":
+        if self.record["tool"] is not None:
             self._write_segmentation(case.volume, case.masks.labels, self.record["tool"])
             title = f"Vertebrae by {self.record['tool']}"
             self._draw(case, case.masks.labels, self.folder / PICTURE, title)
+        elif self.kind == "given" and self.picture:
+            self._draw_given(case)
         self.settled = True
         return {"mask": self.record, "warnings": [asdict(w) for w in self.warnings]}
 
@@ -185,6 +198,23 @@ class MaskSource:
         )
         notes = {level.name: f"{level.probability:.3f}" for level in found.levels}
         self._draw(case, found.labels, self.folder / PICTURE, title, notes)
+
+    def _draw_given(self, case: Case) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        taken = "bodies as given" if case.masks.body_source == "given" else "bodies derived"
+        agrees = (self.record["comparison"] or {}).get("agrees")
+        checked = "levels agree with the localiser's" if agrees else "levels not compared"
+        title = f"The mask that was given (labels: {case.masks.scheme}): {taken}; {checked}"
+        present = {
+            VERTEBRAE[level]: np.argwhere(case.masks.labels == VERTEBRAE[level]).astype(float)
+            for level in LEVELS
+        }
+        notes = {
+            level: f"{body.height_mm:.0f} mm high, {body.volume_ml:.0f} ml"
+            for level, body in measure_bodies(present, case.volume.affine).items()
+        }
+        notes |= dict.fromkeys(case.masks.cut, "cut")
+        self._draw(case, case.masks.labels, self.folder / GIVEN_PICTURE, title, notes)
 
     def _compare(self, case: Case) -> None:
         try:
@@ -339,28 +369,3 @@ def refused_localisation(refusal: CaseRefused) -> Json:
             "remedy": refusal.remedy,
         },
     }
-
-
-def write_label_map(path: Path, labels: LabelVolume, affine: Affine) -> None:
-    """Write a label map as NIfTI that says itself what its numbers mean.
-
-    Args:
-        path: ending in ``.nii.gz``.
-        labels: (i, j, k) vertebrae under VerSe numbers and the muscles of :mod:`anatomy`.
-        affine: (4, 4) index → mm, RAS+.
-    """
-    import nibabel as nib
-
-    known = {**LEVEL_NAMES, **{value: name for name, value in MUSCLES.items()}}
-    present = [int(value) for value in np.unique(labels) if int(value) in known]
-    names = {v: f"vertebrae_{known[v]}" if v in LEVEL_NAMES else known[v] for v in present}
-    entries = "".join(f'<Label Key="{v}"><![CDATA[{name}]]></Label>' for v, name in names.items())
-    table = f"<CaretExtension><VolumeInformation><LabelTable>{entries}</LabelTable></VolumeInformation></CaretExtension>"  # noqa: E501 - one text
-    picture: Any = nib.Nifti1Image(np.ascontiguousarray(labels, dtype=np.uint8), affine)
-    picture.set_sform(affine, code=1)
-    picture.set_qform(affine, code=1)
-    picture.header.set_xyzt_units("mm")
-    picture.header.extensions.append(nib.nifti1.Nifti1Extension(0, table.encode("utf-8")))
-    partial = path.with_name(f"partial_{path.name}")
-    nib.save(picture, partial)
-    partial.replace(path)

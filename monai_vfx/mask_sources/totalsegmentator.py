@@ -1,22 +1,25 @@
-"""Masks by TotalSegmentator, where that tool is installed; it runs as a program of its own.
+"""Masks by TotalSegmentator, where that tool is installed.
 
-Wasserthal et al. 2023, "TotalSegmentator", task ``total``. The tool brings other versions of this
-package's libraries and fetches its weights when they are first needed; on a machine without a
-network they lie in the folder that its variable ``TOTALSEG_WEIGHTS_PATH`` (or
-``TOTALSEG_HOME_DIR``) names, which is passed on as it is.
+Wasserthal et al. 2023, "TotalSegmentator", task ``total``. Its weights lie in the folder that its
+variable ``TOTALSEG_WEIGHTS_PATH`` names, else in ``nnunet/results`` of ``TOTALSEG_HOME_DIR`` or of
+``~/.totalsegmentator``.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from monai_vfx.errors import CaseRefused, MissingDependencyError
+from monai_vfx.mask_sources.tools import (
+    find_program,
+    refuse_without_weights,
+    run_program,
+    write_ct,
+)
 from monai_vfx.volumes import Volume
 
 PROGRAM = "TotalSegmentator"
@@ -28,6 +31,9 @@ STRUCTURES = (
 )
 """What is asked of the tool, by its own names; they stand in the file that it writes."""
 
+WEIGHTS = ("Dataset292", "Dataset294", "Dataset298")
+"""Folders of weights that version 2 needs for them begin so: vertebrae, muscles, a rough search."""
+
 
 def find_tool() -> tuple[str, str]:
     """Return the tool's path and its version, ``unknown`` where it states none.
@@ -35,23 +41,35 @@ def find_tool() -> tuple[str, str]:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    found = shutil.which(PROGRAM)
-    if found is None:
-        beside = Path(sys.executable).with_name(PROGRAM)  # an environment that is not activated
-        found = str(beside) if beside.is_file() else None
-    if found is None:
-        raise MissingDependencyError(PROGRAM, INSTALL, "for --mask totalsegmentator")
+    found = find_program(PROGRAM, INSTALL, "totalsegmentator")
     stated = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
     words = stated.stdout.split()
     return found, words[-1] if stated.returncode == 0 and words else "unknown"
+
+
+def weights_folder(environ: Mapping[str, str]) -> Path:
+    """Return where the tool looks for its weights.
+
+    >>> weights_folder({"TOTALSEG_HOME_DIR": "/models"}).as_posix()
+    '/models/nnunet/results'
+    """
+    if "TOTALSEG_WEIGHTS_PATH" in environ:
+        return Path(environ["TOTALSEG_WEIGHTS_PATH"])
+    home = environ.get("TOTALSEG_HOME_DIR", Path.home() / ".totalsegmentator")
+    return Path(home) / "nnunet" / "results"
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """Name the folders of weights that version 2 of the tool lacks."""
+    checkpoint = "*/fold_*/checkpoint_final.pth"
+    return [f"{name}_…" for name in WEIGHTS if not any(folder.glob(f"{name}_*/{checkpoint}"))]
 
 
 def run_totalsegmentator(volume: Volume, path: Path) -> str:
     """Have the tool segment a CT; its label map of whole vertebrae is kept.
 
     Args:
-        volume: the CT. The tool gets it as NIfTI, so that it sees the series that was chosen and
-            no header of the patient's.
+        volume: the CT.
         path: of the label map to write, ending in ``.nii.gz``.
 
     Returns:
@@ -61,30 +79,24 @@ def run_totalsegmentator(volume: Volume, path: Path) -> str:
         MissingDependencyError: it is not installed.
         CaseRefused: ``mask_not_made``, or what reading the CT raises.
     """
-    import nibabel as nib
-
     program, version = find_tool()
+    called = f"{PROGRAM} {version}"
+    if version.startswith("2."):  # what another version needs is not known here
+        folder = weights_folder(os.environ)
+        refuse_without_weights(
+            called,
+            folder,
+            missing_weights(folder),
+            "Run totalseg_download_weights -t total where there is a network and name the folder "
+            "with TOTALSEG_WEIGHTS_PATH.",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="vfx_") as scratch:
         ct, made = Path(scratch) / "ct.nii.gz", Path(scratch) / "labels.nii.gz"
-        hu = np.clip(np.rint(volume.read()), -32768, 32767).astype(np.int16)
-        picture = nib.Nifti1Image(hu, volume.affine)
-        picture.set_sform(volume.affine, code=1)
-        picture.set_qform(volume.affine, code=1)
-        nib.save(picture, ct)
-        del hu, picture
+        write_ct(volume, ct)
         words = [program, "-i", str(ct), "-o", str(made), "--ml", "--task", "total"]
-        ended = subprocess.run(
-            [*words, "--roi_subset", *STRUCTURES], capture_output=True, text=True, check=False
-        )
-        if ended.returncode != 0 or not made.is_file():
-            said = (ended.stderr.strip() or ended.stdout.strip() or "nothing").splitlines()[-1]
-            raise CaseRefused(
-                "mask_not_made",
-                f"{PROGRAM} {version} ended with status {ended.returncode} and no label map; "
-                f"it said: {said.replace(scratch, '')[:200]}",
-            )
+        run_program(called, [*words, "--roi_subset", *STRUCTURES], [made])
         partial = path.with_name(f".{path.name}.partial")
         shutil.copyfile(made, partial)
         partial.replace(path)
-    return f"{PROGRAM} {version}"
+    return called

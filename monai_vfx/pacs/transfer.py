@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,9 +57,26 @@ def local_image(
     if isinstance(image, Path):
         yield image
         return
-    with TemporaryDirectory(prefix="vfx_pacs_") as folder:
+    with _ended_by_exit(), TemporaryDirectory(prefix="vfx_pacs_") as folder:
         retrieve(image, Path(folder), series_uid, tell)
         yield Path(folder)
+
+
+@contextmanager
+def _ended_by_exit() -> Iterator[None]:
+    """Let a request to end the process (SIGTERM) clean up what was retrieved.
+
+    A handler of the caller's own stays; in a thread other than the main one there can be none.
+    """
+    plain = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not plain or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def retrieve(

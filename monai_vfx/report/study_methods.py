@@ -109,6 +109,7 @@ def _mask_sentence(side: str, facts: Json) -> str:
     makers = {
         "auto": "the vertebra localiser of this package",
         "totalsegmentator": "TotalSegmentator",
+        "spine-segment": "spine-segment",
     }
     return (
         f"Set “{side}”: for {facts['made'] + facts['refused']} CTs without a mask of their own the "

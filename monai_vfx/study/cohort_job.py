@@ -17,6 +17,7 @@ import yaml
 
 from monai_vfx.cohort.balance import balance
 from monai_vfx.cohort.flow import Eligibility, Flow, select_eligible, with_adequate_images
+from monai_vfx.cohort.gate import Gate, judge
 from monai_vfx.cohort.items import CohortItem, split_folds, tied_groups
 from monai_vfx.cohort.matching import Matched, Matching, match
 from monai_vfx.cohort.sheet import Fault, FaultyTable
@@ -41,6 +42,7 @@ def run_cohort(
     folds: int | None = 10,
     seed: int = 0,
     need: Sequence[str] = (),
+    gate: Gate | None = None,
 ) -> Json:
     """Select the patients of a study.
 
@@ -62,18 +64,22 @@ def run_cohort(
         need: columns that the table must have, such as ``image`` and ``mask``, which must then be
             there for every row. Images and masks that are named must exist in any case.
 
+        gate: verdicts of the pre-flight; who it leaves out is counted in the flow's first step.
+
     Returns:
         Counts with n and events, settings, the result of matching, and the files.
 
     Raises:
         FaultyTable: the table has faults; all are in ``out/faults.csv``.
         CaseRefused: ``cohort_invalid``, when no case or no non-case is left.
+            ``gate_stale``.
         SettingError: a rule needs a column that the table lacks, or ``folds`` cannot be had.
     """
     table, out = Path(table), Path(out)
     eligibility, matching = eligibility or Eligibility(), matching or Matching()
     frame = _read(table, out, need)
-    analysed, flow = select_eligible(frame, eligibility)
+    passed, flow = (frame, None) if gate is None else _gated(frame, gate)
+    analysed, flow = select_eligible(passed, eligibility, flow)
     pool = with_adequate_images(analysed, eligibility)
     _check_groups(pool)
     matched = match(pool, matching, seed)
@@ -89,6 +95,7 @@ def run_cohort(
         "eligibility": asdict(eligibility),
         "matching": {**asdict(matching), "variables": list(matching.variables)},
         "matched": matched.to_json() if matching.method != "none" else None,
+        "gate": None if gate is None else list(gate.exclude_warnings),
         "folds": folds,
         "seed": seed,
         "simulated": bool("simulated" in frame and (frame["simulated"] == 1).any()),
@@ -96,8 +103,9 @@ def run_cohort(
         "files": {name: str(path.relative_to(out)) for name, path in sorted(files.items())},
     }
     write_json(out / "cohort.json", result)
-    settings = {name: result[name] for name in ("eligibility", "matching", "folds", "seed")}
-    write_json(out / "run.json", run_record("cohort", settings, {"table": sha256_of(table)}))
+    inputs = {"table": sha256_of(table)} | ({} if gate is None else {"gate": gate.sha256})
+    settings = {name: result[name] for name in ("eligibility", "matching", "gate", "folds", "seed")}
+    write_json(out / "run.json", run_record("cohort", settings, inputs))
     return result
 
 
@@ -178,6 +186,19 @@ def _read(table: Path, out: Path, need: Sequence[str]) -> pd.DataFrame:
         raise
     listing.unlink(missing_ok=True)  # of an earlier run, before the table was corrected
     return frame
+
+
+def _gated(frame: pd.DataFrame, gate: Gate) -> tuple[pd.DataFrame, Flow]:
+    """Leave out whom the pre-flight refused or warned of."""
+    if "image" not in frame:
+        raise SettingError("gate: the table needs the column image, whose CTs were checked")
+    masks = frame["mask"] if "mask" in frame else pd.Series("", index=frame.index)
+    paths = zip(frame["case"], frame["image"].fillna(""), masks.fillna(""), strict=True)
+    left_out = judge(gate, ((str(case), image, mask) for case, image, mask in paths))
+    why = frame["case"].map(lambda case: left_out[case].reason if case in left_out else "")
+    rules = [(reason, why == reason) for reason in sorted({*why} - {""})]
+    flow = Flow.start(frame)
+    return flow.leave_out("gate", "Accepted by the pre-flight", frame, rules)
 
 
 def _check_groups(pool: pd.DataFrame) -> None:

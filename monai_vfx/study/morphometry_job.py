@@ -66,7 +66,8 @@ def run_morphometry_case(
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
         mask: label map or folder of per-structure files; ``auto``: the localiser makes one;
-            ``totalsegmentator``: that tool does. It is then written to ``out`` with its picture.
+            ``totalsegmentator``, ``spine-segment``: that tool does. It is then written to ``out``
+            with its picture.
         out: folder for the results.
         case: the caller's name for the case; rows of ``second`` and ``baseline`` are found by it.
         normal: ``genant`` (default), ``paper`` or a file of normal values.
@@ -84,7 +85,7 @@ def run_morphometry_case(
     values = load_normals(normal) if normal is not None else GENANT
     others = _read_others(second, baseline)
     check_resolution(check_image(image, series_uid), allow_thick)  # before a mask is made
-    source = MaskSource(image, mask, out, series_uid=series_uid, compare=False)
+    source = MaskSource(image, mask, out, series_uid=series_uid, compare=False, picture=True)
     own_scheme = scheme if source.kind == "given" else None
     loaded = load_case(image, source, series_uid=series_uid, scheme=own_scheme)
     warnings = [*loaded.warnings, *check_resolution(loaded.volume, allow_thick)]

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from monai_vfx.cohort.flow import Eligibility
+from monai_vfx.cohort.gate import read_gate
 from monai_vfx.cohort.matching import Matching
 from monai_vfx.errors import SettingError
 from monai_vfx.schemas import violations
@@ -49,10 +50,19 @@ class ImagePlan:
 
 @dataclass(frozen=True)
 class Hospital:
-    """Where patients come from: a table, or a simulation with these settings."""
+    """Where patients come from: a table, or a simulation with these settings.
+
+    Args:
+        table: of the patients.
+        simulate: settings of a simulation.
+        gate: check.csv of the table's CTs; who was refused there is left out and counted.
+        exclude_warnings: codes of warnings that leave out as well.
+    """
 
     table: Path | None = None
     simulate: Json | None = None
+    gate: Path | None = None
+    exclude_warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +101,13 @@ class Plan:
         """Return all settings in force, as plain values; files by their names alone."""
         document: Json = asdict(self)
         for side in ("development", "external"):
-            if document[side] is not None and document[side]["table"] is not None:
-                document[side]["table"] = Path(document[side]["table"]).name
+            if document[side] is None:
+                continue
+            for name in ("table", "gate"):
+                if document[side][name] is not None:
+                    document[side][name] = Path(document[side][name]).name
+            if document[side]["gate"] is None:  # as studies without a gate always were
+                del document[side]["gate"], document[side]["exclude_warnings"]
         networks = document["images"]
         networks["overlays"] = [Path(name).name for name in networks["overlays"]]
         networks["models"] = {
@@ -144,7 +159,13 @@ def _hospital(side: str, settings: Json, folder: Path) -> Hospital:
     table = folder / settings["table"]
     if not table.is_file():
         raise SettingError(f"{side}: table {settings['table']!r} does not exist")
-    return Hospital(table=table)
+    if "gate" not in settings:
+        return Hospital(table=table)
+    gate, codes = folder / settings["gate"], tuple(settings.get("exclude_warnings", ()))
+    if not gate.is_file():
+        raise SettingError(f"{side}: gate {settings['gate']!r} does not exist")
+    read_gate(gate, codes)  # before hours of work
+    return Hospital(table=table, gate=gate, exclude_warnings=codes)
 
 
 def _section(file: str, name: str, kind: type[Any], settings: Json) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from monai_vfx.cohort.flow import with_adequate_images
+from monai_vfx.cohort.gate import read_gate
 from monai_vfx.cohort.items import FILLED_TABLE
 from monai_vfx.cohort.matching import Matching
 from monai_vfx.cohort.table import read_patients
@@ -50,7 +51,7 @@ def run_study(
         out: folder of the study.
         pdf: also write the report as PDF.
         made_masks: who makes the masks of rows that name none: ``auto`` (the localiser) or
-            ``totalsegmentator``.
+            ``totalsegmentator`` or ``spine-segment``.
 
     Returns:
         ``report``, ``leakage_audit`` (whether it passed) and by hospital the main score with
@@ -107,6 +108,8 @@ class Study:
         for side, hospital in self.hospitals.items():
             if hospital.table is not None:
                 settings[f"{side}_sha256"] = sha256_of(hospital.table)
+            if hospital.gate is not None:
+                settings[f"{side}_gate_sha256"] = sha256_of(hospital.gate)
         files = {name for m in images.image_models(self.plan) for name in m.overlays}
         for name in sorted(files | {self.plan.images.pretrained or ""}):
             if Path(name).is_file():
@@ -206,7 +209,10 @@ class Study:
     def cohort(self, side: str) -> Iterable[Path]:
         """Choose the patients: eligibility, at home matching and folds as well."""
         out = self.out / "cohort" / side
-        home = side == "development"
+        home, hospital = side == "development", self.hospitals[side]
+        gate = None
+        if hospital.gate is not None:
+            gate = read_gate(hospital.gate, hospital.exclude_warnings)
         run_cohort(
             self.table(side),
             out,
@@ -215,6 +221,7 @@ class Study:
             folds=self.plan.folds if home else None,
             seed=self.plan.seed,
             need=scores.columns(self.plan),
+            gate=gate,
         )
         return [out / name for name in ("flow.json", "analysed.csv", "selected.csv", "table2.csv")]
 

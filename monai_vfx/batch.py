@@ -1,0 +1,314 @@
+"""Many cases from a manifest, one after the other or in several processes at once.
+
+A case is whatever :func:`monai_vfx.workflow.predict` makes of it; this module decides which cases
+are still to do, keeps the networks loaded, and puts the results side by side.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_vfx.cohort.sheet import Fault, Sheet, read_sheet, refuse_faults
+from monai_vfx.errors import CaseRefused, SettingError, find_refusal
+from monai_vfx.pacs import is_address, local_image, parse_address
+from monai_vfx.results import (
+    Prediction,
+    check_case_name,
+    place_for_refusal,
+    run_record,
+    write_json,
+)
+from monai_vfx.shapes import Json
+from monai_vfx.volumes import content_hash
+from monai_vfx.weights import read_sidecar
+
+if TYPE_CHECKING:
+    from monai_vfx.weights import TrainedModel
+
+_LOG = logging.getLogger(__name__)
+NEEDED, OPTIONAL = ("case", "image"), ("mask", "series", "clinical")
+"""Columns of a manifest; others are left alone."""
+TABLE, REFUSED, RECORD, STATE = "predictions.csv", "refused.jsonl", "run.json", "batch.json"
+COLUMNS = (
+    *("case", "status", "score", "risk_5y", "risk_5y_low", "risk_5y_high"),
+    *("code", "message", "warnings"),
+)
+"""Columns of :data:`TABLE`; ``warnings`` holds codes with blanks between."""
+_networks: dict[Path, TrainedModel] = {}
+"""What this process has loaded; a batch's processes serve that batch alone."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case of a manifest.
+
+    Attributes:
+        case: its name in the results.
+        image: a path, or an address in a PACS.
+        mask, clinical: paths; None where the cell is empty.
+        series: SeriesInstanceUID, likewise.
+    """
+
+    case: str
+    image: str
+    mask: Path | None = None
+    series: str | None = None
+    clinical: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the manifest says of the case: paths may name a patient."""
+        parts = [str(part) for part in (self.image, self.mask, self.series, self.clinical)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def read_manifest(path: str | Path) -> list[Row]:
+    """Read which cases are to be predicted.
+
+    Args:
+        path: CSV with the columns ``case`` and ``image`` (a path from the table's folder on, or
+            the address of a study or series in a PACS), optionally ``mask``, ``series`` and
+            ``clinical`` (a one-row table); other columns are left alone.
+
+    Raises:
+        CaseRefused: ``cohort_invalid``, naming every bad cell. That a file is not there is the
+            refusal of its case alone, when its turn comes.
+    """
+    path = Path(path)
+    sheet = read_sheet(path)
+    faults = list(sheet.faults)
+    faults += [
+        Fault(1, name, "", "the column is missing")
+        for name in NEEDED
+        if sheet.header and name not in sheet.header
+    ]
+    known = {name: n for n, name in enumerate(sheet.header) if name in (*NEEDED, *OPTIONAL)}
+    cells = [{name: row[n].strip() for name, n in known.items()} for row in sheet.cells]
+    if not faults:
+        faults += _cell_faults(sheet, cells)
+    refuse_faults(faults)
+
+    def place(text: str | None) -> Path | None:
+        return path.parent / text if text else None
+
+    return [
+        Row(
+            case=row["case"],
+            image=row["image"] if is_address(row["image"]) else str(path.parent / row["image"]),
+            mask=place(row.get("mask")),
+            series=row.get("series") or None,
+            clinical=place(row.get("clinical")),
+        )
+        for row in cells
+    ]
+
+
+def _cell_faults(sheet: Sheet, cells: Sequence[dict[str, str]]) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for number, row in zip(sheet.numbers, cells, strict=True):
+        name, image = row["case"], row["image"]
+        if name.casefold() in seen:  # folders of some systems do not tell A from a
+            yield Fault(number, "case", name, "the name is there twice")
+        seen.add(name.casefold())
+        try:
+            check_case_name(name)
+        except SettingError:
+            yield Fault(number, "case", name, "must be fit for a folder's name")
+        if name in (TABLE, REFUSED, RECORD, STATE):
+            yield Fault(number, "case", name, "is the name of a file of the batch")
+        if not image:
+            yield Fault(number, "image", "", "must not be empty")
+        elif is_address(image):
+            try:
+                if parse_address(image).study_uid is None:
+                    yield Fault(number, "image", "", "must name a study of the PACS")
+            except SettingError as error:
+                yield Fault(number, "image", "", str(error))
+
+
+def predict_batch(
+    manifest: str | Path,
+    *,
+    weights: Sequence[str | Path],
+    out: str | Path,
+    workers: int = 1,
+    tell: Callable[[str], None] = _LOG.info,
+    **settings: Any,
+) -> Json:
+    """Predict every case of a manifest; a batch that was stopped goes on where it stood.
+
+    A case is done when its ``prediction.json`` is no refusal and the manifest still says the same
+    of it. Refused cases are tried again: a PACS may answer now.
+
+    Args:
+        manifest: see :func:`read_manifest`.
+        weights: checkpoints; see :func:`monai_vfx.workflow.predict`.
+        out: folder: one folder a case, ``predictions.csv``, ``refused.jsonl`` and ``run.json``.
+        workers: processes; 1 works in this one.
+        tell: called with a line about each case.
+        **settings: of :func:`monai_vfx.workflow.predict`: ``calibration``, ``compare_mask``,
+            ``explain``; and ``mask``, who makes the masks of rows that name none.
+
+    Returns:
+        ``cases``, ``done`` (now or before) and ``refused``, the numbers of each.
+
+    Raises:
+        CaseRefused: the manifest or the weights cannot be used.
+        SettingError: the folder holds a batch with other weights or settings.
+    """
+    rows = read_manifest(manifest)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    state = _state(weights, settings)
+    done = _done(out, rows, state)
+    waiting = [row for row in rows if row.case not in done]
+    if done:
+        tell(f"{len(done)} of {len(rows)} cases are done already")
+    refusals: dict[str, CaseRefused] = {}
+    paths = [Path(member) for member in weights]
+    try:
+        results = _run(waiting, paths, out, settings, workers)
+        for number, (row, refusal) in enumerate(results, start=1):
+            outcome = "done"
+            if refusal is None:
+                done[row.case] = row.digest
+                write_json(out / STATE, {**state, "rows": done})
+            else:
+                refusals[row.case] = refusal
+                outcome = f"refused {refusal.code}: {refusal.message}"
+            tell(f"{number} of {len(waiting)}: {row.case} {outcome}")
+    finally:  # what is there can be used, whatever stopped the rest
+        _write_tables(out, rows, done, refusals)
+    inputs = {"manifest": content_hash(Path(manifest)), **state["inputs"]}
+    write_json(out / RECORD, run_record("batch", {**state["settings"], "workers": workers}, inputs))
+    return {"cases": len(rows), "done": len(done), "refused": len(refusals)}
+
+
+def _state(weights: Sequence[str | Path], settings: Json) -> Json:
+    """Return what must be the same for results to stand in one table."""
+    inputs = {f"weights_{n}": read_sidecar(w)["weights_sha256"] for n, w in enumerate(weights, 1)}
+    calibration = settings.get("calibration")
+    inputs["calibration"] = None if calibration is None else content_hash(Path(calibration))
+    plain = {name: value for name, value in settings.items() if name != "calibration"}
+    return {"settings": json.loads(json.dumps(plain)), "inputs": inputs}
+
+
+def _done(out: Path, rows: Sequence[Row], state: Json) -> dict[str, str]:
+    """Return the cases that need nothing more, with their digests."""
+    if not (out / STATE).is_file():
+        return {}
+    earlier = json.loads((out / STATE).read_text(encoding="utf-8"))
+    if {name: earlier.get(name) for name in state} != state:
+        raise SettingError("out holds a batch with other weights or settings: give another folder")
+    same = {row.case: row.digest for row in rows if earlier["rows"].get(row.case) == row.digest}
+    return {case: digest for case, digest in same.items() if _result(out, case) is not None}
+
+
+def _result(out: Path, case: str) -> Prediction | None:
+    """Return the result of a case; None where there is none or it was refused."""
+    path = out / case / "prediction.json"
+    if not path.is_file():
+        return None
+    prediction = Prediction.from_json(json.loads(path.read_text(encoding="utf-8")))
+    return prediction if prediction.status == "ok" else None
+
+
+def _run(
+    rows: Sequence[Row], weights: list[Path], out: Path, settings: Json, workers: int
+) -> Iterator[tuple[Row, CaseRefused | None]]:
+    """Yield each case as it ends, with its refusal if there is one."""
+    if workers == 1:
+        yield from ((row, _predict(row, weights, out, settings)) for row in rows)
+        return
+    lost: list[Row] = []
+    with _pool(min(workers, max(len(rows), 1))) as pool:
+        jobs = {pool.submit(_predict, row, weights, out, settings): row for row in rows}
+        for job in as_completed(jobs):
+            try:
+                yield jobs[job], job.result()
+            except BrokenProcessPool:
+                lost.append(jobs[job])
+    for row in lost:  # one of them ended a process; each alone, to know which
+        with _pool(1) as pool:
+            try:
+                yield row, pool.submit(_predict, row, weights, out, settings).result()
+            except BrokenProcessPool:
+                message = "the process that worked on the case ended (out of memory?)"
+                yield row, _note(out / row.case, row.case, CaseRefused("internal", message))
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # A forked process would inherit the threads of torch, and may wait for them for ever.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, _share_processors, (workers,))
+
+
+def _share_processors(workers: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def _predict(row: Row, weights: list[Path], out: Path, settings: Json) -> CaseRefused | None:
+    """Predict one case into its folder; return why it is refused, if it is."""
+    from monai_vfx.workflow import predict
+
+    folder = out / row.case
+    chosen = {**settings, "clinical": row.clinical, "series_uid": row.series}
+    if row.mask is not None:
+        chosen["mask"] = row.mask
+    try:
+        image = parse_address(row.image) if is_address(row.image) else Path(row.image)
+        with local_image(image, row.series) as local:
+            predict(local, weights=weights, out=folder, case=row.case, networks=_networks, **chosen)
+    except Exception as error:  # one bad case must not stop the others
+        refusal = find_refusal(error)
+        if refusal is None:
+            if isinstance(error, SettingError | ImportError):
+                raise  # wrong for every case
+            _LOG.exception("case %s", row.case)
+            refusal = CaseRefused("internal", f"{type(error).__name__} in the prediction")
+        return _note(folder, row.case, refusal)
+    return None
+
+
+def _note(folder: Path, case: str, refusal: CaseRefused) -> CaseRefused:
+    write_json(place_for_refusal(folder), Prediction.refused(case, refusal).to_json())
+    return refusal
+
+
+def _write_tables(
+    out: Path, rows: Sequence[Row], done: dict[str, str], refusals: dict[str, CaseRefused]
+) -> None:
+    """Write the cases side by side, in the manifest's order; those not reached are left out."""
+    partial = out / f"{TABLE}.partial"
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for row in rows:
+            refusal = refusals.get(row.case)
+            result = _result(out, row.case) if row.case in done else None
+            if refusal is not None:
+                table.writerow((row.case, "refused", *[""] * 4, refusal.code, refusal.message, ""))
+            elif result is not None:
+                low, high = result.risk_5y_interval or (None, None)
+                codes = " ".join(dict.fromkeys(warning.code for warning in result.warnings))
+                table.writerow(
+                    (row.case, "ok", result.score, result.risk_5y, low, high, "", "", codes)
+                )
+    partial.replace(out / TABLE)
+    lines = [
+        json.dumps({"case": case, "code": r.code, "message": r.message, "remedy": r.remedy})
+        for case, r in refusals.items()
+    ]
+    (out / REFUSED).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,145 @@
+"""The pre-flight: of one CT, or of many studies."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from monai_vfx.cli.common import (
+    FOLDER,
+    REFUSED,
+    answer,
+    case_options,
+    exit_statuses,
+    refuse,
+    say,
+    warn,
+    writable,
+)
+from monai_vfx.errors import CaseWarning, SettingError
+from monai_vfx.pacs import PacsAddress, local_image
+
+
+@click.command()
+@case_options
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
+)
+@click.option(
+    "--studies", is_flag=True, help="IMAGE is a folder whose every entry is a study of its own."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes, for many studies.",
+)
+@click.option(
+    "--out",
+    type=FOLDER,
+    help="Folder for a mask that is made and the picture to check it by; for many studies, their "
+    "tables.",
+)
+@exit_statuses
+def check(
+    image: Path | PacsAddress,
+    mask: str | Path,
+    compare_mask: bool,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    json_file: Path | None,
+    studies: bool,
+    workers: int,
+    out: Path | None,
+) -> None:
+    """Pre-flight: would this CT be accepted, and if not, why. Or many: one row a study.
+
+    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD, or a study or series in a PACS:
+    dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]. Needs no weights; warnings that depend on
+    a model's crop appear at prediction.
+
+    Many studies: IMAGE is a table MANIFEST.csv (case, image; optional mask, series_uid, age, sex,
+    scan_date) such as a cohort's, or with --studies a folder of studies. Leaves check.csv (which
+    train, cohort and study take with --gate), check.jsonl and check.html in --out; a run that was
+    stopped goes on where it was. Exit status 3 if a study was refused.
+    """
+    if studies or (isinstance(image, Path) and image.suffix.lower() == ".csv"):
+        if not isinstance(image, Path):
+            raise SettingError("studies: IMAGE must be a folder of studies")
+        if json_file or series_uid or case_name != "case":
+            raise SettingError("json, series and case belong to the check of one CT")
+        if isinstance(mask, Path):
+            raise SettingError("mask must be auto or totalsegmentator: a manifest names the masks")
+        if out is None:
+            raise SettingError("out is needed: the folder for the tables of many studies")
+        _check_many(image, mask, compare_mask, scheme, studies, workers, out)
+    else:
+        _check_one(image, mask, compare_mask, scheme, series_uid, case_name, json_file, out)
+
+
+def _check_one(
+    image: Path | PacsAddress,
+    mask: str | Path,
+    compare: bool,
+    scheme: str | None,
+    series_uid: str | None,
+    case_name: str,
+    json_file: Path | None,
+    out: Path | None,
+) -> None:
+    from monai_vfx.results import write_json
+    from monai_vfx.screening.one import check_one
+
+    with (
+        local_image(image, series_uid, say) as local,
+        TemporaryDirectory(prefix="vfx_") as scratch,
+    ):
+        report, refusal = check_one(
+            local,
+            mask,
+            Path(scratch) if out is None else writable(out),
+            case=case_name,
+            series_uid=series_uid,
+            scheme=scheme,
+            compare=compare,
+            picture=out is not None,
+        )
+    if json_file is not None:
+        writable(json_file.parent)
+        write_json(json_file, report)
+    answer(report)
+    warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
+    if refusal is not None:
+        refuse(refusal)
+    say(f"accepted: {', '.join(report['levels'])} in {report['slices']} slices")
+
+
+def _check_many(
+    source: Path,
+    made_masks: str,
+    compare: bool,
+    scheme: str | None,
+    studies: bool,
+    workers: int,
+    out: Path,
+) -> None:
+    from monai_vfx.screening.job import Settings, check_many
+    from monai_vfx.screening.manifest import find_studies, read_manifest
+
+    if studies and not source.is_dir():
+        raise SettingError("studies: IMAGE must be a folder of studies")
+    found = find_studies(source, out) if studies else read_manifest(source)
+    writable(out)
+    summary = check_many(found, out, Settings(made_masks, compare, scheme), workers, say)
+    answer(summary)
+    say(
+        f"{summary['accepted']} of {summary['studies']} accepted; look at {out / 'check.html'}, "
+        f"give {out / 'check.csv'} to --gate"
+    )
+    if summary["refused"]:
+        sys.exit(REFUSED)

@@ -1,0 +1,68 @@
+"""Many tasks over processes: few in flight, and one that kills its process stops no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+IN_FLIGHT = 2
+"""Tasks that wait or run for each process: what bounds the memory."""
+
+
+def run_tasks(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
+) -> Iterator[tuple[Task, Result | None]]:
+    """Yield each task with its result, as they end; None for one whose process died.
+
+    Args:
+        function: of a module, as a process imports it; what it raises is raised here and ends all.
+        tasks: to be pickled.
+        workers: processes, at least 1. Even with one the work is done in a process of its own, as
+            decoders of damaged pixels have been known to crash.
+    """
+    waiting = list(reversed(tasks))
+    while waiting:
+        flying: dict[Future[Result], Task] = {}
+        try:
+            with _pool(workers) as pool:
+                while waiting or flying:
+                    while waiting and len(flying) < IN_FLIGHT * workers:
+                        future = pool.submit(function, waiting[-1])  # may find the pool broken
+                        flying[future] = waiting.pop()
+                    done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        result = future.result()
+                        yield flying.pop(future), result
+        except BrokenProcessPool:
+            # Any of those in flight may be the one; each gets a process of its own.
+            for task in flying.values():
+                yield task, _alone(function, task)
+
+
+def _alone(function: Callable[[Task], Result], task: Task) -> Result | None:
+    try:
+        with _pool(1) as pool:
+            return pool.submit(function, task).result()
+    except BrokenProcessPool:
+        return None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: the caller may hold threads of torch.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_share_cores, initargs=(workers,))
+
+
+def _share_cores(workers: int) -> None:
+    """Let numerical libraries of a process, not imported yet, use their share of the cores."""
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, threads)
+    os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", threads)
