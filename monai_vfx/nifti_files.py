@@ -145,8 +145,12 @@ def _check_forms(image: Any) -> None:
         raise CaseRefused("geometry_missing", "sform and qform codes are both 0")
     if not (sform > 0 and qform > 0):
         return
+    try:
+        qform_affine = image.get_qform()
+    except ValueError as error:
+        raise CaseRefused("geometry_invalid", "the qform's quaternion is no rotation") from error
     corners = np.array([[*c, 1] for c in product(*[(0, n - 1) for n in image.shape[:3]])]).T
-    apart = (image.get_sform() - image.get_qform()) @ corners
+    apart = (image.get_sform() - qform_affine) @ corners
     farthest = float(np.linalg.norm(apart[:3], axis=0).max())
     if np.isfinite(apart).all() and farthest > FORMS_TOLERANCE_MM:
         raise CaseRefused(

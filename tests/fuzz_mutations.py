@@ -97,6 +97,9 @@ _READ = (
     *("NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "SpecificCharacterSet"),
+    *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "SegmentSequence"),
+    *("SegmentationType", "DimensionIndexSequence", "ROIContourSequence", "ConcatenationUID"),
+    *("StructureSetROISequence", "ReferencedFrameOfReferenceSequence"),
     *("ConvolutionKernel", "KVP", "StudyDate", "ContrastBolusAgent", "PixelData"),
 )
 _ONE = (b"", b" ", b"nan", b"inf", b"-inf", b"1e308", b"-1e308", b"1e-320", b"0", b"-1", b"1e400")

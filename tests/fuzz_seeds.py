@@ -6,12 +6,16 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813 - the field's usual name
+from mask_forms import write_rtstruct
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -20,8 +24,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicom_variants import to_enhanced
+from monai_vfx.dicom.segmentation import write_segmentation
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
-from phantoms import Phantom, grid, make_phantom, nifti
+from monai_vfx.volumes import open_volume
+from phantoms import LEVELS, Phantom, grid, make_phantom, nifti
 
 PATIENT = "Xanthippe^Quirina"
 """Must never show in a message."""
@@ -52,7 +59,7 @@ Builder = Callable[[Path, Phantom], None]
 
 def phantom() -> Phantom:
     """As coarse as the checks allow, so that a case takes a twentieth of a second."""
-    return make_phantom(*grid((5.0, 5.0, 9.0), (165.0, 170.0, 236.0)))
+    return make_phantom(*grid((3.4, 3.4, 9.0), (165.0, 170.0, 236.0)))
 
 
 def _series(folder: Path, made: Phantom, syntax: str | None = None) -> None:
@@ -127,6 +134,38 @@ def _with_ct(build: Builder) -> Builder:
     return both
 
 
+def _fixed_uids(module: str) -> Any:
+    """Give a module UIDs that are the same at each run."""
+    return mock.patch(f"{module}.generate_uid", side_effect=map("1.2.3.{}".format, count(1)))
+
+
+def _enhanced(folder: Path, made: Phantom) -> None:
+    _series(folder, made)
+    headers = [pydicom.dcmread(file) for file in sorted((folder / "ct").iterdir())]
+    with _fixed_uids("dicom_variants"):
+        to_enhanced(headers, folder / "enhanced")
+    shutil.rmtree(folder / "ct")
+
+
+def _seg(folder: Path, made: Phantom) -> None:
+    _series(folder, made)
+    write_segmentation(folder / "labels.dcm", made.labels, folder / "ct")
+
+
+def _rtstruct(folder: Path, made: Phantom) -> None:
+    _series(folder, made)
+    frame = open_volume(folder / "ct").frame_of_reference
+    with _fixed_uids("mask_forms"):
+        write_rtstruct(folder / "labels.dcm", made.labels, made.affine, str(frame))
+
+
+def _mapping(folder: Path, made: Phantom) -> None:
+    _mask(".nii")(folder, made)
+    lines = [f"  {value}: {name}" for name, value in LEVELS.items()]
+    text = "\n".join(["content: body", "labels:", *lines, "  psoas left: psoas", ""])
+    (folder / "labels.yaml").write_text(text, encoding="utf-8")
+
+
 def _table(header: str, row: Callable[[int], str]) -> Builder:
     def build(folder: Path, _: Phantom) -> None:
         (folder / "scan.nii").touch()
@@ -180,6 +219,10 @@ _SEEDS: list[tuple[Seed, Builder]] = [
         _with_ct(_itk(".mha", mask=True)),
     ),
     (Seed("mask_folder", "ct.nii", "labels", "labels/*", "nifti"), _with_ct(_mask_folder)),
+    (Seed("enhanced", "enhanced", "mask.nii", "enhanced/*", "dicom"), _enhanced),
+    (Seed("mask_seg", "ct", "labels.dcm", "labels.dcm", "dicom"), _seg),
+    (Seed("mask_rtstruct", "ct", "labels.dcm", "labels.dcm", "dicom"), _rtstruct),
+    (Seed("mapping", "ct.nii", "labels.nii", "labels.yaml", "text"), _with_ct(_mapping)),
     (Seed("cohort", "table.csv", "", "table.csv", "table"), _cohort),
     (Seed("scores", "table.csv", "", "table.csv", "table"), _scores),
     (Seed("heights", "table.csv", "", "table.csv", "table"), _heights),

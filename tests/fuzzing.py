@@ -36,8 +36,9 @@ PATIENCE = 10
 """So many times longer it may take by the clock."""
 MEMORY = 2 << 30
 """The most memory that a process may use for a case, in bytes."""
-RESERVED = 2 * MEMORY
-"""It may reserve so much and not use it; more it does not get, which shows as a ``MemoryError``."""
+RESERVED = 3 * MEMORY
+"""It may reserve so much and not use it: Python reserves what a length of 32 bits asks for, and
+fills what the file holds. More it does not get, which shows as a ``MemoryError``."""
 Reader = Callable[[Seed, Path], list[str]]
 """Reads a seed's files in a folder and returns the refusals."""
 SECRETS = ("xanthippe", "quirina", "xq-1", "vfx_fuzz")
@@ -83,7 +84,7 @@ def prepare(number: int, seeds: Path, folder: Path) -> tuple[Seed, tuple[str, ..
 
 def read(seed: Seed, folder: Path) -> list[str]:
     """Read a case as the commands do; return the codes that it was refused with."""
-    from monai_vfx.errors import CaseRefused
+    from monai_vfx.errors import CaseRefused, SettingError
 
     if seed.form == "table":
         return _read_table(folder / seed.image)
@@ -91,7 +92,14 @@ def read(seed: Seed, folder: Path) -> list[str]:
     from monai_vfx.volumes import open_volume
 
     told = []
-    _, refusal = check_report(folder / seed.image, folder / seed.mask, case="fuzz")
+    mapping = folder / "labels.yaml"
+    scheme = str(mapping) if mapping.is_file() else None
+    try:
+        _, refusal = check_report(folder / seed.image, folder / seed.mask, case="a", scheme=scheme)
+    except SettingError:
+        if seed.name == "mapping":
+            return ["wrong use: of the mapping"]
+        raise
     if refusal is not None:
         told.append(refusal)
     if seed.mask == "mask.nii":  # the image is what was damaged: read all of it
