@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.dicom.candidates import SeriesRefused
+from monai_vfx.dicom.choosing import LARGEST_SPACING_MM
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.masks import Masks, check_on_bone, load_masks
 from monai_vfx.shapes import BoolVolume, HUVolume, Json, LabelVolume, Region
@@ -23,8 +25,6 @@ PROTOCOL_THICKNESS_MM = 5.0
 """Slice distance of the study (paper: 5 mm sections); more is warned of."""
 THICKNESS_SLACK_MM = 0.5
 """Distances are rounded or overlap a little: so much above the protocol is still the protocol."""
-LARGEST_SPACING_MM = 10.0
-"""Slice distance above which a vertebral body would hold fewer than three slices."""
 COARSE_PIXEL_MM = 1.5
 """Pixel size above which the 1 mm grid of the network only magnifies."""
 FAT_HU, BONE_HU = -20.0, 50.0
@@ -226,6 +226,7 @@ def check_report(
     report: Json = {
         "case": case,
         "status": "accepted",
+        "series": None,
         "format": None,
         "shape": None,
         "spacing_mm": None,
@@ -241,6 +242,7 @@ def check_report(
     try:
         volume = open_volume(image, series_uid)
         report |= {
+            "series": volume.finding.json() if volume.finding is not None else None,
             "format": volume.file_format,
             "shape": list(volume.shape),
             "spacing_mm": list(volume.spacing_mm),
@@ -261,6 +263,8 @@ def check_report(
             report["mask"] = found["mask"]
             report["warnings"] += found["warnings"]
     except CaseRefused as refusal:
+        if isinstance(refusal, SeriesRefused):
+            report["series"] = refusal.finding.json()
         report |= {
             "status": "refused",
             "refusal": {

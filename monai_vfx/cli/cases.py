@@ -46,8 +46,9 @@ def check(
 ) -> None:
     """Pre-flight: would this CT be accepted, and if not, why.
 
-    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD. Needs no weights; warnings that depend on
-    a model's crop appear at prediction.
+    IMAGE is a DICOM folder, zip, tar, DICOMDIR or file, NIfTI or NRRD. Of several series the one
+    that suits best is taken, and why each other one was not is said. Needs no weights; warnings
+    that depend on a model's crop appear at prediction.
     """
     from monai_vfx.mask_sources import MaskSource
     from monai_vfx.preflight import check_report
@@ -68,10 +69,25 @@ def check(
         writable(json_file.parent)
         write_json(json_file, report)
     click.echo(json.dumps(report))
+    _tell_series(report["series"])
     warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
     if refusal is not None:
         refuse(refusal)
     say(f"accepted: {', '.join(report['levels'])} in {report['slices']} slices")
+
+
+def _tell_series(series: dict[str, Any] | None) -> None:
+    """Say which series was taken, why each other one was not, and what else there is."""
+    if series is None or (len(series["candidates"]) < 2 and not series["other_files"]):
+        return
+    for one in series["candidates"]:
+        number = "no number" if one["number"] is None else f"number {one['number']}"
+        about = f"{number}, patient {one['patient']}, {one['slices']} slices"
+        fate = "taken" if one["chosen"] else f"not taken ({one['lost_by'] or 'input refused'})"
+        say(f"series {one['series_uid']} ({about}): {fate}")
+    if series["other_files"]:
+        counts = (f"{count} {kind}" for kind, count in series["other_files"].items())
+        say(f"other files: {', '.join(counts)}")
 
 
 @click.command()
