@@ -118,7 +118,8 @@ class Finding:
 
     def json(self) -> Json:
         """Return it as ``data_schemas/check.schema.json`` has it under ``series``."""
-        return asdict(self)
+        facts = [asdict(one) | {"image_type": list(one.image_type)} for one in self.candidates]
+        return asdict(self) | {"candidates": facts}
 
 
 class SeriesRefused(CaseRefused):

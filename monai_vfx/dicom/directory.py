@@ -73,20 +73,28 @@ def references(files: Files, source: Source) -> list[Reference]:
 
 
 def _walk(records: dict[Any, Any], first: int, folder: str) -> list[Reference]:
-    """Follow the records to the next and down, each once; take what no link leads to at last."""
+    """Follow the records to the next and down, each once; take what no link leads to at last.
+
+    Raises:
+        ValueError: a link leads nowhere, or an image has no file.
+    """
     found, seen = [], set()
     todo: list[tuple[Any, Any]] = [*((offset, None) for offset in records), (first, None)]
     while todo:
         offset, series = todo.pop()
-        if offset not in records or offset in seen:
+        if not offset or offset in seen:
             continue
         seen.add(offset)
+        if offset not in records:
+            raise ValueError("a link leads to no record")  # the DICOMDIR is cut
         record = records[offset]
         todo.append((record.get("OffsetOfTheNextDirectoryRecord"), series))
         if text(record, "DirectoryRecordType") == "SERIES":
             series = record
         todo.append((record.get("OffsetOfReferencedLowerLevelDirectoryEntity"), series))
         name = record.get("ReferencedFileID")
+        if not name and text(record, "DirectoryRecordType") == "IMAGE":
+            raise ValueError("an image has no file")
         if name and record.get("RecordInUseFlag") != 0:  # 0: the record is no longer in use
             found.append(_reference(name, series, folder))
     return found

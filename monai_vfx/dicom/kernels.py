@@ -42,8 +42,8 @@ KERNELS: tuple[tuple[str, str, Kind | None, str], ...] = (
         "sharp",
         r"[DEFL]|X?CD|Y[A-E]",
     ),
-    ("Canon, Toshiba", "FC01 to FC29", "soft", r"FC(0[1-9]|[12]\d)[A-Z]?"),
-    ("Canon, Toshiba", "FC30 to FC39, FC50 to FC59, FC80 to FC89", "sharp", r"FC[358]\d[A-Z]?"),
+    ("Canon, Toshiba", "FC01 to FC29", "soft", r"FC(0[1-9]|[12]\d)(-?[A-Z])?"),
+    ("Canon, Toshiba", "FC30 to FC39, FC50 to FC59, FC80 to FC89", "sharp", r"FC[358]\d(-?[A-Z])?"),
     (
         "any",
         "words: soft, body, routine, smooth",
