@@ -328,7 +328,7 @@ def test_the_real_series_is_found_among_others(tcga_series: Path, tmp_path: Path
     assert volume.series_uid == real.series_uid
     assert volume.shape == (512, 512, 160)
     assert volume.sop_instance_uids == real.sop_instance_uids
-    assert by_uid(volume)[best].lost_by == "length: 160 mm along the body"
+    assert by_uid(volume)[best].lost_by == "thickness: slices of 4 mm"
     assert (by_uid(volume)[best].patient, volume.candidates[0].patient) == (1, 3)
     facts = volume.candidates[0]
     assert (facts.kernel, facts.kernel_kind, facts.contrast_agent) == ("FC13", "soft", True)
