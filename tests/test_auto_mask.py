@@ -865,8 +865,8 @@ def test_a_mask_moved_by_one_level_is_an_error_to_be_looked_at(
 def test_nothing_like_a_spine_is_refused_in_the_report(tmp_path: Path) -> None:
     shipped()
     rng = np.random.default_rng(3)
-    noise = rng.normal(0, 40, (90, 80, 60)).astype(np.int16)
-    affine = np.diag([4.0, 4.0, 5.0, 1.0])
+    noise = rng.normal(0, 40, (120, 110, 60)).astype(np.int16)
+    affine = np.diag([2.5, 2.5, 5.0, 1.0])
     nib.save(nifti(noise, affine), tmp_path / "noise.nii.gz")
     done = CliRunner().invoke(main, ["check", str(tmp_path / "noise.nii.gz")])
     assert done.exit_code == 3, done.output

@@ -1,12 +1,11 @@
 """DICOM objects that hold masks: which one is meant, and what its parts are called by code.
 
 A segmentation (SEG, PS3.3 A.51), a label map segmentation (A.91) or a structure set (RTSTRUCT,
-A.19) may be given as a file, or as the only such object in a folder or zip.
+A.19) may be given as a file, or as the only such object in a folder, zip or tar.
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,16 @@ from monai_vfx.anatomy import (
     is_other_part,
     structure_of_name,
 )
-from monai_vfx.dicom.files import Files, Source, access_refused, quiet_pydicom, reason
+from monai_vfx.dicom.archives import (
+    MARK,
+    PREAMBLE,
+    Files,
+    Source,
+    access_refused,
+    list_sources,
+    quiet_pydicom,
+    reason,
+)
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine, BoolVolume
 
@@ -32,8 +40,6 @@ STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 """SOP class of RTSTRUCT."""
 
 _OLD_SNOMED = ("SNM3", "99SDM")  # earlier designators of SRT's codes, PS3.16, 8.1
-_MARK = b"DICM"
-_PREAMBLE = 128  # bytes before the mark, DICOM PS3.10, 7.1
 
 
 Meaning = Callable[[int, str, str | None], str | None]
@@ -61,13 +67,19 @@ class MaskPart:
 
 
 def find_mask_object(path: Path) -> Any | None:
-    """Return the data set of the one SEG or RTSTRUCT in a file, folder or zip; None without one.
+    """Return the data set of the one SEG or RTSTRUCT in a file, folder or archive; None without one.
 
     Raises:
         CaseRefused: ``several_masks``, ``mask_unreadable`` or ``file_truncated``.
     """
     with access_refused("mask_unreadable"), Files() as files:
-        found = [source for source in _sources(path) if _holds_mask(files, source)]
+        try:
+            sources, _ = list_sources(path)
+        except CaseRefused as refusal:
+            if refusal.code != "input_unreadable":
+                raise
+            raise CaseRefused("mask_unreadable", refusal.message, refusal.remedy) from refusal
+        found = [source for source in sources if _holds_mask(files, source)]
         if len(found) > 1:
             raise CaseRefused("several_masks", f"{len(found)} SEG or RTSTRUCT objects are there")
         return _read(files, found[0]) if found else None
@@ -80,7 +92,7 @@ def is_dicom(path: Path) -> bool:
     False
     """
     with path.open("rb") as file:
-        return file.read(_PREAMBLE + len(_MARK))[_PREAMBLE:] == _MARK
+        return file.read(PREAMBLE + len(MARK))[PREAMBLE:] == MARK
 
 
 def structure_of_item(
@@ -130,29 +142,12 @@ def _structure_of_code(code: Any) -> str | None:
     return next((name for value, name in known.items() if _same(code, value)), None)
 
 
-def _sources(path: Path) -> list[Source]:
-    if path.is_dir():
-        return [Source(file) for file in sorted(path.rglob("*")) if file.is_file()]
-    if path.suffix.lower() != ".zip":
-        return [Source(path)]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir()]
-    except PermissionError:
-        raise
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CaseRefused("file_truncated", f"the zip cannot be read ({reason(error)})") from error
-    if any(member.flag_bits & 1 for member in members):
-        raise CaseRefused("mask_unreadable", "the zip is encrypted", "Unpack it and give the file.")
-    return [Source(path, member.filename) for member in members]
-
-
 def _holds_mask(files: Files, source: Source) -> bool:
     """Say whether a file is a SEG or RTSTRUCT; of others only the first bytes are read."""
     from pydicom import dcmread
 
     try:
-        if files.start(source)[_PREAMBLE:] != _MARK:
+        if files.start(source, PREAMBLE + len(MARK))[PREAMBLE:] != MARK:
             return False
         with quiet_pydicom(), files.open(source) as stream:
             header = dcmread(stream, stop_before_pixels=True, specific_tags=["SOPClassUID"])
