@@ -24,19 +24,16 @@ class _Constants(string.Formatter):
     """Fills ``{module.CONSTANT}`` (a path below the package) with the constant's value."""
 
     def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Return the constant; an index picks one of several: ``{on_bone.RING_MM[0]}``."""
+        """Return the constant; an index or key picks one of several: ``{on_bone.RING_MM[0]}``."""
         path, bracket, index = field_name.partition("[")
         module, _, name = path.rpartition(".")
         value = getattr(import_module(f"monai_vfx.{module}"), name)
-        return (value[int(index.rstrip("]"))] if bracket else value), field_name
+        key = index.rstrip("]")
+        picked = value[int(key) if key.isdecimal() else key] if bracket else value
+        return picked, field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        """Spell numbers without idle digits, two as a range, more as a list; names with units."""
-        if isinstance(value, Mapping):  # {"height_mm": (4, 55)}: height 4 to 55 mm
-            named = ((name.rpartition("_"), part) for name, part in value.items())
-            return ", ".join(
-                f"{n} {self.format_field(p, format_spec)} {u}" for (n, _, u), p in named
-            )
+        """Spell numbers without idle digits, two as a range, more as a list."""
         if isinstance(value, tuple):
             parts = [self.format_field(part, format_spec) for part in value]
             return " to ".join(parts) if len(parts) == 2 else ", ".join(parts)
@@ -74,8 +71,8 @@ def with_table(page: str) -> str:
     Raises:
         ValueError: the page does not hold each mark once, in this order.
 
-    >>> text = with_table(f"Codes.\n{BEGIN}\nstale\n{END}\nMore.\n")
-    >>> "stale" in text, "| `gantry_tilt` | refusal |" in text, text.endswith(f"{END}\nMore.\n")
+    >>> text = with_table(f"Codes.\n{BEGIN}\nOLD ROWS\n{END}\nMore.\n")
+    >>> "OLD ROWS" in text, "| `gantry_tilt` | refusal |" in text, text.endswith(f"{END}\nMore.\n")
     (False, True, True)
     """
     before, begin, rest = page.partition(BEGIN)

@@ -14,8 +14,10 @@ E = TypeVar("E", bound=BaseException)
 
 REFUSALS: dict[str, str] = {
     # input
-    "input_unreadable": "Give a DICOM folder, a zip of one, a NIfTI or an NRRD file.",
+    "input_unreadable": "Give a DICOM folder, a zip or tar of one, a NIfTI or an NRRD file.",
+    "archive_too_large": "Unpack the archive with the program that made it and give the folder.",
     "no_image": "Give a folder that holds the DICOM files of one CT series.",
+    "files_missing": "Copy the whole disc again, or name a series that is whole with --series UID.",
     "file_truncated": "The file is incomplete: copy or download it again.",
     "file_missing": "The image's voxels or header lie in another file: give both, side by side.",
     "not_ct": "Only CT is accepted: choose the CT series of the study.",
@@ -95,7 +97,7 @@ WARNINGS: dict[str, str] = {
     "label_fragments": "stray pieces of labels were left out",
     "level_cut": "a level is cut by the field of view",
     "level_extra": "a vertebra beyond T12 and L1-L5 is labelled (T13 or L6): check the numbering",
-    "lumbar_count": "not five lumbar vertebrae are labelled above the sacrum: check the numbering",
+    "lumbar_count": "not five lumbar vertebrae were counted above the sacrum: check the numbering",
     "body_unusual": "a vertebral body has an unusual size: look at the picture",
     "mask_resampled": "the mask was resampled onto the CT's grid",
     "mask_partial": "a part of the mask lies outside the CT",
@@ -119,6 +121,7 @@ WARNINGS: dict[str, str] = {
     "lossy_compression": "values were changed by compression before they came here",
     "monoenergetic": "HU are those of a virtual photon energy, not of a tube voltage",
     "padding_ignored": "the padding value is one that tissue has: it was not replaced by air",
+    "several_patients": "the input holds several patients: check that the right one was taken",
     "other_series_ignored": "other series in the folder were left aside",
     "clinical_missing": "a clinical variable is missing and was set to the training mean",
     "heights_coarse": "slices are so thick that heights of vertebrae are uncertain",
@@ -150,18 +153,28 @@ RULES: dict[str, str] = {
     "{case_facts.implants.LEAST_BEHIND_MM3} mm³ above {case_facts.implants.BEHIND_HU} HU behind "
     "them.",
     # refusals: what is asked of a case
-    "input_unreadable": "The path exists, may be read, and holds a DICOM file, a folder or zip "
-    "(not encrypted) of such, NIfTI-1 or -2 (not Analyze), NRRD or MetaImage.",
+    "input_unreadable": "The path exists, may be read, and holds a DICOM file, a folder, zip "
+    "(not encrypted) or tar of such, a DICOMDIR, NIfTI-1 or -2 (not Analyze), NRRD or MetaImage.",
     "no_image": "A folder or zip holds at least one DICOM image, and the series named with "
     "--series; a table's row names an image.",
-    "file_truncated": "Every DICOM file is whole: its header can be read, and as many bytes of "
-    "pixels follow as it announces (compressed: the end mark, and they decode). A zip, a gzip and "
+    "archive_too_large": "An archive holds at most {dicom.archives.MOST_FILES} files of at most "
+    "{dicom.archives.LARGEST_FILE:.1e} bytes; above {dicom.archives.SAFE_SIZE:.1e} bytes in all at "
+    "most {dicom.archives.TIGHTEST} times its own size; never more than "
+    "{dicom.archives.LARGEST_ARCHIVE:.1e}.",
+    "files_missing": "Every CT file that a DICOMDIR names is there; with --series, every one of "
+    "that series.",
+    "file_truncated": "Every DICOM file of the series is whole: its header can be read, and as "
+    "many bytes of pixels follow as it announces (compressed: the end mark, and they decode). So "
+    "is every file whose header does not show that it belongs elsewhere. A zip, a tar, a gzip and "
     "a NIfTI, NRRD or mask end where their headers say, with the right sum.",
     "file_missing": "A `.hdr` has its `.img` beside it and the other way round; the one data file "
     "that a NRRD or MetaImage header names is there.",
     "not_ct": "Modality is CT in every slice; localizers (ImageType) and secondary captures do "
     "not count as one.",
-    "several_series": "Without --series there is one CT series.",
+    "several_series": "Without --series one CT series is left by the criteria: it passes the "
+    "checks of its headers; at least {dicom.choosing.LEAST_LENGTH_MM} mm long and no other part "
+    "of the body; axial; original; soft-tissue kernel; thinnest slices; longest (by more than "
+    "{dicom.choosing.SAME_LENGTH_MM} mm); most closely spaced.",
     "series_mixed": "All slices share Rows, Columns, PixelSpacing, FrameOfReferenceUID and, "
     "within {dicom.stack.DIRECTION_TOLERANCE}, the direction cosines; their corners lie within "
     "{dicom.stack.ASIDE_TOLERANCE_MM} mm of the line through the first and the last.",
@@ -198,7 +211,7 @@ RULES: dict[str, str] = {
     "({dicom.slices.BITS_ALLOCATED}), BitsStored (more than 8), HighBit (one less) and "
     "PixelRepresentation are there and fit each other, and no value needs more bits.",
     "syntax_unsupported": "The transfer syntax is stated, and a decoder for it is installed.",
-    "slices_too_thick": "Slices lie at most {preflight.LARGEST_SPACING_MM} mm apart.",
+    "slices_too_thick": "Slices lie at most {dicom.choosing.LARGEST_SPACING_MM} mm apart.",
     "not_volume": "Voxels are single numbers on three axes; further axes have one frame.",
     "not_hounsfield": "RescaleSlope (above 0) and RescaleIntercept are there, RescaleType is HU, "
     "US or absent, ImageType names no map made from several energies, PhotometricInterpretation is "
@@ -296,7 +309,9 @@ RULES: dict[str, str] = {
     "monoenergetic": "ImageType names a virtual monoenergetic image (VMI).",
     "padding_ignored": "PixelPaddingValue lies at {dicom.pixels.TISSUE_HU} HU; any other is set to "
     "{dicom.pixels.PADDING_HU} HU.",
-    "other_series_ignored": "The folder or zip holds further series.",
+    "several_patients": "DICOM files of the input have different PatientIDs; without one, each "
+    "study counts as another patient's.",
+    "other_series_ignored": "The input holds further series of images.",
     "clinical_missing": "A clinical variable is there but empty; an absolute risk that needs it "
     "is left out.",
     "heights_coarse": "For heights slices are more than {study.morphometry_job.COARSE_MM} mm "
@@ -313,11 +328,15 @@ RULES: dict[str, str] = {
     "contours_missing": "Every slice between a structure's first and last holds a contour of it.",
     "levels_gap": "Centres of neighbours among T12-L4 lie at most {plausibility.LONGEST_STEP} "
     "times their median distance apart.",
-    "body_impossible": "A whole body of T12-L4 measures {plausibility.POSSIBLE}.",
-    "body_unusual": "A whole body of T12-L4 usually measures "
-    "{plausibility.USUAL}, and less than {plausibility.NEIGHBOUR_RATIO} times its neighbour's "
-    "volume.",
-    "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5.",
+    "body_impossible": "A whole body of T12-L4 is {plausibility.POSSIBLE[height_mm]} mm high, "
+    "{plausibility.POSSIBLE[depth_mm]} mm deep, {plausibility.POSSIBLE[width_mm]} mm wide and has "
+    "{plausibility.POSSIBLE[volume_ml]} ml.",
+    "body_unusual": "A whole body of T12-L4 is usually {plausibility.USUAL[height_mm]} mm high, "
+    "{plausibility.USUAL[depth_mm]} mm deep, {plausibility.USUAL[width_mm]} mm wide, has "
+    "{plausibility.USUAL[volume_ml]} ml and less than {plausibility.NEIGHBOUR_RATIO} times its "
+    "neighbour's volume.",
+    "lumbar_count": "Where the mask labels the sacrum, it labels L1-L5; where the localiser sees "
+    "ribs and sacrum, five bodies lie between the last one with ribs and the sacrum.",
 }
 """Code → the rule behind it, with its tolerances.
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from monai_vfx.along_spine import check_along_spine
 from monai_vfx.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.dicom.candidates import SeriesRefused
+from monai_vfx.dicom.choosing import LARGEST_SPACING_MM
 from monai_vfx.dicom.facts import Expected, HeaderFacts, check_expected
 from monai_vfx.errors import CaseRefused, CaseWarning
 from monai_vfx.hu_peaks import check_offset, check_peaks
@@ -27,8 +29,6 @@ PROTOCOL_THICKNESS_MM = 5.0
 """Slice distance of the study (paper: 5 mm sections); more is warned of."""
 THICKNESS_SLACK_MM = 0.5
 """Distances are rounded or overlap a little: so much above the protocol is still the protocol."""
-LARGEST_SPACING_MM = 10.0
-"""Slice distance above which a vertebral body would hold fewer than three slices."""
 COARSE_PIXEL_MM = 1.5
 """Pixel size above which the 1 mm grid of the network only magnifies."""
 LEAST_PIXEL_MM, MOST_PIXEL_MM = 0.2, 3.5
@@ -327,6 +327,7 @@ def check_report(
     try:
         volume = open_volume(image, series_uid)
         report |= {
+            "series": volume.finding.json() if volume.finding is not None else None,
             "format": volume.file_format,
             "shape": list(volume.shape),
             "spacing_mm": list(volume.spacing_mm),
@@ -365,6 +366,7 @@ def _blank_report(case: str) -> Json:
     return {
         "case": case,
         "status": "accepted",
+        "series": None,
         "format": None,
         "shape": None,
         "spacing_mm": None,
@@ -382,4 +384,5 @@ def _blank_report(case: str) -> Json:
 
 def _refusal_facts(refusal: CaseRefused) -> Json:
     facts = {name: getattr(refusal, name) for name in ("code", "message", "remedy")}
-    return {"status": "refused", "refusal": facts}
+    found = {"series": refusal.finding.json()} if isinstance(refusal, SeriesRefused) else {}
+    return {"status": "refused", "refusal": facts, **found}

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from monai_vfx.dicom.archives import access_refused
+from monai_vfx.dicom.candidates import Candidate, Finding, SeriesRefused
 from monai_vfx.dicom.facts import HeaderFacts
-from monai_vfx.dicom.files import access_refused
 from monai_vfx.dicom.reading import read_series
 from monai_vfx.dicom.stack import SHORTEST_SERIES
 from monai_vfx.errors import CaseRefused, CaseWarning, SettingError
@@ -53,6 +54,8 @@ class Volume:
         frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
         warnings: what a reader of the result must know.
         facts: what a DICOM header says of patient, scanner and protocol; None without one.
+        series_uid: SeriesInstanceUID (DICOM), else None.
+        finding: all series and other files of the input (DICOM), else None.
     """
 
     file_format: str
@@ -67,6 +70,13 @@ class Volume:
     frame_of_reference: str | None = field(default=None, repr=False)
     warnings: tuple[CaseWarning, ...] = ()
     facts: HeaderFacts | None = None
+    series_uid: str | None = None
+    finding: Finding | None = field(default=None, repr=False)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The CT series of the input, the chosen one first; none where the file is no DICOM."""
+        return self.finding.candidates if self.finding is not None else ()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -113,8 +123,9 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
     """Open a CT by its headers; no voxel is read.
 
     Args:
-        path: a folder or zip with DICOM files, a DICOM file, NIfTI or NRRD.
-        series_uid: SeriesInstanceUID, where the folder holds several CT series.
+        path: a folder, zip or tar with DICOM files, a DICOMDIR, a DICOM file, NIfTI or NRRD.
+        series_uid: SeriesInstanceUID to take; by default the rule of
+            :mod:`monai_vfx.dicom.choosing` decides.
 
     Raises:
         CaseRefused: with the code of the rule that the file breaks.
@@ -126,7 +137,7 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
         if not path.exists():
             raise CaseRefused("input_unreadable", "nothing is found at this path")
         if is_dicom(path):
-            return _checked(_open_dicom(path, series_uid))
+            return _open_dicom(path, series_uid)
         if series_uid is not None:
             raise SettingError(
                 f"series ({series_uid}) must be left out: only DICOM holds series, "
@@ -189,7 +200,7 @@ def file_state(path: Path) -> str:
 
 def _open_dicom(path: Path, series_uid: str | None) -> Volume:
     series = read_series(path, series_uid)
-    return Volume(
+    volume = Volume(
         file_format="dicom",
         shape=series.shape,
         affine=series.affine,
@@ -202,7 +213,15 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
         frame_of_reference=series.frame_of_reference,
         warnings=series.warnings,
         facts=series.facts,
+        series_uid=series.series_uid,
+        finding=series.finding,
     )
+    try:
+        return _checked(volume)
+    except CaseRefused as refusal:
+        if series.finding is None:
+            raise
+        raise SeriesRefused(refusal, series.finding) from refusal
 
 
 def _checked(volume: Volume) -> Volume:

@@ -258,7 +258,7 @@ def test_wrong_use_of_the_command(
 def gated(tmp_path: Path) -> Path:
     """A table of ten patients with its gate: one refused, one with metal, one outside the age."""
     rows = []
-    table = ["case,image,mask,fracture,age,patient"]
+    table = ["case,image,mask,fracture,age,sex,bmi,patient"]
     for number in range(10):
         image = tmp_path / f"p{number}.nii.gz"
         image.write_bytes(bytes([number]) * 50)
@@ -275,7 +275,8 @@ def gated(tmp_path: Path) -> Path:
                 "image_sha256": content_hash(image),
             }
         )
-        table.append(f"p{number},{image.name},,{number % 2},{60 + number},p{number}")
+        values = ["", number % 2, 60 + number, "F", 22 + number]
+        table.append(",".join(map(str, [f"p{number}", image.name, *values, f"p{number}"])))
     with (tmp_path / "check.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

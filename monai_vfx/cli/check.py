@@ -16,6 +16,7 @@ from monai_vfx.cli.common import (
     exit_statuses,
     refuse,
     say,
+    tell_series,
     warn,
     writable,
 )
@@ -59,9 +60,10 @@ def check(
 ) -> None:
     """Pre-flight: would this CT be accepted, and if not, why. Or many: one row a study.
 
-    IMAGE is a DICOM folder, zip or file, NIfTI or NRRD, or a study or series in a PACS:
-    dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]. Needs no weights; warnings that depend on
-    a model's crop appear at prediction.
+    IMAGE is a DICOM folder, zip, tar, DICOMDIR or file, NIfTI or NRRD, or a study or series in a
+    PACS: dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]. Of several series the one that suits
+    best is taken, and why each other one was not is said. Needs no weights; warnings that depend
+    on a model's crop appear at prediction.
 
     Many studies: IMAGE is a table MANIFEST.csv (case, image; optional mask, series_uid, age, sex,
     scan_date) such as a cohort's, or with --studies a folder of studies. Leaves check.csv (which
@@ -113,6 +115,7 @@ def _check_one(
         writable(json_file.parent)
         write_json(json_file, report)
     answer(report)
+    tell_series(report["series"])
     warn(tuple(CaseWarning(**warning) for warning in report["warnings"]))
     if refusal is not None:
         refuse(refusal)

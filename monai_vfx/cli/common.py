@@ -214,6 +214,20 @@ def warn(warnings: tuple[CaseWarning, ...]) -> None:
         say(f"warning {warning.code}: {warning.message}")
 
 
+def tell_series(series: dict[str, Any] | None) -> None:
+    """Say which series was taken, why each other one was not, and what else there is."""
+    if series is None or (len(series["candidates"]) < 2 and not series["other_files"]):
+        return
+    for one in series["candidates"]:
+        number = "no number" if one["number"] is None else f"number {one['number']}"
+        about = f"{number}, patient {one['patient']}, {one['slices']} slices"
+        fate = "taken" if one["chosen"] else f"not taken ({one['lost_by'] or 'input refused'})"
+        say(f"series {one['series_uid']} ({about}): {fate}")
+    if series["other_files"]:
+        counts = (f"{count} {kind}" for kind, count in series["other_files"].items())
+        say(f"other files: {', '.join(counts)}")
+
+
 def refuse(refusal: CaseRefused) -> NoReturn:
     """Say why a case is refused and end with exit status 3."""
     say(f"refused {refusal.code}: {refusal.message}. {refusal.remedy}")

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from monai_vfx.dicom.contrast import Contrast, read_contrast
-from monai_vfx.dicom.kernels import kernel_class
+from monai_vfx.dicom.kernels import kernel_kind
 from monai_vfx.dicom.values import age_years, numbers, text, thickness_mm
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Json
@@ -134,7 +134,7 @@ def read_facts(headers: list[Any]) -> HeaderFacts:
         contrast=read_contrast(headers),
         thickness_mm=thickness_mm(first),
         kernel=kernel,
-        kernel_class=kernel_class(kernel),
+        kernel_class=kernel_kind(kernel or ""),
         kvp=_positive(first, "KVP"),
         exposure_mas=median(exposures) if exposures else None,
         manufacturer=_technical(first, "Manufacturer"),

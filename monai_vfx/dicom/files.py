@@ -1,27 +1,43 @@
-"""The DICOM files of a folder or a zip: their headers, and whether each file is whole."""
+"""All files of an input: their kinds, the headers of DICOM objects, and whether each is whole."""
 
 from __future__ import annotations
 
 import io
-import logging
-import os
-import warnings
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
+from monai_vfx.dicom.archives import (
+    MARK,
+    NESTED_SUFFIXES,
+    PREAMBLE,
+    UNPACK_REMEDY,
+    Files,
+    Source,
+    access_refused,
+    list_sources,
+    quiet_pydicom,
+    reason,
+)
+from monai_vfx.dicom.directory import DICOMDIR, is_directory, references
 from monai_vfx.dicom.facts import FACT_TAGS
+from monai_vfx.dicom.values import terms, text
 from monai_vfx.errors import CaseRefused
 
 _HEADER_TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
     "SeriesNumber",
+    "AcquisitionTime",
+    "BodyPartExamined",
+    "ConvolutionKernel",
+    "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
     "Modality",
     "ImageType",
     "PatientID",
@@ -58,179 +74,210 @@ _HEADER_TAGS = [
 _CT_CLASSES = tuple(  # CT, Enhanced CT, Legacy Converted Enhanced CT
     f"1.2.840.10008.5.1.4.1.1.2{part}" for part in ("", ".1", ".2")
 )
-_DICOMDIR = "1.2.840.10008.1.3.10"  # has no SOPClassUID in its data set
-_PREAMBLE = 128  # bytes before the mark, DICOM PS3.10, 7.1
-_MARK = b"DICM"
-_UNPACK = "Unpack the zip with the program that made it and give the folder."
-ACCESS_REMEDY = "Give yourself the right to read the file or folder and run again."
-"""What helps where the system denies access."""
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_KINDS = {  # start of what follows in a storage class's UID → kind, the longest first
+    "88.59": "annotation",  # key object selection
+    "88.": "report",
+    "104.": "document",
+    "11.": "annotation",  # presentation states
+    "66.": "annotation",  # segmentations, registrations
+    "481.": "annotation",  # radiotherapy
+}
+_CAPTURES = {f"{_STORAGE}7{part}" for part in ("", ".1", ".2", ".3", ".4")}
+OTHER_FILES = {
+    "localizer": "localizer images",
+    "secondary_capture": "secondary captures",
+    "report": "structured reports, such as dose reports",
+    "document": "encapsulated documents, such as PDF",
+    "annotation": "segmentations, structure sets, presentation states, key objects",
+    "other_modality": "images of another modality",
+    "other_dicom": "other DICOM objects",
+    "dicomdir": "DICOMDIR files",
+    "not_dicom": "files that are no DICOM",
+    "damaged": "damaged files",
+    "missing": "files that a DICOMDIR names and that are not there",
+    "nested_archive": "archives within the input, not opened",
+    "link": "links and other special files of an archive, not followed",
+}
+"""Kind of a file that is no CT image → its meaning."""
 
 
-def reason(error: BaseException) -> str:
-    """Say what went wrong without a file's name, as that may carry a patient's.
-
-    >>> reason(OSError(28, "No space left on device", "Doe_Jane.nii")), reason(EOFError("Doe_Jane"))
-    ('No space left on device', 'EOFError')
-    """
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
-
-
-@contextmanager
-def access_refused(code: str = "input_unreadable") -> Iterator[None]:
-    """Turn a denial by the system into a refusal with this code, and a remedy that fits."""
-    try:
-        yield
-    except PermissionError as error:
-        raise CaseRefused(
-            code, "the system denies access to a file or folder", ACCESS_REMEDY
-        ) from error
-
-
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's remarks to itself: they name files and values, a patient's among them."""
-    from pydicom.config import disable_value_validation
-
-    logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        with disable_value_validation(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pydicom")
-            yield
-    finally:
-        logger.disabled = before
+_DICOM_KINDS = ("ct", *list(OTHER_FILES)[: list(OTHER_FILES).index("dicomdir")])
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the bytes of one file lie: a path, or a member of a zip."""
+class Found:
+    """A whole DICOM object.
 
-    path: Path
-    member: str | None = None
+    Attributes:
+        source: the file.
+        header: what its header says; without pixels.
+        kind: ``ct``, or a key of :data:`OTHER_FILES`.
+    """
+
+    source: Source
+    header: Any
+    kind: str
 
     @property
-    def name(self) -> str:
-        """The file's own name."""
-        return self.member or self.path.name
+    def is_image(self) -> bool:
+        """Whether it holds pixels."""
+        return "Rows" in self.header
 
     @property
-    def folder(self) -> str:
-        """What tells the files of one folder from those of another."""
-        return self.member.rpartition("/")[0] if self.member else str(self.path.parent)
+    def series_uid(self) -> str:
+        """SeriesInstanceUID; empty where it is absent."""
+        return text(self.header, "SeriesInstanceUID")
 
 
-class Files:
-    """Opens sources; a zip is opened once and stays so until the block's end."""
+@dataclass(frozen=True)
+class Lost:
+    """A DICOM file that is damaged, or that a DICOMDIR names and that is not there.
 
-    def __init__(self) -> None:
-        self._archives: dict[Path, zipfile.ZipFile] = {}
+    Attributes:
+        message: what is wrong.
+        series_uid: that it belongs to, as far as its header or the DICOMDIR says; else None.
+        may_be_ct: whether nothing shows that it is another kind of object.
+        missing: whether the file is not there at all.
+    """
 
-    def __enter__(self) -> Files:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for archive in self._archives.values():
-            archive.close()
-
-    def start(self, source: Source) -> bytes:
-        """Return the first bytes, as far as the mark of a DICOM file."""
-        with self._stream(source) as file:
-            return bytes(file.read(_PREAMBLE + len(_MARK)))
-
-    def open(self, source: Source) -> BinaryIO:
-        """Open for reading; a member of a zip is unpacked in memory, which checks its sum."""
-        if source.member is None:
-            return source.path.open("rb")
-        with self._stream(source) as file:
-            return io.BytesIO(file.read())
-
-    def _stream(self, source: Source) -> Any:
-        if source.member is None:
-            return source.path.open("rb")
-        if source.path not in self._archives:
-            self._archives[source.path] = zipfile.ZipFile(source.path)
-        return self._archives[source.path].open(source.member)
+    message: str
+    series_uid: str | None
+    may_be_ct: bool
+    missing: bool = False
 
 
-def _sources(path: Path) -> list[Source]:
-    """List the files below a path; hidden ones, such as a Mac's resource forks, are no part."""
-    if path.is_dir():
-        return [Source(file) for file in sorted(_walk(path)) if not file.name.startswith(".")]
-    if path.suffix.lower() != ".zip":
-        return [Source(path)]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-    except PermissionError:
-        raise
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CaseRefused("file_truncated", f"the zip cannot be read ({reason(error)})") from error
-    if any(member.flag_bits & 1 for member in members):
-        raise CaseRefused("input_unreadable", "the zip is encrypted", _UNPACK)
-    names = sorted(member.filename for member in members)
-    return [Source(path, name) for name in names if not name.rpartition("/")[2].startswith(".")]
+@dataclass(frozen=True)
+class Scan:
+    """All files of an input.
+
+    Attributes:
+        found: whole DICOM objects, in the order of the files' names.
+        damaged: damaged ones.
+        missing: those that a DICOMDIR names and that are not there.
+        others: how many of what is no DICOM object, by kind (:data:`OTHER_FILES`).
+    """
+
+    found: tuple[Found, ...]
+    damaged: tuple[Lost, ...]
+    missing: tuple[Lost, ...]
+    others: dict[str, int]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder; one that cannot be entered is an error, not an omission."""
+def scan_files(path: Path) -> Scan:
+    """Read the headers of all files of an input, once.
 
-    def fail(error: OSError) -> None:
-        raise error
-
-    for parent, _, names in os.walk(folder, onerror=fail):
-        for name in names:
-            if (Path(parent) / name).is_file():
-                yield Path(parent) / name
-
-
-def read_headers(path: Path) -> tuple[list[tuple[Source, Any]], int]:
-    """Return the headers of all DICOM images below ``path`` and the count of other files.
+    Args:
+        path: a folder (with its sub-folders), zip, tar, DICOMDIR or DICOM file.
 
     Raises:
-        CaseRefused: ``file_truncated`` when a file is damaged: an image that is not whole, a
-            ``.dcm`` file that is no DICOM, an empty file beside images. ``no_image`` or
-            ``input_unreadable``.
+        CaseRefused: ``input_unreadable``, ``archive_too_large``; ``file_truncated`` for an archive
+            or a DICOMDIR that cannot be read.
     """
-    headers, damaged, blank, ignored = [], [], [], 0
     with access_refused(), Files() as files:
-        for source in _sources(path):
-            try:
-                start = _start(files, source)
-                header = _header(files, source) if start[_PREAMBLE:] == _MARK else None
-            except CaseRefused as refusal:
-                if refusal.code != "file_truncated":
-                    raise
-                damaged.append(refusal.message)
-                continue
-            if header is not None:
-                headers.append((source, header))
-            elif start[_PREAMBLE:] == _MARK:
-                ignored += 1
-            elif source.name.lower().endswith(".dcm"):
-                damaged.append("a .dcm file is no DICOM")
-            elif start[:_PREAMBLE].strip(b"\0"):
-                ignored += 1
-            else:
-                blank.append(source)
-    with_images = {source.folder for source, _ in headers}
-    damaged += ["a file is empty" for source in blank if source.folder in with_images]
-    if damaged:
-        raise CaseRefused(
-            "file_truncated",
-            f"{len(damaged)} of {len(damaged) + len(headers)} DICOM files are damaged; "
-            f"the first: {damaged[0]}",
+        sources, links = list_sources(path)
+        there = sources
+        given = sources == [Source(path)] and is_directory(files, sources[0])
+        if given:
+            there, _ = list_sources(path.parent)
+            named = {reference.key for reference in references(files, sources[0])}
+            sources += [source for source in there if source.place.lower() in named]
+        scanned = [(source, *_look(files, source)) for source in sources]
+        missing, unread = _missing(
+            files, [source for source, kind, _ in scanned if kind == "dicomdir"], there, given
         )
-    if not headers:
-        raise CaseRefused("no_image", f"no DICOM image among {ignored + len(blank)} files")
-    return headers, ignored + len(blank)
+    found = [Found(source, h, kind) for source, kind, h in scanned if kind in _DICOM_KINDS]
+    damaged = [lost for _, kind, lost in scanned if kind == "damaged"]
+    with_images = {item.source.folder for item in found if item.is_image}
+    others = Counter({"link": links, "damaged": unread})
+    for source, kind, _ in scanned:
+        if kind == "blank" and source.folder in with_images:
+            damaged.append(Lost("a file is empty", None, True))
+        elif kind not in (*_DICOM_KINDS, "damaged"):
+            others["not_dicom" if kind == "blank" else kind] += 1
+    return Scan(tuple(found), tuple(damaged), missing, dict(others))
+
+
+def _missing(
+    files: Files, directories: Sequence[Source], there: Sequence[Source], given: bool
+) -> tuple[tuple[Lost, ...], int]:
+    """Return what DICOMDIRs name and is not there, and how many of them cannot be read."""
+    present = {source.place.lower() for source in there}
+    missing, unread = [], 0
+    for source in directories:
+        try:
+            named = references(files, source)
+        except CaseRefused:
+            if given:
+                raise
+            unread += 1
+            continue
+        missing += [
+            Lost("a file that the DICOMDIR names is not there", r.series_uid, r.may_be_ct, True)
+            for r in named
+            if r.key not in present
+        ]
+    return tuple(missing), unread
+
+
+def _look(files: Files, source: Source) -> tuple[str, Any]:
+    """Return the kind of a file, and its header if it is a DICOM object, or what is wrong."""
+    try:
+        start = _start(files, source)
+        if start[PREAMBLE:] == MARK:
+            return _header(files, source)
+    except CaseRefused as refusal:
+        if refusal.code != "file_truncated":
+            raise
+        return "damaged", _lost(files, source, refusal.message)
+    name = source.name.lower()
+    if name.endswith(".dcm"):
+        return "damaged", Lost("a .dcm file is no DICOM", None, True)
+    if not start[:PREAMBLE].strip(b"\0"):
+        return "blank", None
+    return ("nested_archive" if name.endswith(NESTED_SUFFIXES) else "not_dicom"), None
+
+
+_SERIES_TAG = 0x0020000E
+
+
+def _lost(files: Files, source: Source, message: str) -> Lost:
+    """Say where a damaged file belongs, as far as its header can be read."""
+    from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
+
+    whole_uid = False
+
+    def is_behind(tag: Any, vr: str | None, length: int) -> bool:
+        nonlocal whole_uid
+        whole_uid = whole_uid or tag > _SERIES_TAG
+        return bool(tag > _SERIES_TAG)
+
+    tags = ["SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID"]
+    try:
+        with quiet_pydicom(), files.open(source) as file:
+            header = read_partial(file, is_behind, specific_tags=[Tag(tag) for tag in tags])
+            uid, kind = text(header, "SeriesInstanceUID"), _kind(header)
+    except PermissionError:
+        raise
+    except Exception:  # damaged bytes raise anything; then it is not known where the file belongs
+        return Lost(message, None, True)
+    if not whole_uid or not re.fullmatch(r"[0-9.]+", uid):
+        return Lost(message, None, True)  # a UID may be cut, and look like another
+    return Lost(message, uid, kind == "ct")
+
+
+def _kind(header: Any) -> str:
+    """Return the kind of a DICOM object, ``ct`` for a CT image."""
+    sop_class = text(header, "SOPClassUID")
+    for start, kind in _KINDS.items():
+        if sop_class.startswith(_STORAGE + start):
+            return kind
+    if sop_class in _CAPTURES:
+        return "secondary_capture"
+    if text(header, "Modality") != "CT":
+        return "other_modality"
+    return "localizer" if "LOCALIZER" in terms(header, "ImageType") else "ct"
 
 
 def read_tags(files: Files, source: Source, tags: Sequence[str]) -> Any:
@@ -243,19 +290,19 @@ def read_tags(files: Files, source: Source, tags: Sequence[str]) -> Any:
 
 def _start(files: Files, source: Source) -> bytes:
     try:
-        return files.start(source)
+        return files.start(source, PREAMBLE + len(MARK))
     except PermissionError:
         raise
     except NotImplementedError as error:
         raise CaseRefused(
-            "input_unreadable", "the zip is packed in a way that cannot be read", _UNPACK
+            "input_unreadable", "the zip is packed in a way that cannot be read", UNPACK_REMEDY
         ) from error
     except Exception as error:  # unpacking and parsing damaged bytes raises anything
         raise _damaged(error) from error
 
 
-def _header(files: Files, source: Source) -> Any | None:
-    """Return the header of an image; None for another DICOM object, such as a report."""
+def _header(files: Files, source: Source) -> tuple[str, Any]:
+    """Return the kind and header of a DICOM object; no header for a DICOMDIR."""
     import pydicom
 
     try:
@@ -265,17 +312,20 @@ def _header(files: Files, source: Source) -> Any | None:
                 pass
             if "Rows" in header:
                 _check_complete(file, header)
-                return header
+                return _kind(header), header
             announced = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
-            kind = str(header.get("SOPClassUID", ""))
+            sop_class = str(header.get("SOPClassUID", ""))
     except (CaseRefused, PermissionError):
         raise
     except Exception as error:
         raise _damaged(error) from error
-    cut = not kind or (announced != kind and announced.startswith(kind))
-    if announced != _DICOMDIR and (cut or kind in _CT_CLASSES):
+    if announced == DICOMDIR:
+        return "dicomdir", None
+    cut = not sop_class or (announced != sop_class and announced.startswith(sop_class))
+    if cut or sop_class in _CT_CLASSES:
         raise CaseRefused("file_truncated", "a DICOM file ends within its header")
-    return None
+    kind = _kind(header)
+    return ("other_dicom" if kind in ("ct", "localizer", "other_modality") else kind), header
 
 
 def _damaged(error: Exception) -> CaseRefused:

@@ -1,48 +1,78 @@
-"""Whether a reconstruction kernel is soft or sharp, from the names that makers give."""
+"""What the names of reconstruction kernels mean: soft tissue, sharp (bone, lung), or neither.
+
+The names are the vendors' own (ConvolutionKernel, DICOM PS3.3, C.8.2.1). Each vendor's differ from
+the others' in form, so the name alone is enough; what no row of :data:`KERNELS` matches is unknown.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Literal
 
-SOFTEST_SHARP = 50
-"""A Siemens kernel of this number or more is sharp."""
-HARDEST_SOFT = 45
-"""One of this number or less is soft; between the two it is not called either."""
+Kind = Literal["soft", "sharp"]
 
-_NAMES = {
-    "soft": ("soft", "standard", "stnd", "stan", "std", "detail", "a", "b", "sb"),
-    "sharp": (
-        *("bone", "boneplus", "lung", "edge", "ultra", "sharp", "hd bone", "hd lung"),
-        *("d", "e", "l", "ya", "yb", "yc", "yd", "f"),
+KERNELS: tuple[tuple[str, str, Kind | None, str], ...] = (
+    # vendor, names, kind, pattern of the name in capitals without blanks
+    ("Siemens", "Bl (lung) with any number", "sharp", r"BL\d\d[A-Z]?"),
+    (
+        "Siemens",
+        "B, Br, Bf, Bv, Bm, Bn, Bb, I, Q, Qr, H, Hr, Hc, Hv, J, D, Sa with a number below 50",
+        "soft",
+        r"(B[RFVMNB]?|I|QR?|H[RCV]?|[DJ]|SA)[0-4]\d[A-Z]?",
     ),
-}
-_CANON = {"soft": ((0, 19),), "sharp": ((30, 39), (50, 59), (80, 89))}
+    (
+        "Siemens",
+        "the same with a number of 50 or more; U, Ur, Uh",
+        "sharp",
+        r"((B[RFVMNB]?|I|QR?|H[RCV]?|[DJ]|SA)[5-9]\d|U[RH]?\d\d)[A-Z]?",
+    ),
+    (
+        "GE",
+        "STANDARD, STND, STAN, STD, SOFT, also behind HD",
+        "soft",
+        r"(HD)?(STANDARD|STND|STAN|STD|SOFT)",
+    ),
+    (
+        "GE",
+        "LUNG, BONE, BONEPLUS, EDGE, ULTRA, also behind HD",
+        "sharp",
+        r"(HD)?(LUNG|BONE|BONE\+|BONEPLUS|EDGE|ULTRA)",
+    ),
+    ("GE", "DETAIL: between the two", None, r"(HD)?DETAIL"),
+    ("Philips", "A, B, SB; CA, CB, XCA, XCB; UA, UB", "soft", r"S?B|A|X?C[AB]|U[AB]"),
+    ("Philips", "C, CC, XCC, UC: between the two", None, r"C|X?CC|UC"),
+    (
+        "Philips",
+        "D, E, F, L; CD, XCD; YA to YE",
+        "sharp",
+        r"[DEFL]|X?CD|Y[A-E]",
+    ),
+    ("Canon, Toshiba", "FC01 to FC29", "soft", r"FC(0[1-9]|[12]\d)(-?[A-Z])?"),
+    ("Canon, Toshiba", "FC30 to FC39, FC50 to FC59, FC80 to FC89", "sharp", r"FC[358]\d(-?[A-Z])?"),
+    (
+        "any",
+        "words: soft, body, routine, smooth",
+        "soft",
+        r"(BODY|ROUTINE|SOFT|SMOOTH|TISSUE|[-_ ])+",
+    ),
+    ("any", "words with bone, lung or sharp", "sharp", r".*(BONE|LUNG|SHARP).*"),
+)
+"""Vendor, names in words, what they are good for, pattern. The first row that matches holds."""
 
 
-def kernel_class(kernel: str | None) -> str | None:
-    """Return ``soft`` or ``sharp``; None for a name that is not known.
+def kernel_kind(name: str) -> Kind | None:
+    r"""Return what a kernel shows best; None where it is unknown or between the two.
 
-    Siemens counts sharpness in the name (B30f, Br36d, I70h), Canon numbers families (FC13, FC52),
-    GE and Philips give words and letters.
-
-    >>> [kernel_class(name) for name in ("B30f", "Br59d", "FC13", "FC52", "STANDARD", "BONEPLUS")]
-    ['soft', 'sharp', 'soft', 'sharp', 'soft', 'sharp']
-    >>> kernel_class("B48f"), kernel_class("mystery"), kernel_class(None)
-    (None, None, None)
+    >>> [kernel_kind(name) for name in ("B30f", "Br69", "Bl57f", "Qr40d", "I31f\\3")]
+    ['soft', 'sharp', 'sharp', 'soft', 'soft']
+    >>> [kernel_kind(name) for name in ("STANDARD", "BONEPLUS", "DETAIL", "B", "YC", "FC13")]
+    ['soft', 'sharp', None, 'soft', 'sharp', 'soft']
+    >>> kernel_kind("") is kernel_kind("FC64") is None
+    True
     """
-    if not kernel:
-        return None
-    name = kernel.strip().lower()
-    canon = re.fullmatch(r"fc(\d{2})\w*", name)
-    if canon:
-        number = int(canon.group(1))
-        return next(
-            (k for k, spans in _CANON.items() if any(a <= number <= b for a, b in spans)), None
-        )
-    siemens = re.fullmatch(r"(?:b|i|j|br|bv|bf|qr|hr|hv)(\d{2})[a-z]?(?:[\\/ _].*)?", name)
-    if siemens:
-        number = int(siemens.group(1))
-        if number <= HARDEST_SOFT:
-            return "soft"
-        return "sharp" if number >= SOFTEST_SHARP else None
-    return next((kind for kind, names in _NAMES.items() if name in names), None)
+    first = name.partition("\\")[0]  # what follows is the strength of an iteration
+    plain = re.sub(r"\s+", "", first).upper()
+    for _, _, kind, pattern in KERNELS:
+        if re.fullmatch(pattern, plain):
+            return kind
+    return None

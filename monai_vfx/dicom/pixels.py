@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.dicom.files import Files, Source, access_refused, quiet_pydicom, reason
+from monai_vfx.dicom.archives import Files, Source, access_refused, quiet_pydicom, reason
 from monai_vfx.dicom.values import whole
 from monai_vfx.errors import CaseRefused
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from monai_vfx.dicom.archives import access_refused, state
+from monai_vfx.dicom.candidates import Finding
+from monai_vfx.dicom.choosing import choose
 from monai_vfx.dicom.enhanced import Picture, pictures
 from monai_vfx.dicom.facts import HeaderFacts, read_facts
-from monai_vfx.dicom.files import Files, Source, read_headers, read_tags
+from monai_vfx.dicom.files import Files, Source, read_tags, scan_files
 from monai_vfx.dicom.pixels import PADDING_HU, TISSUE_HU, StoredValues, decoded
 from monai_vfx.dicom.slices import check_slices
 from monai_vfx.dicom.stack import PHASE_TAGS, stack_slices
@@ -47,6 +51,8 @@ class Series:
         deflated: whether a file is stored deflated as a whole.
         facts: what the headers say of patient, scanner and protocol.
         frame_of_reference: UID that the slices share, None where absent.
+        series_uid: SeriesInstanceUID; None before the series is chosen, as is ``finding``.
+        finding: all series and other files of the input.
     """
 
     sources: tuple[Source, ...]
@@ -63,6 +69,8 @@ class Series:
     deflated: bool
     facts: HeaderFacts
     frame_of_reference: str | None = None
+    series_uid: str | None = None
+    finding: Finding | None = None
 
     def read(self, region: Region) -> HUVolume:
         """Decode the slices of a region and crop them.
@@ -106,68 +114,34 @@ def read_series(path: Path, series_uid: str | None = None) -> Series:
     """Read the headers of one CT series and check that it is a volume.
 
     Args:
-        path: a folder (searched with its sub-folders), a zip, or a DICOM file.
-        series_uid: SeriesInstanceUID to take where there are several.
+        path: a folder (searched with its sub-folders), a zip, a tar, a DICOMDIR or a DICOM file.
+        series_uid: SeriesInstanceUID to take; by default the rule of
+            :mod:`monai_vfx.dicom.choosing` decides.
 
     Raises:
-        CaseRefused: with the code of the rule that is broken.
+        SeriesRefused: with the code of the rule that is broken, and what was found.
+        CaseRefused: when the input cannot be searched.
     """
-    headers, ignored = read_headers(path)
-    by_series: dict[str, list[tuple[Source, Any]]] = defaultdict(list)
-    for source, header in headers:
-        by_series[str(header.get("SeriesInstanceUID", ""))].append((source, header))
-    chosen, warnings = _choose(by_series, series_uid, ignored)
-    return _check_series(chosen, warnings)
+    with access_refused():
+        return _read_series(path, series_uid, state(path))
 
 
-def _choose(
-    by_series: dict[str, list[tuple[Source, Any]]], series_uid: str | None, ignored: int
-) -> tuple[list[tuple[Source, Any]], list[CaseWarning]]:
-    """Pick the one CT series that was asked for, or the only one there is."""
-    if series_uid is not None:
-        if series_uid not in by_series:
-            raise CaseRefused(
-                "no_image", f"series {series_uid} is not among the {len(by_series)} found"
-            )
-        return by_series[series_uid], _left_aside(len(by_series) - 1)
-    ct = {uid: files for uid, files in by_series.items() if _is_ct_volume(files)}
-    if not ct:
-        first_headers = [files[0][1] for files in by_series.values()]
-        modalities = sorted({str(header.get("Modality", "none")) for header in first_headers})
-        if "CT" in modalities and len(modalities) == 1:
-            return max(by_series.values(), key=len), []
-        raise CaseRefused("not_ct", f"modality is {', '.join(modalities)}, the rule is CT")
-    if len(ct) > 1:
-        listed = "; ".join(
-            f"{uid} ({len(files)} slices, number {files[0][1].get('SeriesNumber', 'none')})"
-            for uid, files in sorted(ct.items())
-        )
-        raise CaseRefused("several_series", f"{len(ct)} CT series were found: {listed}")
-    return next(iter(ct.values())), _left_aside(len(by_series) - 1)
+@lru_cache(maxsize=2)
+def _read_series(path: Path, series_uid: str | None, _: Any) -> Series:
+    """Read a series once in a run, as long as the state of its files stays the same."""
+    choice = choose(scan_files(path), series_uid, _check_series)
+    return replace(
+        choice.series,
+        series_uid=choice.finding.chosen,
+        finding=choice.finding,
+        warnings=(*choice.warnings, *choice.series.warnings),
+    )
 
 
-_CAPTURES = {f"1.2.840.10008.5.1.4.1.1.7{part}" for part in ("", ".1", ".2", ".3", ".4")}
-
-
-def _left_aside(count: int) -> list[CaseWarning]:
-    if count == 0:
-        return []
-    return [CaseWarning("other_series_ignored", f"{count} other series were left aside")]
-
-
-def _is_ct_volume(files: list[tuple[Source, Any]]) -> bool:
-    """Whether a series is CT and no scout view or secondary capture (a dose sheet, say)."""
-    first = files[0][1]
-    kinds = str(first.get("ImageType", "")).upper()  # one value or several
-    if str(first.get("Modality", "")) != "CT" or "LOCALIZER" in kinds:
-        return False
-    return str(first.get("SOPClassUID", "")) not in _CAPTURES
-
-
-def _check_series(files: list[tuple[Source, Any]], warnings: list[CaseWarning]) -> Series:
+def _check_series(files: list[tuple[Source, Any]]) -> Series:
     found = pictures(files)
     headers = [picture.header for picture in found]
-    warnings = [*warnings, *check_slices(headers)]
+    warnings = check_slices(headers)
     stack = stack_slices(
         headers, [picture.identity for picture in found], lambda: _with_phase_tags(found)
     )

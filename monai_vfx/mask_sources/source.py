@@ -160,7 +160,7 @@ class MaskSource:
         if broken:
             raise ValueError("localisation breaks its schema: " + "; ".join(broken))
         write_json(self.folder / FACTS, document)
-        self.warnings = found.warnings
+        self.warnings = (*found.warnings, *_count_warning(found))
         self._write_segmentation(volume, found.labels, "monai_vfx vertebra localiser")
         self.record |= {
             "confidence": document["confidence"],
@@ -237,6 +237,7 @@ class MaskSource:
 
         comparison = _NOT_COMPARED | {"confidence": round(found.confidence, 4)}
         self.record["comparison"] = comparison
+        self.warnings = (*self.warnings, *_count_warning(found))
         matches = match_levels(case.masks.labels, case.volume.affine, found.levels)
         differ = disagreement(matches, found)
         if differ is not None:
@@ -273,6 +274,15 @@ class MaskSource:
         taken = equidistant_indices(len(bodies.indices), PICTURE_SLICES)
         slices = PictureSlices(bodies.centres[taken], bodies.levels[taken])
         localiser_picture(case.volume, labels, path, title=title, notes=notes, slices=slices)
+
+
+def _count_warning(found: Localisation) -> tuple[CaseWarning, ...]:
+    """Warn where the localiser is sure of the names and all the same counts not five bodies."""
+    count = found.evidence.get("lumbar_count")
+    if count in (None, 5):
+        return ()
+    text = f"the localiser sees {count} bodies between the last one with ribs and the sacrum"
+    return (CaseWarning("lumbar_count", f"{text}; five are usual"),)
 
 
 def localise_case(
