@@ -152,7 +152,7 @@ def _holds_mask(files: Files, source: Source) -> bool:
     from pydicom import dcmread
 
     try:
-        if files.start(source)[_PREAMBLE:] != _MARK:
+        if files.start(source, _PREAMBLE + len(_MARK))[_PREAMBLE:] != _MARK:
             return False
         with quiet_pydicom(), files.open(source) as stream:
             header = dcmread(stream, stop_before_pixels=True, specific_tags=["SOPClassUID"])
