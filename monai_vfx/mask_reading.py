@@ -198,7 +198,14 @@ def _read_object(
         if contours
         else read_segments(dataset, meaning, frame_of_reference)
     )
-    files = [_label_file(part) for part in found]
+    try:
+        files = [_label_file(part) for part in found]
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        # A damaged object lacks what it must have, or has it in another form.
+        kind = "RTSTRUCT" if contours else "SEG"
+        raise CaseRefused(
+            "mask_unreadable", f"the {kind} lacks attributes that it must have ({reason(error)})"
+        ) from error
     if not any(int(file.values.max()) in _STUDY for file in files):
         if mapping is not None and not files:
             raise _unmapped(seen)

@@ -137,8 +137,8 @@ def _encoded(tag: int, vr: str, value: bytes, implicit: bool, length: int | None
     return start + kind + struct.pack("<H", size & 0xFFFF) + value
 
 
-def _nested(depth: int, implicit: bool) -> bytes:
-    """Sequences within sequences, ReferencedImageSequence all of them."""
+def nested_sequences(depth: int, implicit: bool = False) -> bytes:
+    """Return sequences within sequences, ReferencedImageSequence all of them."""
     value = b""
     for _ in range(depth):
         item = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(value)) + value
@@ -182,7 +182,7 @@ def set_element(rng: Rng, files: Sequence[Path]) -> str:
             implicit = pydicom.dcmread(file).file_meta.TransferSyntaxUID.is_implicit_VR
             new = _encoded(tag, kind, value + bytes(len(value) % 2), implicit, length)
             if how == "nested":
-                new = _nested(depth, implicit)
+                new = nested_sequences(depth, implicit)
             _replaced(file, tag, b"" if how == "deleted" else new)
             done += 1
         except Exception:  # an earlier mutation left no DICOM; then this one does nothing

@@ -67,6 +67,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "segmentation_not_written": ("test_auto_mask", "test_dicom_seg_of_a_deidentified_series"),
     # vfx check --mask totalsegmentator
     "mask_not_made": ("test_auto_mask", "test_a_failing_totalsegmentator_is_a_refusal"),
+    # vfx check: archives, DICOMDIR and folders of several patients
+    "archive_too_large": ("test_finding", "test_an_archive_made_to_fill_the_disk_is_refused"),
+    "files_missing": ("test_finding", "test_files_that_the_dicomdir_names_must_be_there"),
+    "several_patients": ("test_finding", "test_several_patients_are_said"),
     # vfx check --mask with a DICOM SEG or RTSTRUCT, or with a mask that cannot be right
     "several_masks": ("test_dicom_masks", "test_only_object_in_a_folder_or_zip"),
     "mask_overlaps": ("test_dicom_masks", "test_overlaps"),

@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fuzzing
+import numpy as np
+import pydicom
 import pytest
+from fuzz_mutations import nested_sequences
 from fuzz_seeds import PATIENT, SEEDS, Seed, build_seeds
 
 from monai_vfx.errors import REFUSALS, CaseRefused
@@ -154,6 +157,31 @@ def _middle(file: Path) -> None:
     file.write_bytes(content)
 
 
+def _without_numbers(file: Path) -> None:
+    """Take the number of every region out of an RTSTRUCT's contours."""
+    plan = pydicom.dcmread(file)
+    for item in plan.ROIContourSequence:
+        del item.ReferencedROINumber
+    plan.save_as(file)
+
+
+def _far_away(file: Path) -> None:
+    """Move one contour by a kilometre."""
+    plan = pydicom.dcmread(file)
+    contour = plan.ROIContourSequence[2].ContourSequence[0]
+    points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+    points[:, 0] += 1e6
+    contour.ContourData = [f"{value:.3f}" for value in points.ravel()]
+    plan.save_as(file)
+
+
+def _deep(file: Path) -> None:
+    """Put sequences within sequences, two thousand deep."""
+    content = file.read_bytes()
+    at = content.index(b"\x08\x00\x60\x00CS")  # before Modality
+    file.write_bytes(content[:at] + nested_sequences(2000) + content[at:])
+
+
 LONG = b"A" * 5000
 VOX_OFFSET = 108
 
@@ -170,6 +198,10 @@ FOUND: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     # ITK's inflating went on for ever
     "a damaged stream in a MetaImage": ("mha_gz", "file_truncated", _middle),
     "a damaged stream in a NRRD": ("nrrd_gz", "file_truncated", _middle),
+    # parts of a DICOM mask that were taken for granted, or for near, or for shallow
+    "contours without numbers": ("mask_rtstruct", "mask_unreadable", _without_numbers),
+    "a contour a kilometre away": ("mask_rtstruct", "mask_unreadable", _far_away),
+    "deep sequences": ("mask_rtstruct", "file_truncated", _deep),
     # nibabel raised what nobody expected
     "voxels at infinity": ("nifti", "input_unreadable", _field(VOX_OFFSET, float("inf"))),
     "voxels beyond a file": ("nifti_gz", "input_unreadable", _field(VOX_OFFSET, 1e30)),

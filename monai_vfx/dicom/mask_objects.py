@@ -67,7 +67,7 @@ class MaskPart:
 
 
 def find_mask_object(path: Path) -> Any | None:
-    """Return the data set of the one SEG or RTSTRUCT in a file, folder or archive; None without one.
+    """Return the data set of the one SEG or RTSTRUCT in a file, folder or archive, or None.
 
     Raises:
         CaseRefused: ``several_masks``, ``mask_unreadable`` or ``file_truncated``.
@@ -166,7 +166,10 @@ def _read(files: Files, source: Source) -> Any:
     try:
         with quiet_pydicom(), files.open(source) as stream:
             dataset = dcmread(stream)
-            dataset.walk(lambda *_: None)  # turns every value from bytes: none is damaged later
+            # Turns every value from bytes: none is damaged later. Not by ``walk``, which takes
+            # minutes to fail on sequences within sequences, some thousand deep.
+            for _ in dataset.iterall():
+                pass
         return dataset
     except PermissionError:
         raise

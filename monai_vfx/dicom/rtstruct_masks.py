@@ -32,6 +32,9 @@ from monai_vfx.shapes import Affine, BoolVolume, Points
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Geometric types of contours that enclose an area."""
 
+LARGEST_MM = 1000.0
+"""No structure is larger: not even the muscles along a whole spine."""
+
 PLANE_TOLERANCE = 0.1
 """A contour's points may lie this share of a slice distance off their common plane."""
 
@@ -92,6 +95,7 @@ def _planes(item: Any, structure: str, to_ct: Points) -> tuple[dict[int, list[Po
     """
     planes: dict[int, list[Points]] = defaultdict(list)
     heights: dict[int, float] = {}
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for contour in item.get("ContourSequence", []):
         kind = str(contour.get("ContourGeometricType", ""))
         if kind == "POINT":  # marks a place, encloses nothing
@@ -117,6 +121,13 @@ def _planes(item: Any, structure: str, to_ct: Points) -> tuple[dict[int, list[Po
                 "of contours for each slice",
             )
         planes[slice_].append(index[:, :2])
+        low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0))
+    if planes and (high - low).max() > LARGEST_MM:
+        raise CaseRefused(
+            "mask_unreadable",
+            f"contours of {structure} lie {(high - low).max():.0f} mm apart; no structure is "
+            f"larger than {LARGEST_MM:.0f} mm",
+        )
     _check_gaps(structure, sorted(heights))
     off = float(np.mean([height - slice_ for slice_, height in heights.items()] or [0.0]))
     return planes, off
