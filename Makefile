@@ -15,8 +15,10 @@ THREADS ?= None
 demo: install
 	$(BIN)/vfx demo --out $(OUT)
 
+# Each file's tests stay in one process; a process for each core, so one thread of torch in each.
 test: lint
-	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile \
+	  --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 test-slow: lint
 	$(BIN)/python -m pytest -q -m slow
