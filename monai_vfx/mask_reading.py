@@ -1,7 +1,7 @@
 """Reads a mask from whatever holds it; its labels become the project's own.
 
 NIfTI or NRRD label map, folder of per-structure files, DICOM SEG or RTSTRUCT (also as the only one
-in a folder or zip), or the record of a mask that could not be made.
+in a folder or archive), or the record of a mask that could not be made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from monai_vfx.anatomy import LEVELS, MUSCLES, SACRUM, VERTEBRAE, label_value, structure_of_name
-from monai_vfx.dicom.files import reason
+from monai_vfx.dicom.archives import reason
 from monai_vfx.dicom.mask_objects import STRUCTURE_SET, MaskPart, find_mask_object
 from monai_vfx.errors import CaseRefused
 from monai_vfx.label_files import LabelFile, called, is_label_file, read_label_file

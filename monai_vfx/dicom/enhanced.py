@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monai_vfx.dicom.files import Source
+from monai_vfx.dicom.archives import Source
 from monai_vfx.dicom.values import text, whole
 from monai_vfx.errors import CaseRefused
 
@@ -120,7 +120,6 @@ def _frames(header: Any, count: int) -> list[Any]:
 def _take(frame: Any, group: Any) -> None:
     """Put what functional groups say of a frame where a classic header has it."""
     from pydicom.dataelem import DataElement
-    from pydicom.datadict import tag_for_keyword
 
     for sequence, names in _GROUPS.items():
         for item in (group.get(sequence) or [])[:1]:
@@ -129,7 +128,7 @@ def _take(frame: Any, group: Any) -> None:
                 if value is not None:
                     # A new element: to set a value would change it in all frames, which share
                     # the elements of the object's own header.
-                    frame.add(DataElement(tag_for_keyword(classic), item[name].VR, value))
+                    frame.add(DataElement(classic, item[name].VR, value))
 
 
 def _check_concatenation(headers: Sequence[Any]) -> None:
