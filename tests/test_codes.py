@@ -247,7 +247,7 @@ def test_each_code_is_provoked() -> None:
 # -- real CT ---------------------------------------------------------------------------------
 
 REAL: dict[str, tuple[str, str, list[str]]] = {
-    "annotated": ("series", "tcga_ov_abdomen/vertebral_bodies.nii.gz", []),
+    "annotated": ("series", "tcga_ov_abdomen/vertebral_bodies.nii.gz", ["contrast_contradictory"]),
     "v1": (
         "totalseg_example/ct.nii.gz",
         "totalseg_example/v1_masks",

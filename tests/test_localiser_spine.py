@@ -127,7 +127,9 @@ def test_no_sacrum_where_there_is_none(probabilities: Probabilities, anatomy: An
     assert chain.sacrum < 0.05
 
 
-@pytest.mark.parametrize("kind", ["nothing", "noise", "sacrum alone", "two bodies"])
+@pytest.mark.parametrize(
+    "kind", ["nothing", "noise", "sacrum alone", "two bodies", "a speck beside"]
+)
 def test_no_spine_no_chain(kind: str, probabilities: Probabilities, anatomy: AnatomyMap) -> None:
     values = np.zeros((len(STRUCTURES), 40, 40, 60), dtype=np.float32)
     if kind == "noise":
@@ -135,6 +137,9 @@ def test_no_spine_no_chain(kind: str, probabilities: Probabilities, anatomy: Ana
         values[0] += 2
     if kind == "sacrum alone":
         values[SACRUM, 15:25, 15:25, 10:45] = 1
+    if kind == "a speck beside":  # more evidence at one place than along the best path
+        values[BODY, 5:10, 5:10, 30:33] = 1
+        values[BODY, 30:36, 30:36] = 0.18
     if kind == "two bodies":
         values[BODY, 15:25, 15:25, 20:29] = 1
         values[DISC, 15:25, 15:25, 29:31] = 1

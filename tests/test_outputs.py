@@ -543,7 +543,7 @@ def test_the_command_exports_and_hides(exported: Exported, tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
     assert {file.name for file in out.iterdir()} == {
-        *("prediction.json", "run.json", "mask.dcm", "capture.dcm", "report.dcm"),
+        *("prediction.json", "run.json", "mask.dcm", "mask.png", "capture.dcm", "report.dcm"),
         "risk_assessment.fhir.json",
     }
     check_hidden(out, exported)

@@ -125,10 +125,10 @@ def find_curve(probabilities: Probabilities) -> Curve:
     column = np.asarray(column, dtype=np.float32)
     spacing = np.diag(probabilities.affine)[:3]
     smooth = ndimage.gaussian_filter(column, np.array(_SMOOTHING_MM) / spacing, mode="constant")
-    if smooth.max() < _LEAST_EVIDENCE:
-        raise _nothing_found()
     path = _best_path(smooth)
     along = smooth[path[:, 0], path[:, 1], np.arange(len(path))]
+    if along.max() <= _LEAST_EVIDENCE:  # specks beside the path are no spine
+        raise _nothing_found()
     run = _longest_run(along > _LEAST_EVIDENCE, max(1, round(_GAP_MM / spacing[2])))
     if (run.stop - run.start) * spacing[2] < FEWEST_BODIES * BODY_MM[0]:
         raise _nothing_found()
