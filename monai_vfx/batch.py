@@ -10,17 +10,16 @@ import csv
 import hashlib
 import json
 import logging
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_vfx.cohort.sheet import Fault, Sheet, read_sheet, refuse_faults
 from monai_vfx.errors import CaseRefused, SettingError, find_refusal
 from monai_vfx.pacs import is_address, local_image, parse_address
+from monai_vfx.processes import run_tasks
 from monai_vfx.results import (
     Prediction,
     check_case_name,
@@ -29,14 +28,14 @@ from monai_vfx.results import (
     write_json,
 )
 from monai_vfx.shapes import Json
-from monai_vfx.volumes import content_hash
+from monai_vfx.volumes import content_hash, file_state
 from monai_vfx.weights import read_sidecar
 
 if TYPE_CHECKING:
     from monai_vfx.weights import TrainedModel
 
 _LOG = logging.getLogger(__name__)
-NEEDED, OPTIONAL = ("case", "image"), ("mask", "series", "clinical")
+NEEDED, OPTIONAL = ("case", "image"), ("mask", "series_uid", "clinical")
 """Columns of a manifest; others are left alone."""
 TABLE, REFUSED, RECORD, STATE = "predictions.csv", "refused.jsonl", "run.json", "batch.json"
 COLUMNS = (
@@ -56,20 +55,32 @@ class Row:
         case: its name in the results.
         image: a path, or an address in a PACS.
         mask, clinical: paths; None where the cell is empty.
-        series: SeriesInstanceUID, likewise.
+        series_uid: SeriesInstanceUID, likewise.
     """
 
     case: str
     image: str
     mask: Path | None = None
-    series: str | None = None
+    series_uid: str | None = None
     clinical: Path | None = None
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the manifest says of the case: paths may name a patient."""
-        parts = [str(part) for part in (self.image, self.mask, self.series, self.clinical)]
+        """SHA-256 of what the manifest says of the case, and of the state of its files.
+
+        A digest, because paths may name a patient. What lies in a PACS has no state.
+        """
+        parts = [str(part) for part in (self.image, self.mask, self.series_uid, self.clinical)]
+        files = [None if is_address(self.image) else Path(self.image), self.mask, self.clinical]
+        parts += [_state_of(file) for file in files]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _state_of(file: Path | None) -> str:
+    try:
+        return "" if file is None else file_state(file)
+    except OSError:  # closed to us: the case will be refused for it
+        return ""
 
 
 def read_manifest(path: str | Path) -> list[Row]:
@@ -77,8 +88,8 @@ def read_manifest(path: str | Path) -> list[Row]:
 
     Args:
         path: CSV with the columns ``case`` and ``image`` (a path from the table's folder on, or
-            the address of a study or series in a PACS), optionally ``mask``, ``series`` and
-            ``clinical`` (a one-row table); other columns are left alone.
+            the address of a study or series in a PACS), optionally ``mask``,
+            ``series_uid`` and ``clinical`` (a one-row table); other columns are left alone.
 
     Raises:
         CaseRefused: ``cohort_invalid``, naming every bad cell. That a file is not there is the
@@ -106,7 +117,7 @@ def read_manifest(path: str | Path) -> list[Row]:
             case=row["case"],
             image=row["image"] if is_address(row["image"]) else str(path.parent / row["image"]),
             mask=place(row.get("mask")),
-            series=row.get("series") or None,
+            series_uid=row.get("series_uid") or None,
             clinical=place(row.get("clinical")),
         )
         for row in cells
@@ -147,8 +158,9 @@ def predict_batch(
 ) -> Json:
     """Predict every case of a manifest; a batch that was stopped goes on where it stood.
 
-    A case is done when its ``prediction.json`` is no refusal and the manifest still says the same
-    of it. Refused cases are tried again: a PACS may answer now.
+    A case is done when its ``prediction.json`` is no refusal, the manifest still says the same of
+    it, and its files are (by size and time) the ones they were. Refused cases are tried again: a
+    PACS may answer now.
 
     Args:
         manifest: see :func:`read_manifest`.
@@ -170,7 +182,8 @@ def predict_batch(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     state = _state(weights, settings)
-    done = _done(out, rows, state)
+    digests = {row.case: row.digest for row in rows}  # of the files as they are before the work
+    done = _done(out, digests, state)
     waiting = [row for row in rows if row.case not in done]
     if done:
         tell(f"{len(done)} of {len(rows)} cases are done already")
@@ -181,7 +194,7 @@ def predict_batch(
         for number, (row, refusal) in enumerate(results, start=1):
             outcome = "done"
             if refusal is None:
-                done[row.case] = row.digest
+                done[row.case] = digests[row.case]
                 write_json(out / STATE, {**state, "rows": done})
             else:
                 refusals[row.case] = refusal
@@ -203,14 +216,14 @@ def _state(weights: Sequence[str | Path], settings: Json) -> Json:
     return {"settings": json.loads(json.dumps(plain)), "inputs": inputs}
 
 
-def _done(out: Path, rows: Sequence[Row], state: Json) -> dict[str, str]:
+def _done(out: Path, digests: dict[str, str], state: Json) -> dict[str, str]:
     """Return the cases that need nothing more, with their digests."""
     if not (out / STATE).is_file():
         return {}
     earlier = json.loads((out / STATE).read_text(encoding="utf-8"))
     if {name: earlier.get(name) for name in state} != state:
         raise SettingError("out holds a batch with other weights or settings: give another folder")
-    same = {row.case: row.digest for row in rows if earlier["rows"].get(row.case) == row.digest}
+    same = {case: now for case, now in digests.items() if earlier["rows"].get(case) == now}
     return {case: digest for case, digest in same.items() if _result(out, case) is not None}
 
 
@@ -227,36 +240,16 @@ def _run(
     rows: Sequence[Row], weights: list[Path], out: Path, settings: Json, workers: int
 ) -> Iterator[tuple[Row, CaseRefused | None]]:
     """Yield each case as it ends, with its refusal if there is one."""
+    predict = partial(_predict, weights=weights, out=out, settings=settings)
     if workers == 1:
-        yield from ((row, _predict(row, weights, out, settings)) for row in rows)
+        yield from ((row, predict(row)) for row in rows)
         return
-    lost: list[Row] = []
-    with _pool(min(workers, max(len(rows), 1))) as pool:
-        jobs = {pool.submit(_predict, row, weights, out, settings): row for row in rows}
-        for job in as_completed(jobs):
-            try:
-                yield jobs[job], job.result()
-            except BrokenProcessPool:
-                lost.append(jobs[job])
-    for row in lost:  # one of them ended a process; each alone, to know which
-        with _pool(1) as pool:
-            try:
-                yield row, pool.submit(_predict, row, weights, out, settings).result()
-            except BrokenProcessPool:
-                message = "the process that worked on the case ended (out of memory?)"
-                yield row, _note(out / row.case, row.case, CaseRefused("internal", message))
 
+    def died(row: Row) -> CaseRefused:
+        message = "the process that worked on the case ended (out of memory?)"
+        return _note(out / row.case, row.case, CaseRefused("internal", message))
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # A forked process would inherit the threads of torch, and may wait for them for ever.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, _share_processors, (workers,))
-
-
-def _share_processors(workers: int) -> None:
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    yield from run_tasks(predict, rows, min(workers, max(len(rows), 1)), died)
 
 
 def _predict(row: Row, weights: list[Path], out: Path, settings: Json) -> CaseRefused | None:
@@ -264,12 +257,12 @@ def _predict(row: Row, weights: list[Path], out: Path, settings: Json) -> CaseRe
     from monai_vfx.workflow import predict
 
     folder = out / row.case
-    chosen = {**settings, "clinical": row.clinical, "series_uid": row.series}
+    chosen = {**settings, "clinical": row.clinical, "series_uid": row.series_uid}
     if row.mask is not None:
         chosen["mask"] = row.mask
     try:
         image = parse_address(row.image) if is_address(row.image) else Path(row.image)
-        with local_image(image, row.series) as local:
+        with local_image(image, row.series_uid) as local:
             predict(local, weights=weights, out=folder, case=row.case, networks=_networks, **chosen)
     except Exception as error:  # one bad case must not stop the others
         refusal = find_refusal(error)

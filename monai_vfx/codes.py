@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from monai_vfx.errors import REFUSALS, RULES, WARNINGS
+from monai_vfx.errors import REFUSALS, WARNINGS
+from monai_vfx.rules import RULES
 
 BEGIN = "<!-- codes: written by `make docs` -->"
 END = "<!-- end of codes -->"
@@ -45,7 +46,7 @@ def rule_of(code: str) -> str:
     """Return the rule behind a code with the numbers in place.
 
     Args:
-        code: a key of :data:`monai_vfx.errors.RULES`.
+        code: a key of :data:`monai_vfx.rules.RULES`.
 
     Raises:
         KeyError: there is no rule.

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from monai_vfx.anatomy import structure_of_name
 from monai_vfx.bodies import box_affine, nonzero_box
-from monai_vfx.dicom.files import access_refused, reason
+from monai_vfx.dicom.archives import access_refused, reason
+from monai_vfx.dicom.stack import LPS_TO_RAS
 from monai_vfx.errors import CaseRefused
 from monai_vfx.nifti_files import check_units, load_nifti
 from monai_vfx.shapes import Affine, Region
@@ -42,7 +43,6 @@ _LARGEST_NAME_TABLE = 1 << 22  # bytes
 _LABEL_TAG = re.compile(
     r'<Label\b[^>]*?\bKey="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>', re.DOTALL
 )
-_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -333,6 +333,6 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
     directions = np.array(reader.GetDirection()).reshape(size, size)[:3, :3]
     affine[:3, :3] = directions * np.array(reader.GetSpacing()[:3])
     affine[:3, 3] = reader.GetOrigin()[:3]
-    affine = _FROM_LPS @ affine
+    affine = LPS_TO_RAS @ affine
     names = names_of_segments(header.keys)
     return LabelFile(gathered, start, shape, affine, names, cropped=gathered.shape == shape)

@@ -1,7 +1,7 @@
 """Reads a mask from whatever holds it; its labels become the project's own.
 
 NIfTI or NRRD label map, folder of per-structure files, DICOM SEG or RTSTRUCT (also as the only one
-in a folder or zip), or the record of a mask that could not be made.
+in a folder or archive), or the record of a mask that could not be made.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from scipy import ndimage
 
 from monai_vfx.anatomy import LEVELS, MUSCLES, SACRUM, VERTEBRAE, label_value, structure_of_name
-from monai_vfx.dicom.files import access_refused, reason
-from monai_vfx.dicom.mask_objects import STRUCTURE_SET, MaskPart, find_mask_object, is_dicom
+from monai_vfx.dicom.archives import reason
+from monai_vfx.dicom.mask_objects import STRUCTURE_SET, MaskPart, find_mask_object
 from monai_vfx.errors import CaseRefused
 from monai_vfx.label_files import LabelFile, called, is_label_file, read_label_file
 from monai_vfx.label_mapping import LabelMapping, is_mapping_file, read_mapping
@@ -76,7 +76,7 @@ def read_mask(
     content = None if mapping is None else mapping.content
     if source.is_dir() and (named := _named_files(source, mapping)):
         return ReadMask("files" if mapping is None else "mapping", _read_files(named), content)
-    if _may_hold_objects(source):
+    if not is_label_file(source):
         dataset = find_mask_object(source)
         if dataset is not None:
             used, files = _read_object(dataset, affine, mapping, frame_of_reference)
@@ -89,13 +89,6 @@ def read_mask(
         )
     used, files = _read_map(source, scheme, mapping)
     return ReadMask(used, files, content)
-
-
-def _may_hold_objects(source: Path) -> bool:
-    if source.is_dir() or source.suffix.lower() == ".zip":
-        return True
-    with access_refused("mask_unreadable"):
-        return source.is_file() and not is_label_file(source) and is_dicom(source)
 
 
 def _recorded_refusal(path: Path) -> CaseRefused:

@@ -74,7 +74,7 @@ def load_masks(
 
     Args:
         source: a NIfTI or NRRD label map, a folder with one such file a structure, or a DICOM SEG
-            or RTSTRUCT, also as the only one in a folder or zip. A file named ``REFUSED_MASK``
+            or RTSTRUCT, also as the only one in a folder or archive. A file named ``REFUSED_MASK``
             holds the refusal of a mask that could not be made.
         shape: (i, j, k) of the CT.
         affine: (4, 4) of the CT, index → world mm, RAS+.

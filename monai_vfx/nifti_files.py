@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_vfx.dicom.files import access_refused, reason
+from monai_vfx.dicom.archives import access_refused, reason
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine, HUVolume, OpenedImage, Region
 

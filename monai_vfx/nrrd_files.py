@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_vfx.dicom.files import access_refused, reason
+from monai_vfx.dicom.archives import access_refused, reason
 from monai_vfx.dicom.stack import LPS_TO_RAS
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import HUVolume, OpenedImage, Region

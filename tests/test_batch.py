@@ -142,6 +142,9 @@ def test_a_batch_goes_on_where_it_stood(
         {"cases": 3, "done": 3, "refused": 0},
     )
     assert (out / "refused.jsonl").read_text() == ""
+    os.utime(folder / "x" / "mask.nii.gz", (0, 0))  # a corrected mask, under its old name
+    result = run(manifest, members[:1], out)
+    assert "1 of 3 cases are done already" in result.stderr  # b's mask is the same file
     other = run(manifest, members[1:], out)
     assert other.exit_code == 2
     assert "another folder" in other.output
@@ -177,7 +180,7 @@ def test_several_processes_give_the_same_table(
         assert two_table[case] == row
 
 
-def dies(row: batch.Row, *_: Any) -> CaseRefused | None:
+def dies(row: batch.Row, **_: Any) -> CaseRefused | None:
     """Stand for a case that ends its process, as one too large for the memory does."""
     if row.case == "bad":
         os._exit(1)
@@ -222,7 +225,7 @@ def test_a_manifest_that_cannot_be_used(tmp_path: Path, lines: list[str], fault:
 
 def test_a_manifest_names_paths_from_its_own_folder(tmp_path: Path) -> None:
     address = "dicomweb://h/studies/1.2"
-    lines = ["image,case,note,series,clinical", f"{address},a,x,1.3,rows/a.csv", "ct,b,,,"]
+    lines = ["image,case,note,series_uid,clinical", f"{address},a,x,1.3,rows/a.csv", "ct,b,,,"]
     (tmp_path / "m.csv").write_text("\n".join(lines))
     first, second = read_manifest(tmp_path / "m.csv")
     assert first == batch.Row("a", address, None, "1.3", tmp_path / "rows/a.csv")

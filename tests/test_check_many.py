@@ -22,11 +22,11 @@ from monai_vfx.cohort.matching import Matching
 from monai_vfx.dicom.facts import Expected
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import CaseRefused, MissingDependencyError, SettingError
+from monai_vfx.processes import run_tasks
 from monai_vfx.report.check_page import write_check_page
 from monai_vfx.schemas import schema, violations
 from monai_vfx.screening.job import Settings, check_many
 from monai_vfx.screening.manifest import Study, find_studies, read_manifest
-from monai_vfx.screening.pool import run_tasks
 from monai_vfx.screening.rows import COLUMNS, FACTS, row_of
 from monai_vfx.study.cohort_job import run_cohort
 from monai_vfx.study.plan import read_plan
@@ -165,8 +165,8 @@ def test_what_is_done_is_kept_unless_it_changed(
 
 
 def test_a_process_that_dies_stops_no_other() -> None:
-    found = dict(run_tasks(halve, [2, 4, 7, 6, 8], workers=2))
-    assert found == {2: 1, 4: 2, 7: None, 6: 3, 8: 4}
+    found = dict(run_tasks(halve, [2, 4, 7, 6, 8], 2, lambda number: -number))
+    assert found == {2: 1, 4: 2, 7: -7, 6: 3, 8: 4}
 
 
 def test_a_missing_package_comes_back_from_a_process() -> None:
@@ -210,6 +210,10 @@ def test_studies_of_a_folder_keep_their_numbers(tmp_path: Path) -> None:
     assert [s.case for s in read_manifest(out / "studies.csv")] == [
         *("study_00001", "study_00002", "study_00003")
     ]
+    key = (out / "studies.csv").read_text().splitlines()
+    (out / "studies.csv").write_text("\n".join(row for row in key if "Roe_Rick" not in row))
+    third = {study.image.name: study.case for study in find_studies(folder, out)}
+    assert third == {**second, "Roe_Rick": "study_00004"}
     with pytest.raises(SettingError, match="out must not lie"):
         find_studies(folder, folder / "out")
 
@@ -438,7 +442,7 @@ def test_a_training_lists_whom_the_gate_left_out(tmp_path: Path) -> None:
 
 
 def test_a_clinical_row_of_another_patient_is_refused(hospital: Path, tmp_path: Path) -> None:
-    from monai_vfx.workflow import _compare_row
+    from monai_vfx.workflow.prediction import _compare_row
 
     row = tmp_path / "row.csv"
     row.write_text("age,sex\n63.5,F\n", encoding="utf-8")

@@ -57,6 +57,13 @@ def test_every_fault_is_named_with_its_row_and_column(tmp_path: Path) -> None:
         assert words in message
 
 
+def test_a_table_names_no_series(tmp_path: Path) -> None:
+    head = "case,image,mask,fracture,series_uid\n"
+    assert read_cohort(_write(tmp_path, f"{head}x,a.nii,m.nii,1,\n"))[0]["case"] == "x"
+    with pytest.raises(CaseRefused, match="row 2, series_uid: must be empty"):
+        read_cohort(_write(tmp_path, f"{head}x,a.nii,m.nii,1,1.2.3\n"))
+
+
 def test_missing_columns_and_empty_tables(tmp_path: Path) -> None:
     with pytest.raises(CaseRefused, match="columns are missing: fracture"):
         read_cohort(_write(tmp_path, "case,image\nx,a.nii\n"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -243,7 +244,7 @@ def write_overlapping(path: Path, both: np.ndarray, hospital: Hospital) -> None:
     seg.save_as(path)
 
 
-def test_only_object_in_a_folder_or_zip(hospital: Hospital, tmp_path: Path) -> None:
+def test_only_object_in_a_folder_or_archive(hospital: Hospital, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     shutil.copytree(hospital.series, folder / "ct")  # a study: the CT beside its mask
     write_seg(folder / "IM0001", hospital.labels, hospital.series)
@@ -253,6 +254,10 @@ def test_only_object_in_a_folder_or_zip(hospital: Hospital, tmp_path: Path) -> N
         zipped.write(folder / "IM0001", "a/IM0001")
         zipped.writestr("readme.txt", "no DICOM")
     np.testing.assert_array_equal(hospital.load(archive).labels, hospital.labels)
+    with tarfile.open(tmp_path / "export.tar.gz", "w:gz") as packed:
+        packed.add(folder / "IM0001", "a/IM0001")
+    tarred = hospital.load(tmp_path / "export.tar.gz")
+    np.testing.assert_array_equal(tarred.labels, hospital.labels)
     hospital.contours(folder / "IM0002")
     assert hospital.refusal(folder).code == "several_masks"
 

@@ -13,7 +13,8 @@ import pytest
 
 from monai_vfx.cli import main
 from monai_vfx.codes import rule_of, with_table
-from monai_vfx.errors import REFUSALS, RULES, WARNINGS
+from monai_vfx.errors import REFUSALS, WARNINGS
+from monai_vfx.rules import RULES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -74,6 +74,16 @@ def test_a_legacy_converted_object(headers: list[Any], classic: Path, tmp_path: 
     )
 
 
+def test_what_a_frame_says_counts_for_that_frame_alone(
+    headers: list[Any], classic: Path, tmp_path: Path
+) -> None:
+    def state_it_for_all(whole: Any) -> None:
+        whole.RescaleSlope, whole.RescaleIntercept = 2, 0
+        whole.PixelSpacing = [9, 9]
+
+    assert_same(open_volume(to_enhanced(headers, tmp_path / "e", change=state_it_for_all)), classic)
+
+
 def test_what_highdicom_converts(headers: list[Any], classic: Path, tmp_path: Path) -> None:
     from highdicom.legacy import LegacyConvertedEnhancedCTImage
     from pydicom.uid import generate_uid

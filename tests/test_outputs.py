@@ -600,3 +600,17 @@ def test_a_real_series_series_is_explained_and_exported(tcga_series: Path, tmp_p
     RiskAssessment.model_validate_json((out / "risk_assessment.fhir.json").read_bytes())
     own_scheme = r"Unrecognized defined term <SYN99> for value 1 .*"  # of the study's procedure
     check_conformance(*out.glob("*.dcm"), allowed=(*ABSENT_IN_THE_CT, own_scheme))
+
+
+@pytest.mark.parametrize(
+    "uid",
+    ["1.2.840.113619.2.55", "2.25.329800735698586629295641978511506172918", "1.2.840.08.1.010"],
+)
+def test_uids_of_any_form_are_hidden_in_json(uid: str) -> None:
+    document = {"sop_instance_uid": uid, "message": f"series {uid}.", "versions": ["0.10.1", 0.25]}
+    hide = Deidentifier()
+    assert hide.document(document) == {
+        "sop_instance_uid": hide.uid(uid),
+        "message": f"series {hide.uid(uid)}.",
+        "versions": ["0.10.1", 0.25],
+    }

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from monai_vfx.bundle_parts.overlays import config_files
 from monai_vfx.calibration.outliers import OutlierDetector
 from monai_vfx.calibration.risk import Calibration
 from monai_vfx.calibration.terms import Term
@@ -24,7 +25,7 @@ from monai_vfx.results import write_json
 from monai_vfx.schemas import violations
 from monai_vfx.volumes import world_positions
 from monai_vfx.weights import sha256_of, write_sidecar
-from monai_vfx.workflow import config_files, predict, preprocessing, read_prediction, train
+from monai_vfx.workflow import predict, preprocessing, read_prediction, train
 from phantoms import SIDECAR, Phantom
 
 

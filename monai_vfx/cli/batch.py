@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from monai_vfx.cli.common import (
+    CALIBRATION_OPTION,
     COMPARE_OPTION,
     FOLDER,
     MADE_MASKS_OPTION,
+    MEMBERS_OPTION,
     REFUSED,
     TABLE,
-    WEIGHTS,
     exit_statuses,
     say,
     writable,
@@ -23,18 +24,8 @@ from monai_vfx.cli.common import (
 
 @click.command()
 @click.argument("manifest", metavar="MANIFEST.csv", type=TABLE)
-@click.option(
-    "--weights",
-    required=True,
-    multiple=True,
-    type=WEIGHTS,
-    help="Checkpoint of vfx train. Repeat for an ensemble: the score is the mean.",
-)
-@click.option(
-    "--calibration",
-    type=TABLE,
-    help="calibration.json of vfx calibrate: adds the absolute five-year risk.",
-)
+@MEMBERS_OPTION
+@CALIBRATION_OPTION
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option(
     "--workers",
@@ -60,9 +51,9 @@ def batch(
     """Score many CTs: OUT/CASE/prediction.json each, OUT/predictions.csv over all.
 
     The manifest's columns are case and image (a path, or dicomweb://…/studies/UID), and where
-    wanted mask, series and clinical (a one-row table). A case that is refused stops no other; the
-    exit status is 3 if there was one. Run the same command again to go on after a stop, or to try
-    the refused cases once more.
+    wanted mask, series_uid and clinical (a one-row table). A case that is refused stops no other;
+    the exit status is 3 if there was one. Run the same command again to go on after a stop, or to
+    try the refused cases once more.
     """
     from monai_vfx.batch import predict_batch
 

@@ -9,10 +9,13 @@ from typing import Any
 import click
 
 from monai_vfx.cli.common import (
+    CALIBRATION_OPTION,
     DEIDENTIFY_OPTION,
     EXPORT_OPTION,
     FOLDER,
     IMAGE_ARGUMENT,
+    MEMBERS_OPTION,
+    SERIES_OPTION,
     STORE_OPTION,
     TABLE,
     WEIGHTS,
@@ -30,23 +33,13 @@ from monai_vfx.pacs import PacsAddress, local_image, store
 
 @click.command()
 @case_options
-@click.option(
-    "--weights",
-    required=True,
-    multiple=True,
-    type=WEIGHTS,
-    help="Checkpoint of vfx train. Repeat for an ensemble: the score is the mean.",
-)
+@MEMBERS_OPTION
 @click.option(
     "--clinical",
     type=TABLE,
     help="Table of one row (age, sex …), where the weights or the calibration need it.",
 )
-@click.option(
-    "--calibration",
-    type=TABLE,
-    help="calibration.json of vfx calibrate: adds the absolute five-year risk.",
-)
+@CALIBRATION_OPTION
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results.")
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat map.")
 @EXPORT_OPTION
@@ -147,7 +140,7 @@ def explain(
 
 @click.command()
 @IMAGE_ARGUMENT
-@click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
+@SERIES_OPTION
 @click.option(
     "--weights",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

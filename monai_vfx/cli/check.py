@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from monai_vfx.anatomy import MADE_MASKS
 from monai_vfx.cli.common import (
     FOLDER,
     REFUSED,
@@ -76,7 +77,8 @@ def check(
         if json_file or series_uid or case_name != "case":
             raise SettingError("json, series and case belong to the check of one CT")
         if isinstance(mask, Path):
-            raise SettingError("mask must be auto or totalsegmentator: a manifest names the masks")
+            words = ", ".join(MADE_MASKS)
+            raise SettingError(f"mask must be one of {words}: a manifest names the masks")
         if out is None:
             raise SettingError("out is needed: the folder for the tables of many studies")
         _check_many(image, mask, compare_mask, scheme, studies, workers, out)

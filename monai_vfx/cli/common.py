@@ -104,6 +104,21 @@ def _address(
     return address
 
 
+MEMBERS_OPTION = click.option(
+    "--weights",
+    required=True,
+    multiple=True,
+    type=WEIGHTS,
+    help="Checkpoint of vfx train. Repeat for an ensemble: the score is the mean.",
+)
+CALIBRATION_OPTION = click.option(
+    "--calibration",
+    type=TABLE,
+    help="calibration.json of vfx calibrate: adds the absolute five-year risk.",
+)
+SERIES_OPTION = click.option(
+    "--series", "series_uid", help="SeriesInstanceUID, if there are several."
+)
 IMAGE_ARGUMENT = click.argument("image", type=ImageChoice())
 STORE_OPTION = click.option(
     "--store",
@@ -298,7 +313,7 @@ def case_options(command: Callable[..., Any]) -> Callable[..., Any]:
             MASK_OPTION,
             COMPARE_OPTION,
             LABELS_OPTION,
-            click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several."),
+            SERIES_OPTION,
             click.option(
                 "--case",
                 "case_name",

@@ -77,7 +77,7 @@ def train(
     read_cohort(cohort)  # faults are named before anything heavy is loaded
     check_gate(gate, exclude_warnings)
     writable(out)
-    from monai_vfx.workflow import default_folds
+    from monai_vfx.bundle_parts.overlays import default_folds
     from monai_vfx.workflow import train as run
 
     folds = folds or default_folds(overlays, cohort)

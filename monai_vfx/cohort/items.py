@@ -47,7 +47,9 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
         path: CSV in UTF-8, separated by commas, with the columns ``case``, ``image``,
             ``fracture`` (0 or 1); optional ``mask``, ``patient`` (scans of one patient stay in
             one fold), ``pair`` (so do matched pairs), ``fold`` (a whole number from 0: the fold
-            itself) and ``simulated`` (0 or 1). Relative paths start at the table's folder.
+            itself) and ``simulated`` (0 or 1). Relative paths start at the table's folder. A
+            ``series_uid``, which a manifest of the check may hold, must be empty: no series is
+            chosen by a table here.
 
     Raises:
         CaseRefused: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
@@ -106,6 +108,9 @@ def _item(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) -
         value = row.get(column, "")
         if value not in ("0", "1") and not (column == "simulated" and value == ""):
             faults.append(Fault(number, column, "", f"{value!r}, must be 0 or 1"))
+    if row.get("series_uid"):  # what the check may have judged is not what would be trained on
+        rule = "must be empty: of an image the series that suits best is taken; name its own folder"
+        faults.append(Fault(number, "series_uid", "", rule))
     fold = row.get("fold", "")
     if fold and not (fold.isascii() and fold.isdecimal()):
         faults.append(Fault(number, "fold", fold, "must be a whole number from 0"))

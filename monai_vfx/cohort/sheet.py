@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monai_vfx.dicom.files import reason
+from monai_vfx.dicom.archives import reason
 from monai_vfx.errors import CaseRefused
 
 LISTED_FAULTS = 50

@@ -15,11 +15,12 @@ import lzma
 import os
 import tarfile
 import tempfile
+import threading
 import warnings
 import weakref
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -78,18 +79,38 @@ def access_refused(code: str = "input_unreadable") -> Iterator[None]:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's remarks to itself: they name files and values, a patient's among them."""
+    """Keep pydicom's remarks to itself: they name files and values, a patient's among them.
+
+    Logger, validation and warnings are the process's. So the first thread to come in silences
+    them, and the last to leave gives them back.
+    """
+    global _quiet_users
+    with _QUIET_LOCK:
+        if not _quiet_users:
+            _silence()
+        _quiet_users += 1
+    try:
+        yield
+    finally:
+        with _QUIET_LOCK:
+            _quiet_users -= 1
+            if not _quiet_users:
+                _QUIET.close()
+
+
+_QUIET_LOCK, _QUIET = threading.Lock(), ExitStack()
+_quiet_users = 0
+
+
+def _silence() -> None:
     from pydicom.config import disable_value_validation
 
     logger = logging.getLogger("pydicom")
-    before = logger.disabled
+    _QUIET.callback(setattr, logger, "disabled", logger.disabled)
     logger.disabled = True
-    try:
-        with disable_value_validation(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pydicom")
-            yield
-    finally:
-        logger.disabled = before
+    _QUIET.enter_context(disable_value_validation())
+    _QUIET.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", module="pydicom")
 
 
 @dataclass(frozen=True)
@@ -147,6 +168,10 @@ class Files:
         """Return the first bytes."""
         with self._stream(source, count) as file:
             return bytes(file.read(count))
+
+    def is_dicom(self, source: Source) -> bool:
+        """Whether a file carries the mark of DICOM."""
+        return self.start(source, PREAMBLE + len(MARK))[PREAMBLE:] == MARK
 
     def open(self, source: Source) -> BinaryIO:
         """Open for reading; a member of a zip is unpacked in memory, which checks its sum."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from monai_vfx.dicom.archives import MARK, PREAMBLE, Files, Source, quiet_pydicom, reason
+from monai_vfx.dicom.archives import Files, Source, quiet_pydicom, reason
 from monai_vfx.dicom.values import text
 from monai_vfx.errors import CaseRefused
 
@@ -37,7 +37,7 @@ def is_directory(files: Files, source: Source) -> bool:
 
     if source.name.upper() == "DICOMDIR":
         return True
-    if not files.start(source, PREAMBLE + len(MARK)).endswith(MARK):
+    if not files.is_dicom(source):
         return False
     try:
         with quiet_pydicom(), files.open(source) as file:

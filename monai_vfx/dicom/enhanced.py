@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monai_vfx.dicom.files import Source
+from monai_vfx.dicom.archives import Source
 from monai_vfx.dicom.values import text, whole
 from monai_vfx.errors import CaseRefused
 
@@ -119,12 +119,16 @@ def _frames(header: Any, count: int) -> list[Any]:
 
 def _take(frame: Any, group: Any) -> None:
     """Put what functional groups say of a frame where a classic header has it."""
+    from pydicom.dataelem import DataElement
+
     for sequence, names in _GROUPS.items():
         for item in (group.get(sequence) or [])[:1]:
             for name, classic in names.items():
                 value = item.get(name)
                 if value is not None:
-                    setattr(frame, classic, value)
+                    # A new element: to set a value would change it in all frames, which share
+                    # the elements of the object's own header.
+                    frame.add(DataElement(classic, item[name].VR, value))
 
 
 def _check_concatenation(headers: Sequence[Any]) -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_vfx.dicom.archives import Files
 from monai_vfx.dicom.enhanced import pictures
-from monai_vfx.dicom.files import Files
 from monai_vfx.dicom.reading import Series, read_series
 from monai_vfx.shapes import Json
 
@@ -46,8 +46,11 @@ _KEPT = (
 """What a de-identified header keeps."""
 
 
-_UID = re.compile(r"(?<![\d.])[012](?:\.(?:0|[1-9]\d*)){4,}(?![\d.]*\d)")
-"""A UID within a text; versions have fewer parts."""
+_UID = re.compile(
+    r"(?<![\d.])[012](?:(?:\.\d+){4,}|(?=[\d.]{16})(?:\.\d+){2,})(?![\d.]*\d)", re.ASCII
+)
+"""A UID within a text: five parts, or three in a long one (2.25 and a UUID). Versions are shorter.
+Parts that begin with a zero are no valid ones, but scanners write them."""
 
 
 class NotDerivable(Exception):  # noqa: N818 - what a series cannot have, not a fault of its own

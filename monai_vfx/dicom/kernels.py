@@ -63,14 +63,14 @@ KERNELS: tuple[tuple[str, str, Kind | None, str], ...] = (
 def kernel_kind(name: str) -> Kind | None:
     r"""Return what a kernel shows best; None where it is unknown or between the two.
 
-    >>> [kernel_kind(name) for name in ("B30f", "Br69", "Bl57f", "Qr40d", "I31f\\3")]
-    ['soft', 'sharp', 'sharp', 'soft', 'soft']
+    >>> [kernel_kind(name) for name in ("B30f", "Br69", "Bl57f", "Qr40d", "I31f\\3", "I31f/3")]
+    ['soft', 'sharp', 'sharp', 'soft', 'soft', 'soft']
     >>> [kernel_kind(name) for name in ("STANDARD", "BONEPLUS", "DETAIL", "B", "YC", "FC13")]
     ['soft', 'sharp', None, 'soft', 'sharp', 'soft']
     >>> kernel_kind("") is kernel_kind("FC64") is None
     True
     """
-    first = name.partition("\\")[0]  # what follows is the strength of an iteration
+    first = re.split(r"[\\/]", name)[0]  # what follows is the strength of an iteration
     plain = re.sub(r"\s+", "", first).upper()
     for _, _, kind, pattern in KERNELS:
         if re.fullmatch(pattern, plain):

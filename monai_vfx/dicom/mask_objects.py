@@ -22,8 +22,6 @@ from monai_vfx.anatomy import (
     structure_of_name,
 )
 from monai_vfx.dicom.archives import (
-    MARK,
-    PREAMBLE,
     Files,
     Source,
     access_refused,
@@ -85,16 +83,6 @@ def find_mask_object(path: Path) -> Any | None:
         return _read(files, found[0]) if found else None
 
 
-def is_dicom(path: Path) -> bool:
-    """Say whether a file carries the mark of a DICOM file.
-
-    >>> is_dicom(Path(__file__))
-    False
-    """
-    with path.open("rb") as file:
-        return file.read(PREAMBLE + len(MARK))[PREAMBLE:] == MARK
-
-
 def structure_of_item(
     number: int, names: Iterable[str], codes: Iterable[Any], regions: Iterable[Any] = ()
 ) -> str | None:
@@ -147,7 +135,7 @@ def _holds_mask(files: Files, source: Source) -> bool:
     from pydicom import dcmread
 
     try:
-        if files.start(source, PREAMBLE + len(MARK))[PREAMBLE:] != MARK:
+        if not files.is_dicom(source):
             return False
         with quiet_pydicom(), files.open(source) as stream:
             header = dcmread(stream, stop_before_pixels=True, specific_tags=["SOPClassUID"])

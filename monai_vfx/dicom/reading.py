@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from monai_vfx.dicom.archives import access_refused, state
+from monai_vfx.dicom.archives import Files, Source, access_refused, state
 from monai_vfx.dicom.candidates import Finding
 from monai_vfx.dicom.choosing import choose
 from monai_vfx.dicom.enhanced import Picture, pictures
 from monai_vfx.dicom.facts import HeaderFacts, read_facts
-from monai_vfx.dicom.files import Files, Source, read_tags, scan_files
+from monai_vfx.dicom.files import read_tags, scan_files
 from monai_vfx.dicom.pixels import PADDING_HU, TISSUE_HU, StoredValues, decoded
 from monai_vfx.dicom.slices import check_slices
 from monai_vfx.dicom.stack import PHASE_TAGS, stack_slices

@@ -26,6 +26,7 @@ from monai_vfx.dicom.mask_objects import (
     check_frame_of_reference,
     structure_of_item,
 )
+from monai_vfx.dicom.stack import LPS_TO_RAS
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine, BoolVolume, Points
 
@@ -41,7 +42,7 @@ PLANE_TOLERANCE = 0.1
 ON_LINE = 1e-3
 """A voxel's centre lies on a contour that passes it at this share of a voxel or less."""
 
-_RAS = np.array([-1.0, -1.0, 1.0])  # from LPS
+_RAS = np.diag(LPS_TO_RAS)[:3]
 
 
 def read_contours(

@@ -16,13 +16,13 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
+from monai_vfx.dicom.stack import LPS_TO_RAS
 from monai_vfx.shapes import Affine
 
 ORTHOGONAL_TOLERANCE = 1e-4
 """Largest cosine between two voxel axes that still counts as a right angle."""
 
 _IMPLEMENTATION_UID = generate_uid(entropy_srcs=["monai_vfx", "implementation"])
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class _Geometry:
         matrix = np.asarray(affine, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise ValueError(f"affine: shape {matrix.shape}; must be a finite 4 x 4 matrix")
-        lps = _RAS_TO_LPS @ matrix
+        lps = LPS_TO_RAS @ matrix  # its own inverse
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
         if (spacing <= 0).any():
             raise ValueError(f"affine: voxel sizes {spacing.tolist()} mm; all must be positive")

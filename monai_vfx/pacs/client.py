@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from monai_vfx.dicom.files import reason
+from monai_vfx.dicom.archives import reason
 from monai_vfx.errors import CaseRefused, MissingDependencyError
 from monai_vfx.pacs.address import AUTHORITY, Credentials, PacsAddress, read_credentials
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from monai_vfx.dicom.files import reason
+from monai_vfx.dicom.archives import reason
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.pacs.address import FORM, PacsAddress
 from monai_vfx.pacs.client import answering, connection, send_whole

@@ -19,10 +19,10 @@ from typing import Any
 
 from monai_vfx.errors import CaseRefused, MissingDependencyError, SettingError, find_refusal
 from monai_vfx.preflight import refused_report
+from monai_vfx.processes import run_tasks
 from monai_vfx.results import run_record, write_json
 from monai_vfx.screening.manifest import Study
 from monai_vfx.screening.one import check_one
-from monai_vfx.screening.pool import run_tasks
 from monai_vfx.screening.rows import row_of, write_table
 from monai_vfx.shapes import Json
 from monai_vfx.volumes import content_hash, file_state
@@ -37,7 +37,8 @@ class Settings:
     """How every study is checked.
 
     Args:
-        made_masks: who makes the mask of a study without one: ``auto`` or ``totalsegmentator``.
+        made_masks: who makes the mask of a study without one
+            (:data:`monai_vfx.anatomy.MADE_MASKS`).
         compare: whether a given mask's levels are compared with the localiser's.
         scheme: label scheme of given masks, or path of a mapping; found out by default.
     """
@@ -76,7 +77,7 @@ def check_many(
 
     Raises:
         CaseRefused: ``weights_unreadable`` or ``weights_mismatch``: no mask at all can be made.
-        MissingDependencyError: TotalSegmentator is asked for and not installed.
+        MissingDependencyError: a tool is asked for and not installed.
     """
     settings, tell = settings or Settings(), tell or _tell
     out.mkdir(parents=True, exist_ok=True)
@@ -88,13 +89,11 @@ def check_many(
     records: dict[str, Json] = {}
     began = time.monotonic()
     with (out / REPORTS).open("a", encoding="utf-8") as file:
-        for task, record in run_tasks(_check, tasks, workers):
+        for task, record in run_tasks(_check, tasks, workers, _died):
             case = task.study.case
-            if record is not None and record.get("kept"):
+            if record.get("kept"):
                 record = earlier[case]
-            elif record is None:
-                record = _died(task)
-            if record is not earlier.get(case):
+            else:
                 file.write(json.dumps(record) + "\n")
                 file.flush()
             records[case] = record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ from monai_vfx.volumes import NIFTI_SUFFIXES, NRRD_SUFFIXES
 
 KEY_FILE = "studies.csv"
 """Which study of a folder is which case; a manifest for the next call, too."""
+_NUMBERED = re.compile(r"study_(\d+)")
 _COMPARED = ("age", "sex", "scan_date")
 _FILES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".dcm", *NIFTI_SUFFIXES, *NRRD_SUFFIXES)
 
@@ -84,18 +86,20 @@ def find_studies(folder: Path, out: Path) -> list[Study]:
     folder, out = folder.resolve(), out.resolve()
     if out == folder or folder in out.parents:
         raise SettingError("out must not lie in the folder of studies: choose another place")
-    found = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and _may_be(p)]
-    if not found:
+    found_paths = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and _may_be(p)]
+    if not found_paths:
         raise CaseRefused("no_image", "the folder holds no sub-folder, archive or image file")
     key = out / KEY_FILE
     known = {s.image: s.case for s in read_manifest(key)} if key.is_file() else {}
-    number = len(known)
-    for path in found:
+    # Not the count: a person may have taken rows out of the key, and no number is given twice.
+    numbers = [int(found[1]) for case in known.values() if (found := _NUMBERED.fullmatch(case))]
+    number = max(numbers, default=0)
+    for path in found_paths:
         if path not in known:
             number += 1
             known[path] = f"study_{number:05d}"
     _write_key(key, known)
-    return [Study(known[path], path) for path in found]
+    return [Study(known[path], path) for path in found_paths]
 
 
 def _rows(sheet: Sheet) -> list[dict[str, str]]:

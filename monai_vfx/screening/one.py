@@ -31,7 +31,8 @@ def check_one(
 
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
-        mask: label map or folder; ``auto`` or ``totalsegmentator``: it is made, in ``folder``.
+        mask: label map or folder; or who makes it, in ``folder``
+            (:data:`monai_vfx.anatomy.MADE_MASKS`).
         folder: for a mask that is made and its picture.
         case: the caller's name for the case.
         series_uid: which series, where the image holds several.

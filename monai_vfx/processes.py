@@ -17,15 +17,19 @@ IN_FLIGHT = 2
 
 
 def run_tasks(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
-) -> Iterator[tuple[Task, Result | None]]:
-    """Yield each task with its result, as they end; None for one whose process died.
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    died: Callable[[Task], Result],
+) -> Iterator[tuple[Task, Result]]:
+    """Yield each task with its result, as they end.
 
     Args:
         function: of a module, as a process imports it; what it raises is raised here and ends all.
         tasks: to be pickled.
         workers: processes, at least 1. Even with one the work is done in a process of its own, as
             decoders of damaged pixels have been known to crash.
+        died: gives the result of a task whose process died; called in this process.
     """
     waiting = list(reversed(tasks))
     while waiting:
@@ -43,15 +47,17 @@ def run_tasks(
         except BrokenProcessPool:
             # Any of those in flight may be the one; each gets a process of its own.
             for task in flying.values():
-                yield task, _alone(function, task)
+                yield task, _alone(function, task, died)
 
 
-def _alone(function: Callable[[Task], Result], task: Task) -> Result | None:
+def _alone(
+    function: Callable[[Task], Result], task: Task, died: Callable[[Task], Result]
+) -> Result:
     try:
         with _pool(1) as pool:
             return pool.submit(function, task).result()
     except BrokenProcessPool:
-        return None
+        return died(task)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
