@@ -30,13 +30,15 @@ RULES: dict[str, str] = {
     "them.",
     # refusals: what is asked of a case
     "input_unreadable": "The path exists, may be read, and holds a DICOM file, a folder, zip "
-    "(not encrypted) or tar of such, a DICOMDIR, NIfTI-1 or -2 (not Analyze), NRRD or MetaImage.",
+    "(stored or deflated, not encrypted) or tar of such, a DICOMDIR, NIfTI-1 or -2 (not Analyze), "
+    "NRRD or MetaImage.",
     "no_image": "A folder or zip holds at least one DICOM image, and the series named with "
     "--series; a table's row names an image.",
     "archive_too_large": "An archive holds at most {dicom.archives.MOST_FILES} files of at most "
     "{dicom.archives.LARGEST_FILE:.1e} bytes; above {dicom.archives.SAFE_SIZE:.1e} bytes in all at "
     "most {dicom.archives.TIGHTEST} times its own size; never more than "
-    "{dicom.archives.LARGEST_ARCHIVE:.1e}.",
+    "{dicom.archives.LARGEST_ARCHIVE:.1e}. A deflated DICOM file holds at most "
+    "{dicom.inflating.LARGEST_INFLATED:.1e} bytes.",
     "files_missing": "Every CT file that a DICOMDIR names is there; with --series, every one of "
     "that series.",
     "file_truncated": "Every DICOM file of the series is whole: its header can be read, and as "

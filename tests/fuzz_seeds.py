@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import shutil
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813 - the field's usual name
 from mask_forms import write_rtstruct
+from pydicom.fileset import FileSet
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -84,6 +88,34 @@ def _zip(folder: Path, made: Phantom) -> None:
         for file in sorted((folder / "ct").iterdir()):
             member = zipfile.ZipInfo(f"study/{file.name}", _EARLY)
             archive.writestr(member, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    shutil.rmtree(folder / "ct")
+
+
+def _tar(suffix: str) -> Builder:
+    def build(folder: Path, made: Phantom) -> None:
+        _series(folder, made)
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for file in sorted((folder / "ct").iterdir()):
+                member = tarfile.TarInfo(f"study/{file.name}")
+                member.size = file.stat().st_size
+                archive.addfile(member, io.BytesIO(file.read_bytes()))
+        content = buffer.getvalue()
+        packed = gzip.compress(content, 1, mtime=0) if suffix == ".tar.gz" else content
+        (folder / f"ct{suffix}").write_bytes(packed)
+        shutil.rmtree(folder / "ct")
+
+    return build
+
+
+def _disc(folder: Path, made: Phantom) -> None:
+    _series(folder, made)
+    files = FileSet()
+    files.UID = pydicom.uid.UID("1.2.3.4")
+    for file in sorted((folder / "ct").iterdir()):
+        files.add(file)
+    files.write(folder / "disc")
+    files._stage["t"].cleanup()  # or its end would be a warning
     shutil.rmtree(folder / "ct")
 
 
@@ -226,6 +258,10 @@ _SEEDS: list[tuple[Seed, Builder]] = [
     (Seed("cohort", "table.csv", "", "table.csv", "table"), _cohort),
     (Seed("scores", "table.csv", "", "table.csv", "table"), _scores),
     (Seed("heights", "table.csv", "", "table.csv", "table"), _heights),
+    (Seed("tar", "ct.tar", "mask.nii", "ct.tar", "bytes"), _tar(".tar")),
+    (Seed("tar_gz", "ct.tar.gz", "mask.nii", "ct.tar.gz", "bytes"), _tar(".tar.gz")),
+    (Seed("dicomdir", "disc/DICOMDIR", "mask.nii", "disc/DICOMDIR", "dicom"), _disc),
+    (Seed("disc", "disc", "mask.nii", "disc/DICOMDIR", "dicom"), _disc),
 ]
 
 SEEDS: tuple[Seed, ...] = tuple(seed for seed, _ in _SEEDS)

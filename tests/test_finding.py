@@ -649,13 +649,13 @@ def test_no_free_text_of_a_header_reaches_the_report(tmp_path: Path) -> None:
 def test_headers_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "in")
     reads = []
-    read = pydicom.dcmread
+    read = pydicom.filereader.read_partial
 
     def counted(*args: Any, **options: Any) -> Any:
         reads.append(args)
         return read(*args, **options)
 
-    monkeypatch.setattr(pydicom, "dcmread", counted)
+    monkeypatch.setattr(pydicom.filereader, "read_partial", counted)
     for _ in range(3):
         open_volume(tmp_path / "in")
     assert len(reads) == 32

@@ -137,13 +137,13 @@ def _line(name: bytes, new: bytes) -> Callable[[Path], None]:
     return change
 
 
-def _field(offset: int, value: float) -> Callable[[Path], None]:
+def _field(offset: int, value: float, kind: str = "f") -> Callable[[Path], None]:
     """Return what sets a field of a NIfTI header, within a gzip as well."""
 
     def change(file: Path) -> None:
         packed = file.name.endswith(".gz")
         content = bytearray(gzip.decompress(file.read_bytes()) if packed else file.read_bytes())
-        struct.pack_into("<f", content, offset, value)
+        struct.pack_into(f"<{kind}", content, offset, value)
         file.write_bytes(gzip.compress(bytes(content)) if packed else bytes(content))
 
     return change
@@ -182,8 +182,14 @@ def _deep(file: Path) -> None:
     file.write_bytes(content[:at] + nested_sequences(2000) + content[at:])
 
 
+def _line_of_voxels(file: Path) -> None:
+    """Leave one axis, in a header with a qform beside its sform."""
+    _field(QFORM, 1, "h")(file)
+    _field(DIM, 1, "h")(file)
+
+
 LONG = b"A" * 5000
-VOX_OFFSET = 108
+DIM, VOX_OFFSET, QFORM = 40, 108, 252
 
 FOUND: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     # ITK's readers ended the process
@@ -206,6 +212,7 @@ FOUND: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "voxels at infinity": ("nifti", "input_unreadable", _field(VOX_OFFSET, float("inf"))),
     "voxels beyond a file": ("nifti_gz", "input_unreadable", _field(VOX_OFFSET, 1e30)),
     "a quaternion that turns nothing": ("nifti", "geometry_invalid", _field(260, 1e30)),
+    "a line with two places": ("nifti", "not_volume", _line_of_voxels),
     "labels at infinity": ("mask_nii", "mask_unreadable", _field(VOX_OFFSET, float("inf"))),
     "labels beyond a file": ("mask_gz", "mask_unreadable", _field(VOX_OFFSET, 1e30)),
 }

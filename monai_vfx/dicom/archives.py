@@ -13,6 +13,7 @@ import io
 import logging
 import lzma
 import os
+import shutil
 import tarfile
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from monai_vfx.dicom.inflating import check_inflated
 from monai_vfx.errors import CaseRefused
 
 LARGEST_FILE = 2**30
@@ -48,6 +50,8 @@ PREAMBLE = 128
 MARK = b"DICM"
 """What stands behind them."""
 _PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\0": lzma.open, b"BZh": bz2.open}
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""As PS3.12 has them; of others zipfile unpacks gigabytes from one part of a few kilobytes."""
 _BLOCK = tarfile.BLOCKSIZE
 UNPACK_REMEDY = "Unpack the archive with the program that made it and give the folder."
 """What helps where an archive cannot be read."""
@@ -174,12 +178,24 @@ class Files:
         return self.start(source, PREAMBLE + len(MARK))[PREAMBLE:] == MARK
 
     def open(self, source: Source) -> BinaryIO:
-        """Open for reading; a member of a zip is unpacked in memory, which checks its sum."""
-        if source.member is None or source.span is not None:
-            opened: BinaryIO = self._stream(source)
-            return opened
-        with self._stream(source) as file:
-            return io.BytesIO(file.read())
+        """Open for reading; a member of a zip is unpacked in memory, which checks its sum.
+
+        Raises:
+            CaseRefused: ``archive_too_large`` for a deflated DICOM file of too many bytes.
+        """
+        stream: BinaryIO = self._stream(source)
+        in_zip = source.member is not None and source.span is None
+        opened = io.BytesIO() if in_zip else stream
+        try:
+            if in_zip:
+                with stream:
+                    # Not at once: then zipfile inflates all before it looks at the stated size.
+                    shutil.copyfileobj(stream, opened, 1 << 20)
+            check_inflated(opened)
+        except BaseException:  # nobody else can close it, and it may hold a gibibyte
+            opened.close()
+            raise
+        return opened
 
     def _stream(self, source: Source, count: int | None = None) -> Any:
         if source.member is None:
@@ -260,6 +276,8 @@ def _zip_members(path: Path) -> tuple[list[Source], int]:
         raise CaseRefused("file_truncated", f"the zip cannot be read ({reason(error)})") from error
     if any(member.flag_bits & 1 for member in members):
         raise CaseRefused("input_unreadable", "the zip is encrypted", UNPACK_REMEDY)
+    if any(member.compress_type not in _ZIP_METHODS for member in members):
+        raise CaseRefused("input_unreadable", "the zip is not packed by deflating", UNPACK_REMEDY)
     _check_sizes([member.file_size for member in members], path.stat().st_size)
     links = [member for member in members if (member.external_attr >> 28) == 0o12]
     names = sorted(member.filename for member in members if member not in links)

@@ -239,6 +239,8 @@ def _look(files: Files, source: Source) -> tuple[str, Any]:
 
 
 _SERIES_TAG = 0x0020000E
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # of real numbers and of whole ones
+_LARGEST_VALUE, _UNDEFINED = 2**27, 2**32 - 1  # bytes; the second means: until an end mark
 
 
 def _lost(files: Files, source: Source, message: str) -> Lost:
@@ -303,11 +305,12 @@ def _start(files: Files, source: Source) -> bytes:
 
 def _header(files: Files, source: Source) -> tuple[str, Any]:
     """Return the kind and header of a DICOM object; no header for a DICOMDIR."""
-    import pydicom
+    from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
 
     try:
         with quiet_pydicom(), files.open(source) as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+            header = read_partial(file, _at_pixels, specific_tags=[Tag(t) for t in _HEADER_TAGS])
             for _ in header:  # turns every value from bytes, so that later use finds none damaged
                 pass
             if "Rows" in header:
@@ -326,6 +329,13 @@ def _header(files: Files, source: Source) -> tuple[str, Any]:
         raise CaseRefused("file_truncated", "a DICOM file ends within its header")
     kind = _kind(header)
     return ("other_dicom" if kind in ("ct", "localizer", "other_modality") else kind), header
+
+
+def _at_pixels(tag: Any, vr: str | None, length: int) -> bool:
+    """Say where a header ends; refuse what would fill the memory with one of its values."""
+    if _LARGEST_VALUE < length < _UNDEFINED and tag < _PIXELS[0]:
+        raise ValueError("too long a value")
+    return tag in _PIXELS
 
 
 def _damaged(error: Exception) -> CaseRefused:

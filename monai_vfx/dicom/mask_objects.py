@@ -140,7 +140,7 @@ def _holds_mask(files: Files, source: Source) -> bool:
         with quiet_pydicom(), files.open(source) as stream:
             header = dcmread(stream, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         return str(header.get("SOPClassUID", "")) in (*SEGMENTATIONS, STRUCTURE_SET)
-    except PermissionError:
+    except (CaseRefused, PermissionError):
         raise
     except Exception as error:  # parsing damaged bytes raises anything
         raise CaseRefused(
@@ -159,7 +159,7 @@ def _read(files: Files, source: Source) -> Any:
             for _ in dataset.iterall():
                 pass
         return dataset
-    except PermissionError:
+    except (CaseRefused, PermissionError):
         raise
     except Exception as error:  # as above
         raise CaseRefused(
