@@ -11,9 +11,7 @@ from typing import Any, Literal
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 
-from monai_vfx.bundle_parts.overlays import (
-    config_files,
-)
+from monai_vfx.bundle_parts.overlays import config_files
 from monai_vfx.weights import bundle_root
 
 

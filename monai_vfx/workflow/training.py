@@ -11,19 +11,12 @@ from monai.bundle import ConfigParser
 
 from monai_vfx.bundle_parts import fit_clinical, split_cohort
 from monai_vfx.bundle_parts.data import append_refusals
-from monai_vfx.bundle_parts.overlays import (
-    config_files,
-    default_folds,
-    training_configs,
-)
+from monai_vfx.bundle_parts.overlays import config_files, default_folds, training_configs
 from monai_vfx.cohort import read_cohort, table_sha256
 from monai_vfx.cohort.gate import apply_gate, gate_facts, read_gate
 from monai_vfx.errors import CaseRefused, SettingError
 from monai_vfx.mask_sources.cohorts import with_masks
-from monai_vfx.results import (
-    run_record,
-    write_json,
-)
+from monai_vfx.results import run_record, write_json
 from monai_vfx.shapes import Json
 from monai_vfx.volumes import content_hash
 from monai_vfx.weights import read_sidecar, sha256_of
