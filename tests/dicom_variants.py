@@ -217,10 +217,14 @@ LOSSLESS: dict[str, Transcoder] = {
 """Transfer syntaxes of CT that keep every bit."""
 LOSSY: dict[str, tuple[Transcoder, float]] = {
     "JPEG-LS near-lossless": (_pydicom(uid.JPEGLSNearLossless, jls_error=3), 3.0),
-    "JPEG 2000": (_pydicom(uid.JPEG2000, j2k_cr=[4]), 60.0),
-    "HTJ2K": (_openjph(uid.HTJ2K, reversible=False, level=0.0002), 60.0),
+    "JPEG 2000": (_pydicom(uid.JPEG2000, j2k_cr=[4]), 30.0),
+    "HTJ2K": (_openjph(uid.HTJ2K, reversible=False, level=0.0002), 40.0),
 }
-"""Those that do not, and the largest difference in HU at the compression given."""
+"""Those that do not, and the largest difference in HU at the compression given.
+
+JPEG-LS keeps its bound exactly. JPEG 2000 differs by up to 25 HU in the noisy picture of the tests
+and 5 HU in the real series, HTJ2K by 26 and 31 HU; the rest is room for other encoders.
+"""
 
 
 def transcode(folder: Path, target: Path, write: Transcoder) -> Path:
