@@ -85,13 +85,13 @@ def open_nifti(path: Path) -> OpenedImage:
         ) from error
     except (OSError, ValueError) as error:
         raise CaseRefused("input_unreadable", "the file is no NIfTI image") from error
-    _check_forms(image)
-    check_units(image)
     shape = tuple(int(n) for n in image.shape)
     if image.dataobj.dtype.kind not in "uif":
         raise CaseRefused("not_volume", f"voxels are {image.dataobj.dtype}, not single numbers")
     if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
         raise CaseRefused("not_volume", f"the image has shape {shape}")
+    _check_forms(image)
+    check_units(image)
     trailing = (0,) * (len(shape) - 3)
 
     def read(region: Region) -> HUVolume:
