@@ -105,6 +105,14 @@ def test_one_frame_of_a_fourth_axis_is_the_volume(tmp_path: Path, hu: np.ndarray
     assert code_of(tmp_path / "b.nii") == "not_volume"
 
 
+def test_a_single_picture_with_both_forms_is_no_volume(tmp_path: Path, hu: np.ndarray) -> None:
+    image = nifti(hu[:, :, 0], AFFINE)
+    image.set_sform(AFFINE, 1)
+    image.set_qform(AFFINE, 1)
+    nib.save(image, tmp_path / "a.nii")
+    assert code_of(tmp_path / "a.nii") == "not_volume"
+
+
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_voxels_that_are_no_numbers_are_refused(tmp_path: Path, hu: np.ndarray, odd: float) -> None:
     values = hu.astype(np.float32)
