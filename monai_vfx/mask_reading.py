@@ -158,11 +158,12 @@ def _named_files(folder: Path, mapping: LabelMapping | None) -> dict[Path, int]:
 
 
 def _read_files(named: dict[Path, int]) -> list[LabelFile]:
-    files = [
+    read = [
         found.with_values(found.values * np.uint8(value))
         for path, value in named.items()
         if (found := read_label_file(path, binary=True)).values.size
     ]
+    files = [found for found in read if found.values.size]  # none may reach the foreground
     if not any(int(found.values.max()) in _STUDY for found in files):
         raise CaseRefused("mask_empty", "the vertebrae of the folder are empty")
     return files

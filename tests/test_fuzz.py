@@ -21,6 +21,7 @@ from fuzz_seeds import PATIENT, SEEDS, Seed, build_seeds
 
 from monai_vfx.errors import REFUSALS, CaseRefused
 from monai_vfx.masks import load_masks
+from monai_vfx.preflight import check_report
 from monai_vfx.volumes import open_volume
 
 
@@ -189,7 +190,7 @@ def _line_of_voxels(file: Path) -> None:
 
 
 LONG = b"A" * 5000
-DIM, VOX_OFFSET, QFORM = 40, 108, 252
+DIM, VOX_OFFSET, SCL_SLOPE, QFORM = 40, 108, 112, 252
 
 FOUND: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     # ITK's readers ended the process
@@ -234,6 +235,15 @@ def test_what_the_run_has_found_has_a_code(name: str, seeds: Path, tmp_path: Pat
     with pytest.raises(CaseRefused) as refused:
         _read(folder, seed)
     assert refused.value.code == code
+
+
+def test_a_level_that_reaches_no_foreground_is_missing(seeds: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(seeds / "mask_folder", tmp_path / "case"))
+    _field(SCL_SLOPE, 1e-30)(folder / "labels" / "vertebrae_L1.nii")
+    _, refusal = check_report(folder / "ct.nii", folder / "labels", case="a")
+    assert refusal is not None
+    assert refusal.code == "level_missing"
+    assert "L1" in refusal.message
 
 
 def test_a_field_in_other_bytes_than_utf_8_is_left_aside(seeds: Path, tmp_path: Path) -> None:
