@@ -72,7 +72,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "files_missing": ("test_finding", "test_files_that_the_dicomdir_names_must_be_there"),
     "several_patients": ("test_finding", "test_several_patients_are_said"),
     # vfx check --mask with a DICOM SEG or RTSTRUCT, or with a mask that cannot be right
-    "several_masks": ("test_dicom_masks", "test_only_object_in_a_folder_or_zip"),
+    "several_masks": ("test_dicom_masks", "test_only_object_in_a_folder_or_archive"),
     "mask_overlaps": ("test_dicom_masks", "test_overlaps"),
     "contours_missing": ("test_dicom_masks", "test_a_slice_without_contours_is_refused"),
     "mask_shifted": ("test_mask_checks", "test_a_shift_of_10_to_15_mm_is_refused"),

@@ -277,7 +277,9 @@ def _zip_members(path: Path) -> tuple[list[Source], int]:
     if any(member.flag_bits & 1 for member in members):
         raise CaseRefused("input_unreadable", "the zip is encrypted", UNPACK_REMEDY)
     if any(member.compress_type not in _ZIP_METHODS for member in members):
-        raise CaseRefused("input_unreadable", "the zip is not packed by deflating", UNPACK_REMEDY)
+        raise CaseRefused(
+            "input_unreadable", "the zip is packed in a way other than deflating", UNPACK_REMEDY
+        )
     _check_sizes([member.file_size for member in members], path.stat().st_size)
     links = [member for member in members if (member.external_attr >> 28) == 0o12]
     names = sorted(member.filename for member in members if member not in links)
