@@ -127,6 +127,10 @@ FAULTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         "phases_overlap",
         _again(slice(None), shift_mm=1.7, AcquisitionNumber=2),
     ),
+    "two phases that alternate evenly": (
+        "phases_overlap",
+        _again(slice(None), shift_mm=2.5, AcquisitionNumber=2),
+    ),
     "a second phase of the upper part": (
         "phases_overlap",
         _again(slice(12, None), AcquisitionTime="120100"),

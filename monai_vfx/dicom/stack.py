@@ -77,6 +77,7 @@ def stack_slices(
     order = np.argsort(along, kind="stable")
     if not _is_even(along[order]):
         _explain_unevenness(along[order], [identities[n] for n in order], order, details)
+    _check_stacks(along[order], [headers[n] for n in order])  # they may alternate
     step = _check_line(corners[order], normal)
     row_spacing, column_spacing = (float(x) for x in headers[0].PixelSpacing)
     affine = np.eye(4)
@@ -149,17 +150,7 @@ def _explain_unevenness(
 
 def _check_phases(along: Any, details: Sequence[Any]) -> None:
     """Refuse sorted slices that are several stacks in one place."""
-    for tag in PHASE_TAGS:
-        groups = defaultdict(list)
-        for place, header in zip(along, details, strict=True):
-            groups[plain(header.get(tag))].append(place)
-        stacks = [g for g in groups.values() if len(g) >= SHORTEST_SERIES and _is_even(g)]
-        if any(_overlap(a, b) for n, a in enumerate(stacks) for b in stacks[:n]):
-            sizes = ", ".join(str(len(g)) for g in stacks)
-            raise CaseRefused(
-                "phases_overlap",
-                f"{len(stacks)} stacks of {sizes} slices lie in one place; they differ by {tag}",
-            )
+    _check_stacks(along, details)
     places = np.concatenate([[0], np.cumsum(np.diff(along) >= SAME_PLACE_MM)])
     repeated = np.bincount(places) > 1
     edges = np.flatnonzero(np.diff(np.concatenate([[False], repeated, [False]])))
@@ -170,6 +161,21 @@ def _check_phases(along: Any, details: Sequence[Any]) -> None:
             f"{longest} slices in a row share their positions with others; none of the tags that "
             "tell phases apart differs between them",
         )
+
+
+def _check_stacks(along: Any, headers: Sequence[Any]) -> None:
+    """Refuse sorted slices that a tag divides into stacks in one place."""
+    for tag in PHASE_TAGS:
+        groups = defaultdict(list)
+        for place, header in zip(along, headers, strict=True):
+            groups[plain(header.get(tag))].append(place)
+        stacks = [g for g in groups.values() if len(g) >= SHORTEST_SERIES and _is_even(g)]
+        if any(_overlap(a, b) for n, a in enumerate(stacks) for b in stacks[:n]):
+            sizes = ", ".join(str(len(g)) for g in stacks)
+            raise CaseRefused(
+                "phases_overlap",
+                f"{len(stacks)} stacks of {sizes} slices lie in one place; they differ by {tag}",
+            )
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
