@@ -23,6 +23,8 @@ from monai_vfx.volumes import open_volume
 MIB = 1 << 20
 LARGE = 3000
 """Mebibytes that each of these files unpacks to."""
+GROWTH_MIB = 1500
+"""By so much memory may grow, half of that; tests before may have left this process large."""
 
 
 def deflated(start: bytes, mebibytes: int) -> bytes:
@@ -121,18 +123,18 @@ SLOW_BOMBS = {"a large element": ("file_truncated", _large_element)}
 def test_a_deflated_slice_of_many_bytes_is_read_in_little_memory(series: Path) -> None:
     before = open_volume(series).read()
     deflate_slice(series, inflating.LARGEST_INFLATED // MIB - 1)
-    fuzzing._peak_mib(reset=True)
+    used = fuzzing._peak_mib(reset=True)
     np.testing.assert_array_equal(open_volume(series).read(), before)
-    assert fuzzing._peak_mib() < fuzzing.MEMORY / MIB
+    assert fuzzing._peak_mib() - used < GROWTH_MIB
 
 
 def test_a_mask_that_unpacks_to_gigabytes_is_refused_in_little_memory(series: Path) -> None:
     volume, mask = open_volume(series), series.with_name("mask.dcm")
     mask.write_bytes(deflate_slice(series, LARGE).read_bytes())
-    fuzzing._peak_mib(reset=True)
+    used = fuzzing._peak_mib(reset=True)
     with pytest.raises(CaseRefused, match="archive_too_large"):
         load_masks(mask, volume.shape, volume.affine)
-    assert fuzzing._peak_mib() < fuzzing.MEMORY / MIB
+    assert fuzzing._peak_mib() - used < GROWTH_MIB
 
 
 @pytest.mark.parametrize(
@@ -141,8 +143,8 @@ def test_a_mask_that_unpacks_to_gigabytes_is_refused_in_little_memory(series: Pa
 def test_what_unpacks_to_gigabytes_is_refused_in_little_memory(name: str, series: Path) -> None:
     code, make = (BOMBS | SLOW_BOMBS)[name]
     path = make(series)
-    fuzzing._peak_mib(reset=True)
+    used = fuzzing._peak_mib(reset=True)
     with pytest.raises(CaseRefused) as refused:
         open_volume(path).read()
     assert refused.value.code == code
-    assert fuzzing._peak_mib() < fuzzing.MEMORY / MIB
+    assert fuzzing._peak_mib() - used < GROWTH_MIB
