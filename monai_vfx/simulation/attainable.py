@@ -1,4 +1,4 @@
-"""The AUROC that a class of models can reach in a simulated hospital: Monte Carlo on the true hazard.
+"""The AUROC that a class of models can reach in a simulated hospital, by Monte Carlo.
 
 The best score of a model that sees the variables v is P(fracture | v) under the hospital's own
 sampling (Neyman and Pearson's lemma: no other function of v has a higher ROC curve). It is
@@ -37,12 +37,12 @@ CLASSES: dict[str, tuple[str, ...]] = {
     **{f"image_{name}": (*_IMAGE, *names) for name, names in _CLINICAL.items()},
     "everything": (*_IMAGE, *_CLINICAL["D"], "log_hazard"),
 }
-"""Class of models → what it sees. ``image_A`` to ``image_D`` see bone, muscle and clinical variables;
-``everything`` sees the true hazard as well. What body size in the image tells of sex, height and
+"""Class of models → what it sees. ``image_A`` to ``image_D`` see bone, muscle and clinical
+variables; ``everything`` sees the true hazard as well. What body size in the image tells of sex, height and
 weight is not counted: ``image_B`` holds it, and bounds it from above."""
 
 CHUNK = 5000
-"""Patients drawn at a time; 17 times as many people are in memory where controls are matched."""
+"""Patients drawn at a time; matched ones come from 17 times as many people."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,12 @@ def best_scores(
         patients: (n rows) with the columns of :class:`~monai_vfx.simulation.patients.Patient`, as
             from :func:`~monai_vfx.simulation.patients.draw_population`, or ``cohort.csv`` and
             ``truth.csv`` joined on ``case``.
-        hospital: whose sampling the patients come from; the others as there.
+        hospital: whose sampling the patients come from.
+        signal: the hazard.
+        count: patients drawn for the regression.
+        seed: of the draw.
+        classes: names of :data:`CLASSES`; all by default.
+        method: ``splines`` or ``trees``.
 
     Returns:
         (n, classes) probabilities under the hospital's sampling, on the patients' index.
@@ -155,7 +160,9 @@ def attainable_record(
 
     Args:
         patients: as in :func:`best_scores`, with ``fracture``; both outcomes must occur.
-        hospital: as in :func:`attainable_aurocs`; the others likewise.
+        hospital: as in :func:`attainable_aurocs`.
+        signal: likewise.
+        count: likewise.
 
     Returns:
         Class → ``population`` and ``patients`` → ``value`` and ``standard_error``. The latter's is

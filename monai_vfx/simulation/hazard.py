@@ -148,7 +148,7 @@ def fracture_times(risk: Column, unit: Column) -> Column:
     """Return when those fracture who do within five years, by inverting the cumulative hazard.
 
     Args:
-        risk: (n,) five-year risks above 0 and below 1.
+        risk: (n,) five-year risks above 0.
         unit: (n,) uniform draws from [0, 1).
 
     Returns:
@@ -157,6 +157,7 @@ def fracture_times(risk: Column, unit: Column) -> Column:
     >>> fracture_times(np.array([0.5, 0.5]), np.array([0.0, 0.5])).round(2).tolist()
     [1.0, 2.66]
     """
+    risk = np.minimum(risk, 1 - 1e-12)  # a certain fracture still takes its time
     share = np.log1p(-unit * risk) / np.log1p(-risk)
     return FIRST_YEAR + (LAST_YEAR - FIRST_YEAR) * share
 
@@ -181,7 +182,7 @@ HAZARDS: dict[Signal, Hazard] = {
 """Signal → hazard. ``benchmarks/proof/calibrate.py`` finds the numbers and prints them.
 
 ``paper``'s flags reproduce Table 2's shares and its image terms reach the AUROC stated in
-``docs/simulation.md``; ``strong`` plants a signal that a quick demonstration finds. In ``no_muscle``
-muscle has no effect, in ``none`` nothing that the image shows has one (it still tells something of
+``docs/simulation.md``; ``strong`` plants a signal that a quick demonstration finds. In
+``no_muscle`` muscle has no effect, in ``none`` nothing that the image shows has one (it still tells something of
 age and steroids, which bone and muscle follow).
 """

@@ -126,7 +126,7 @@ def draw_patients(
     """Draw a hospital's patients.
 
     ``development`` labels a large population, takes half as many of its cases (608 for the study's
-    1,214) and for each a free control of the same sex that is near in age and BMI; ``external`` takes
+    1,214) and for each a free control of the same sex, near in age and BMI; ``external`` takes
     everyone as they come; so does ``registry``, a hospital before selection in which some rows
     break the eligibility rules and a few patients have a second CT.
 

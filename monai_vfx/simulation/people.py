@@ -171,7 +171,7 @@ def _matched_sample(
     at = place(pool["age"][others], pool["bmi"][others], pool["female"][others])
     seeking = cases[: count - len(cases)]
     wanted = place(*_sought(rng, pool, seeking, loose), pool["female"][seeking])
-    nearest = KDTree(at).query(wanted, k=min(_NEAREST, len(others)))[1]
+    nearest: Rows = KDTree(at).query(wanted, k=min(_NEAREST, len(others)))[1]  # type: ignore[assignment]
     free = np.ones(len(others), dtype=np.bool_)
     chosen = np.zeros(len(seeking), dtype=np.int64)
     for row, candidates in enumerate(nearest):
