@@ -38,7 +38,8 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "everything": (*_IMAGE, *_CLINICAL["D"], "log_hazard"),
 }
 """Class of models → what it sees. ``image_A`` to ``image_D`` see bone, muscle and clinical
-variables; ``everything`` sees the true hazard as well. What body size in the image tells of sex, height and
+variables; ``everything`` sees the true hazard as well. What body size in the image tells of sex,
+height and
 weight is not counted: ``image_B`` holds it, and bounds it from above."""
 
 CHUNK = 5000
@@ -74,7 +75,8 @@ def attainable_aurocs(
             leaves a standard error of about 0.002.
         seed: of the draw, which shares no random number with the patients of any seed.
         classes: names of :data:`CLASSES`; all by default.
-        method: ``splines`` (logistic regression on splines and products of numbers) or ``trees`` (gradient
+        method: ``splines`` (logistic regression on splines and products of numbers) or ``trees``
+        (gradient
             boosting), slower and with a little more loss: to check one by the other.
 
     Returns:

@@ -106,7 +106,7 @@ def log_hazard(
 
     >>> people = {"trabecular_hu": np.array([138.0, 108.0])}
     >>> log_hazard(people, replace(HAZARDS["none"], trabecular_hu=-0.5), ["trabecular_hu"]).tolist()
-    [-0.0, 0.5]
+    [0.0, 0.5]
     """
     coefficients = asdict(hazard)
     names = list(UNITS) if terms is None else list(terms)
@@ -183,6 +183,6 @@ HAZARDS: dict[Signal, Hazard] = {
 
 ``paper``'s flags reproduce Table 2's shares and its image terms reach the AUROC stated in
 ``docs/simulation.md``; ``strong`` plants a signal that a quick demonstration finds. In
-``no_muscle`` muscle has no effect, in ``none`` nothing that the image shows has one (it still tells something of
-age and steroids, which bone and muscle follow).
+``no_muscle`` muscle has no effect, in ``none`` nothing that the image shows has one (it still tells
+something of age and steroids, which bone and muscle follow).
 """

@@ -199,7 +199,7 @@ def age_quantiles(
 
     >>> ages, share = age_quantiles(72.5, 7.9, (50.0, 80.0))
     >>> float(round(float(np.interp(0.5, share, ages)), 1))
-    75.3
+    75.7
     """
     low, high = limits
     centre, half = (low + high) / 2, (high - low) / 2
