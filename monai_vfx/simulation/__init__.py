@@ -2,7 +2,7 @@
 
 ``patients`` draws the table (no image) from ``populations``, ``people`` and the ``hazard``;
 ``attainable`` says how well a model can do; ``records`` adds what a hospital notes;
-``spine`` and ``torso`` hold the geometry, ``tissue``, ``organs`` and ``bones`` paint it on a ``canvas``,
+``spine`` and ``torso`` hold the geometry, ``tissue``, ``organs`` and ``bones`` paint it,
 ``scanner`` adds blur and noise, ``phantom`` joins them for one patient and ``hospital`` writes
 everything to files. Nothing here is a model of a real person.
 """
