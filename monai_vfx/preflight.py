@@ -173,7 +173,7 @@ def check_case(case: Case) -> Region:
 
 
 def check_voxels(case: Case, region: Region, hu: HUVolume) -> None:
-    """Check that voxels are HU in every slice, that the labelled bodies are bone and that discs lie between them.
+    """Check that voxels are HU in every slice, and that the labels lie on bone with discs between.
 
     Args:
         case: the CT and its labels.
