@@ -18,7 +18,8 @@ REFUSALS: dict[str, str] = {
     "archive_too_large": "Unpack the archive with the program that made it and give the folder.",
     "no_image": "Give a folder that holds the DICOM files of one CT series.",
     "files_missing": "Copy the whole disc again, or name a series that is whole with --series UID.",
-    "file_truncated": "The file is incomplete: copy or download it again.",
+    "file_truncated": "The file is incomplete, or its header is another file's: copy or export it "
+    "again.",
     "file_missing": "The image's voxels or header lie in another file: give both, side by side.",
     "not_ct": "Only CT is accepted: choose the CT series of the study.",
     "several_series": "Point to one series, or name it with --series UID.",

@@ -1,11 +1,14 @@
-"""Whether values around the spine can be Hounsfield units: where fat and soft tissue peak.
+"""Whether values around the spine can be Hounsfield units: peaks of tissues, steps of slices.
 
 A rescaling that was left out or applied twice moves or stretches the whole histogram, and no header
-says so. Two tissues are around every spine: fat near -100 HU and muscle near 50 HU.
+says so. Two tissues are around every spine: fat near -100 HU and muscle near 50 HU. Where single
+slices were rescaled otherwise, those peaks stay; but what was fat or muscle in one slice is
+something else in the next.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,12 @@ PEAKS_APART_HU = (90.0, 215.0)
 """How far apart fat and soft tissue may peak; 110 to 155 HU in scans at 120 kV."""
 USUAL_OFFSETS = (-1024.0, -1000.0, 1000.0, 1024.0)
 """By how much values are off where an intercept was left out or applied twice."""
+LARGEST_STEP_HU = 50.0
+"""Most that a slice's values may differ from the next slice's, as the median over the body. Real CT
+has at most 6 HU at 3 mm, 14 HU at 9 mm (whole trunk, lung and liver included)."""
 
+_LEAST_STEP_SHARE = 0.05  # of a slice: fewer voxels of the body say nothing
+_MOST_NAMED = 5  # slices in a message
 _BIN_HU = 5.0
 _RANGE_HU = (-1200.0, 1200.0)
 _SMOOTHING_BINS = 2.0
@@ -90,6 +98,46 @@ def check_peaks(hu: HUVolume) -> None:
         f"fat peaks at {fat:.0f} and soft tissue at {soft:.0f}, {soft - fat:.0f} apart; the rule "
         f"is {PEAKS_APART_HU[0]:.0f} to {PEAKS_APART_HU[1]:.0f} HU: values seem to be scaled",
     )
+
+
+def check_steps(hu: HUVolume, slice_axis: int, first_slice: int = 0) -> None:
+    """Refuse slices whose values do not follow from their neighbours'.
+
+    From each slice to the next the median difference is taken over the voxels that hold the body's
+    values in one of the two. Slices on the lesser side of a step that is too large are named.
+
+    Args:
+        hu: (i, j, k) of the region around T12-L4.
+        slice_axis: along which slices were reconstructed, each with a rescaling of its own.
+        first_slice: index in the CT of the region's first slice.
+
+    Raises:
+        CaseRefused: ``hu_implausible``; slices are counted from 1, along the CT's own axis.
+    """
+    slices = np.moveaxis(hu, slice_axis, 0)[:, ::2, ::2].reshape(hu.shape[slice_axis], -1)
+    steps = np.array([_step(one, other) for one, other in pairwise(slices)])
+    steps[np.abs(steps) <= LARGEST_STEP_HU] = 0.0
+    if not steps.any():
+        return
+    levels = np.concatenate([[0.0], np.cumsum(steps)])
+    off = levels - np.quantile(levels, 0.5, method="lower")
+    odd = np.flatnonzero(np.abs(off) > LARGEST_STEP_HU)
+    found = ", ".join(f"{first_slice + 1 + n} ({off[n]:+.0f} HU)" for n in odd[:_MOST_NAMED])
+    raise CaseRefused(
+        "hu_implausible",
+        f"{len(odd)} of {len(levels)} slices around the spine differ from the others; counted from "
+        f"1: slice {found}; the rule is at most {LARGEST_STEP_HU:.0f} HU, as the median over the "
+        "body, from a slice to the next: their slope or intercept seems to be wrong",
+    )
+
+
+def _step(one: Any, other: Any) -> float:
+    """Return the median difference in HU between two slices (n,) within the body; 0 without one."""
+    body = [(values >= BODY_HU[0]) & (values <= BODY_HU[1]) for values in (one, other)]
+    either = body[0] | body[1]
+    if either.mean() < _LEAST_STEP_SHARE:
+        return 0.0
+    return float(np.median(other[either] - one[either]))
 
 
 def _body_share(values: Any) -> float:

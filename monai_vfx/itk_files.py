@@ -94,6 +94,8 @@ class ItkFile:
                 return import_module("SimpleITK").GetArrayFromImage(reader.Execute())
             except PermissionError:
                 raise
+            except ValueError as error:
+                raise CaseRefused("file_truncated", f"{self.subject}: {error}") from error
             except (EOFError, OSError, RuntimeError, zlib.error) as error:
                 raise CaseRefused(
                     "file_truncated", f"{self.subject}: voxels cannot be read ({reason(error)})"

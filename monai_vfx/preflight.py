@@ -19,7 +19,7 @@ from monai_vfx.dicom.candidates import SeriesRefused
 from monai_vfx.dicom.choosing import LARGEST_SPACING_MM
 from monai_vfx.dicom.facts import Expected, HeaderFacts, check_expected
 from monai_vfx.errors import CaseRefused, CaseWarning
-from monai_vfx.hu_peaks import check_offset, check_peaks
+from monai_vfx.hu_peaks import check_offset, check_peaks, check_steps
 from monai_vfx.masks import Masks, check_on_bone, load_masks
 from monai_vfx.schemas import schema
 from monai_vfx.shapes import BoolVolume, HUVolume, Json, LabelVolume, Region
@@ -168,23 +168,26 @@ def check_case(case: Case) -> Region:
         CaseRefused: see :func:`check_voxels`.
     """
     region = case.region()
-    check_voxels(case.volume.read(region), case.masks.labels[region], case.volume.spacing_mm)
+    check_voxels(case, region, case.volume.read(region))
     return region
 
 
-def check_voxels(hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]) -> None:
-    """Check that voxels are HU, that the labelled bodies are bone and that discs lie between them.
+def check_voxels(case: Case, region: Region, hu: HUVolume) -> None:
+    """Check that voxels are HU in every slice, and that the labels lie on bone with discs between.
 
     Args:
-        hu: (i, j, k) of the region around T12-L4.
-        labels: (i, j, k) on the same grid.
-        spacing_mm: voxel distances along (i, j, k).
+        case: the CT and its labels.
+        region: box around T12-L4 (:meth:`Case.region`).
+        hu: (i, j, k) of that region.
 
     Raises:
         CaseRefused: ``not_hounsfield``, ``hu_implausible``, ``mask_off_bone`` or
             ``mask_shifted``.
     """
+    axis = case.volume.slice_axis
+    labels, spacing_mm = case.masks.labels[region], case.volume.spacing_mm
     check_offset(hu)
+    check_steps(hu, axis, region[axis].start)
     low, high = float(hu.min()), float(hu.max())
     if low >= FAT_HU or high <= BONE_HU or low < -MOST_HU or high > MOST_HU:
         # Fat lies around every spine and bone in it; 16-bit CT cannot hold more than MOST_HU.

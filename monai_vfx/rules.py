@@ -44,7 +44,8 @@ RULES: dict[str, str] = {
     "file_truncated": "Every DICOM file of the series is whole: its header can be read, and as "
     "many bytes of pixels follow as it announces (compressed: the end mark, and they decode). So "
     "is every file whose header does not show that it belongs elsewhere. A zip, a tar, a gzip and "
-    "a NIfTI, NRRD or mask end where their headers say, with the right sum.",
+    "a NIfTI, NRRD or mask end where their headers say, with the right sum; in a NRRD or MetaImage "
+    "no byte is left after the voxels.",
     "file_missing": "A `.hdr` has its `.img` beside it and the other way round; the one data file "
     "that a NRRD or MetaImage header names is there.",
     "not_ct": "Modality is CT in every slice; localizers (ImageType) and secondary captures do "
@@ -98,7 +99,8 @@ RULES: dict[str, str] = {
     "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
     "hu_implausible": "Around T12-L4 at least {hu_peaks.LEAST_BODY_SHARE:.0%} of the values lie at "
     "{hu_peaks.BODY_HU} HU, their main peak lies at {hu_peaks.MAIN_PEAK_HU} HU, and fat and soft "
-    "tissue, where both have a peak, peak {hu_peaks.PEAKS_APART_HU} HU apart.",
+    "tissue, where both have a peak, peak {hu_peaks.PEAKS_APART_HU} HU apart; from each slice "
+    "to the next, values within the body differ by at most {hu_peaks.LARGEST_STEP_HU} HU (median).",
     "size_implausible": "Pixels are {preflight.LEAST_PIXEL_MM} to {preflight.MOST_PIXEL_MM} mm "
     "wide, slices {preflight.LEAST_FIELD_MM} to {preflight.MOST_FIELD_MM} mm, and the stack is "
     "{preflight.LEAST_EXTENT_MM} to {preflight.MOST_EXTENT_MM} mm long.",

@@ -14,6 +14,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 WORLDS = {
     "left-posterior-superior": "lps",
@@ -44,6 +45,7 @@ _BYTES = {  # of one voxel, by the names that both formats have for it
     **dict.fromkeys(("met_ulong_long", "double", "met_double"), 8),
     **dict.fromkeys(("float", "met_float"), 4),
 }
+_SKIPS = ("line skip", "lineskip", "byte skip", "byteskip", "headersize")
 _MATRICES = ("transformmatrix", "orientation", "rotation")
 _VECTORS = ("offset", "origin", "position", "elementspacing", "elementsize", "centerofrotation")
 
@@ -143,30 +145,66 @@ def missing_world(header: TextHeader) -> str | None:
 
 
 def check_voxels_whole(header: TextHeader) -> None:
-    """Check that all voxels are there; a compressed stream is unpacked to its end.
+    """Check that there are as many voxels as announced; a compressed stream is unpacked to its end.
+
+    What is left after them would be slices that nobody sees, or rows of another length.
 
     Raises:
         EOFError: bytes are missing.
         OSError, zlib.error: the stream is damaged, or the file cannot be read.
+        ValueError: bytes are left.
     """
     channels = int(header.fields.get("elementnumberofchannels", 1))
     kind = header.fields["elementtype" if header.meta else "type"].lower()
     needed = math.prod(header.sizes) * channels * _BYTES[kind]
-    if not header.packed:
-        if header.data.stat().st_size - header.start < needed:
-            raise EOFError
-        return
-    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib's frame or that of gzip
-    found = 0
     with header.data.open("rb") as file:
-        file.seek(header.start)
-        while not unpack.eof and found <= needed:
-            packed = unpack.unconsumed_tail or file.read(_AT_ONCE)
-            if not packed:
-                raise EOFError
-            found += len(unpack.decompress(packed, _AT_ONCE))
+        skipped = _skip(header, file, needed)
+        found = _unpacked(file, needed + skipped) - skipped if header.packed else _left(file)
     if found < needed:
         raise EOFError
+    if found > needed:
+        more = "bytes" if header.packed else f"{found - needed} bytes"
+        raise ValueError(f"{more} follow the last voxel that the header's sizes announce")
+
+
+def _skip(header: TextHeader, file: BinaryIO, needed: int) -> int:
+    """Go to where the voxels begin; return how many unpacked bytes come before them.
+
+    Lines are skipped in the file, a NRRD's bytes in what is unpacked; -1 counts from the end.
+    """
+    fields = header.fields
+    size = header.data.stat().st_size
+    file.seek(header.start)
+    if header.meta:
+        ahead = int(fields.get("headersize", 0))
+        file.seek(max(size - needed, 0) if ahead == -1 else header.start + ahead)
+        return 0
+    for _ in range(int(fields.get("line skip", fields.get("lineskip", 0)))):
+        if not file.readline():
+            raise EOFError
+    ahead = int(fields.get("byte skip", fields.get("byteskip", 0)))
+    if header.packed:
+        return max(ahead, 0)
+    file.seek(max(size - needed, 0) if ahead == -1 else file.tell() + ahead)
+    return 0
+
+
+def _left(file: BinaryIO) -> int:
+    """Return how many bytes are left of a file."""
+    here = file.tell()
+    return file.seek(0, 2) - here
+
+
+def _unpacked(file: BinaryIO, needed: int) -> int:
+    """Return how many bytes a compressed stream holds; more than needed are not all counted."""
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib's frame or that of gzip
+    found = 0
+    while not unpack.eof and found <= needed:
+        packed = unpack.unconsumed_tail or file.read(_AT_ONCE)
+        if not packed:
+            raise EOFError
+        found += len(unpack.decompress(packed, _AT_ONCE))
+    return found
 
 
 def _take(line: str, mark: str, fields: dict[str, str], keys: dict[str, str]) -> None:
@@ -196,10 +234,16 @@ def _check_fields(fields: dict[str, str], meta: bool) -> None:
         raise ValueError("the header's sizes are not whole numbers above 0")
     if fields.get("elementtype" if meta else "type", "").lower() not in _BYTES:
         raise ValueError("the header names no known type of voxels")
-    if not meta:
-        if fields.get("encoding", "").lower() not in ("raw", "gzip", "gz"):
-            raise ValueError("the header's encoding is neither raw nor gzip")
-        return
+    if not all(re.fullmatch(r"\d{1,12}|-1", fields.get(name, "0")) for name in _SKIPS):
+        raise ValueError("the header skips no number of lines or bytes")
+    if meta:
+        _check_meta_fields(fields, count)
+    elif fields.get("encoding", "").lower() not in ("raw", "gzip", "gz"):
+        raise ValueError("the header's encoding is neither raw nor gzip")
+
+
+def _check_meta_fields(fields: dict[str, str], count: int) -> None:
+    """Refuse fields of a MetaImage of so many axes that hold no numbers, or too few."""
     if not re.fullmatch(r"\d{1,3}", fields.get("elementnumberofchannels", "1")):
         raise ValueError("the header's number of channels is none")
     expected = dict.fromkeys(_MATRICES, count * count) | dict.fromkeys(_VECTORS, count)

@@ -15,6 +15,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from monai_vfx.errors import CaseRefused
+from monai_vfx.itk_files import ItkFile
 from monai_vfx.nifti_files import FORMS_TOLERANCE_MM
 from monai_vfx.preflight import check_report
 from monai_vfx.volumes import open_volume
@@ -289,6 +290,48 @@ def test_more_voxels_than_bytes(
         open_volume(path).read()
     assert refused.value.code == "file_truncated"
     assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("sizes", ["6 5 11", "5 5 12", "6 4 12", "6 5 1"])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
+def test_more_bytes_than_voxels(
+    tmp_path: Path, hu: np.ndarray, name: str, sizes: str, compress: bool
+) -> None:
+    path = _written(tmp_path, name, hu, compress)
+    np.testing.assert_array_equal(open_volume(path).read(), hu)
+    field = "DimSize = " if name in ("a.mha", "a.mhd") else "sizes: "
+    opened = ItkFile.of(_change(path, f"{field}6 5 12", field + sizes), "the CT", "not_ct")
+    with pytest.raises(CaseRefused, match="bytes follow the last voxel") as refused:
+        opened.read(opened.open())
+    assert refused.value.code == "file_truncated"
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "before"),
+    [
+        ("a.nhdr", "byte skip: 100", bytes(100)),
+        ("a.nhdr", "byte skip: -1", bytes(37)),
+        ("a.nhdr", "byteskip: 3", bytes(3)),
+        ("a.nhdr", "line skip: 2", b"one\ntwo\n"),
+        ("a.nhdr", "lineskip: 1\nbyte skip: 2", b"one\n##"),
+        ("a.mhd", "HeaderSize = 100", bytes(100)),
+        ("a.mhd", "HeaderSize = -1", bytes(37)),
+    ],
+)
+def test_what_a_header_says_to_skip_is_no_surplus(
+    tmp_path: Path, hu: np.ndarray, name: str, field: str, before: bytes
+) -> None:
+    path = _written(tmp_path, name, hu)
+    first = "ElementType" if name == "a.mhd" else "encoding"
+    _change(path, f"\n{first}", f"\n{field}\n{first}")
+    data = tmp_path / "a.raw"
+    data.write_bytes(before + data.read_bytes())
+    np.testing.assert_array_equal(open_volume(path).read(), hu)
+    if "-1" not in field:
+        data.write_bytes(data.read_bytes() + bytes(1))
+        with pytest.raises(CaseRefused, match="1 bytes follow the last voxel"):
+            open_volume(path).read()
 
 
 @pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd"])

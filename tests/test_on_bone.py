@@ -74,3 +74,22 @@ def test_real_case(real_data: Path, axis: int) -> None:
     for voxels in (-10, -7, -5, 5, 7, 10):
         with pytest.raises(CaseRefused, match="mask_off_bone"):
             check_on_bone(hu, np.roll(labels, voxels, axis=axis), (3.0, 3.0, 3.0))
+
+
+@pytest.mark.parametrize("width", [101, 119, 121, 123, 128])
+def test_rows_of_another_length_are_no_bone(real_data: Path, width: int) -> None:
+    """A header of wrong sizes shears the picture; 101 is the other side of the slice."""
+    folder = real_data / "totalseg_example"
+    image = nib.load(folder / "ct.nii.gz")
+    hu = np.asarray(image.dataobj, dtype=np.float32)
+    masks = load_masks(folder / "v1_masks", hu.shape, image.affine)
+    labels = np.where((masks.labels >= 19) & (masks.labels <= 23), masks.labels, 0)
+    check_on_bone(hu, labels, (3.0, 3.0, 3.0))
+    across, down, slices = hu.shape
+    rows = across * down // width
+    flat = hu.transpose(2, 1, 0).reshape(slices, -1)[:, : rows * width]
+    sheared = np.full((slices, down, across), -1000, dtype=np.float32)
+    part = flat.reshape(slices, rows, width)[:, :down, :across]
+    sheared[:, : part.shape[1], : part.shape[2]] = part
+    with pytest.raises(CaseRefused, match="mask_off_bone"):
+        check_on_bone(sheared.transpose(2, 1, 0), labels, (3.0, 3.0, 3.0))

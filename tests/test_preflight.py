@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import numpy as np
 import pydicom
 import pytest
 
+from dicom_variants import edit, put
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import REFUSALS, CaseRefused
+from monai_vfx.hu_peaks import check_steps
 from monai_vfx.preflight import check_case, check_image, check_report, check_voxels, load_case
 from monai_vfx.schemas import violations
+from monai_vfx.volumes import open_volume
 from phantoms import Phantom, grid, make_phantom, nifti
 
 
@@ -151,11 +155,101 @@ def test_the_real_cases_are_refused_with_a_wrong_rescaling(
     ):
         case = load_case(image, mask)
         region = case.region()
-        hu, labels = case.volume.read(region), case.masks.labels[region]
-        check_voxels(hu, labels, case.volume.spacing_mm)
+        hu = case.volume.read(region)
+        check_voxels(case, region, hu)
         with pytest.raises(CaseRefused) as refused:
-            check_voxels(hu * slope + offset, labels, case.volume.spacing_mm)
+            check_voxels(case, region, hu * slope + offset)
         assert refused.value.code == "hu_implausible"
+
+
+def _as_series(folder: Path, phantom: Phantom) -> tuple[Path, Path]:
+    hu = np.rint(phantom.hu).astype(np.int16)
+    write_ct_series(folder / "ct", hu, phantom.affine, SeriesFacts(uid_seed="slice"))
+    nib.save(nifti(phantom.labels, phantom.affine), folder / "mask.nii.gz")
+    return folder / "ct", folder / "mask.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "offset"),
+    [
+        ("RescaleIntercept", 0, (1024, 1024)),
+        ("RescaleIntercept", -1104, (-80, -80)),
+        # Fat at -95 HU is stored as 929, muscle at 45 HU as 1069.
+        ("RescaleSlope", 2, (924, 1074)),
+        ("RescaleSlope", 0.9, (-108, -92)),
+    ],
+)
+@pytest.mark.parametrize("first", [20, 30])
+def test_one_slice_of_another_rescaling_is_named(
+    phantom: Phantom, tmp_path: Path, tag: str, value: float, offset: tuple[int, int], first: int
+) -> None:
+    image, mask = _as_series(tmp_path, phantom)
+    put(tag, value, slice(first, first + 1))(image)
+    _, refusal = check_report(image, mask, case="a")
+    assert refusal is not None
+    assert refusal.code == "hu_implausible"
+    assert "1 of 35 slices around the spine differ" in refusal.message
+    found = re.search(rf"slice {first + 1} \(([+-]\d+) HU\)", refusal.message)
+    assert found is not None
+    assert offset[0] <= int(found[1]) <= offset[1]
+
+
+@pytest.mark.parametrize("which", [slice(25, 28), slice(0, 20), slice(32, None)])
+def test_a_run_of_slices_of_another_rescaling_is_named(
+    phantom: Phantom, tmp_path: Path, which: slice
+) -> None:
+    image, mask = _as_series(tmp_path, phantom)
+    put("RescaleIntercept", -924, which)(image)
+    _, refusal = check_report(image, mask, case="a")
+    assert refusal is not None
+    assert refusal.code == "hu_implausible"
+    region = load_case(image, mask).region()[2]
+    around = range(*region.indices(phantom.hu.shape[2]))
+    odd = [n + 1 for n in around if n in range(*which.indices(phantom.hu.shape[2]))]
+    assert f"{len(odd)} of {len(around)} slices" in refusal.message
+    assert f"slice {odd[0]} (+100 HU)" in refusal.message
+
+
+def test_a_rescaling_of_each_slices_own_is_no_fault(phantom: Phantom, tmp_path: Path) -> None:
+    image, mask = _as_series(tmp_path, phantom)
+    number = iter(range(phantom.hu.shape[2]))
+
+    def rescale(header: pydicom.Dataset) -> None:
+        n = next(number)
+        slope, intercept = (1.0, 2.0, 0.37)[n % 3], -1100.0 - 8 * n
+        hu = header.pixel_array.astype(float) - 1024
+        header.PixelData = np.rint((hu - intercept) / slope).astype(np.uint16).tobytes()
+        header.RescaleSlope, header.RescaleIntercept = slope, intercept
+
+    edit(image, rescale)
+    _, refusal = check_report(image, mask, case="a")
+    assert refusal is None
+
+
+@pytest.mark.parametrize("axes", [(2, 0, 1), (1, 2, 0)])
+def test_slices_are_compared_whichever_axis_they_are_on(
+    phantom: Phantom, tmp_path: Path, axes: tuple[int, int, int]
+) -> None:
+    hu = phantom.hu.copy()
+    hu[..., 30] += 80
+    affine = phantom.affine[:, [*axes, 3]]
+    _saved(tmp_path, hu.transpose(axes), phantom.labels.transpose(axes), affine)
+    _, refusal = check_report(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", case="a")
+    assert refusal is not None
+    assert "slice 31 (+80 HU)" in refusal.message
+
+
+def test_thick_slices_of_the_real_cases_follow_each_other(
+    real_data: Path, tcga_series: Path
+) -> None:
+    """The whole trunk too, with lung, liver and pelvis: a fifth of the tolerance is kept."""
+    for image in (tcga_series, real_data / "totalseg_example" / "ct.nii.gz"):
+        hu = open_volume(image).read()
+        for every in (1, 2, 3):  # 3, 6 and 9 mm apart
+            for first in range(every):
+                check_steps(hu[..., first::every], 2)
+        with pytest.raises(CaseRefused, match=r"1 of .* slice 41 \(\+[67]\d HU\)"):
+            check_steps(np.where(np.arange(hu.shape[2]) == 40, hu + 70, hu), 2)
 
 
 def test_the_region_holds_every_crop(phantom: Phantom, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def imaging_features(
     case = load_case(image, mask, scheme=scheme)
     region = _region(case)
     hu, labels = case.volume.read(region), case.masks.labels[region]
-    check_voxels(hu, labels, case.volume.spacing_mm)
+    check_voxels(case, region, hu)
     edges = tuple(
         (side.start == 0, side.stop == size)
         for side, size in zip(region, case.volume.shape, strict=True)

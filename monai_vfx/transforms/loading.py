@@ -134,7 +134,7 @@ class RegionReader(ImageReader):
                 :func:`monai_vfx.preflight.check_voxels`.
         """
         hu = img.case.volume.read(img.region)
-        check_voxels(hu, img.case.masks.labels[img.region], img.case.volume.spacing_mm)
+        check_voxels(img.case, img.region, hu)
         return hu, img.meta
 
 
