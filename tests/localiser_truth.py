@@ -64,10 +64,12 @@ def locator_truth(anatomy: AnatomyMap) -> grids.Probabilities:
     return grids.Probabilities((shares / shares.sum(axis=0)).astype(np.float32), affine)
 
 
-def refiner_truth(anatomy: AnatomyMap) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+def refiner_truth(
+    anatomy: AnatomyMap, reach_mm: int = 10
+) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """Return a function from patches' affines to shares of the patches' structures.
 
-    "This body" is the one that fills most of the patch's middle.
+    "This body" is the one that fills most of the patch's middle, as far as it reaches each way.
     """
     classes, inverse = structures(anatomy), np.linalg.inv(anatomy.affine)
 
@@ -88,7 +90,7 @@ def refiner_truth(anatomy: AnatomyMap) -> Callable[[Sequence[np.ndarray]], np.nd
         patches = []
         for affine in affines:
             tissue, body = sampled(classes, affine), sampled(anatomy.vertebrae, affine)
-            middle = tuple(slice(n - 10, n + 10) for n in grids.PATCH_SHAPE)
+            middle = tuple(slice(n - reach_mm, n + reach_mm) for n in grids.PATCH_SHAPE)
             counts = np.bincount(body[middle].ravel(), minlength=256)
             counts[0] = 0
             label = np.zeros(tissue.shape, dtype=np.uint8)

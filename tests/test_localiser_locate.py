@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import localiser_truth as truth
@@ -103,6 +104,24 @@ def test_a_chest_has_no_lumbar_levels() -> None:
         _localised(anatomy)
     assert refused.value.code == "level_missing"
     assert "vertebral bodies are in view" in str(refused.value)
+
+
+@pytest.mark.parametrize(("missed", "view"), [("T12", "L1 to L5"), ("L2", "L3 to L5")])
+def test_a_vertebra_that_is_missed_shifts_no_name(
+    anatomy: AnatomyMap, missed: str, view: str
+) -> None:
+    """Its patch outlines a neighbour instead, as a weak network's may."""
+    without = np.where(anatomy.vertebrae == VERTEBRAE[missed], 0, anatomy.vertebrae)
+    with pytest.raises(CaseRefused) as refused:
+        localise_structures(
+            truth.locator_truth(anatomy),
+            truth.refiner_truth(replace(anatomy, vertebrae=without), reach_mm=30),
+            Image(anatomy.tissues, anatomy.affine),
+            anatomy.tissues.shape,
+            anatomy.affine,
+        )
+    assert refused.value.code == "level_missing"
+    assert view in refused.value.message
 
 
 def test_without_ribs_in_view_names_are_uncertain(anatomy: AnatomyMap) -> None:

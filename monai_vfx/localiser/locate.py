@@ -23,7 +23,7 @@ from monai_vfx.localiser.refine import (
     touches_edge,
 )
 from monai_vfx.localiser.result import Localisation, NamedLevel
-from monai_vfx.localiser.spine import FEWEST_BODIES, SpineChain, find_chain
+from monai_vfx.localiser.spine import DISC_MM, FEWEST_BODIES, SpineChain, find_chain
 from monai_vfx.shapes import Affine, Json, LabelVolume
 from monai_vfx.volumes import Volume
 
@@ -131,6 +131,9 @@ def _outlined(
 ) -> tuple[list[RefinedBody], float]:
     """Outline the chain's bodies; those at its ends that prove to be none are left off.
 
+    What lies above a gap is left off, too: a vertebra missed there would shift the names above it
+    by a level. A gap is a body that cannot be outlined, or more room than a disc takes.
+
     Returns:
         The bodies without a gap, cranial to caudal, and the probability that the sacrum lies
         right below the last one.
@@ -140,8 +143,12 @@ def _outlined(
     while found and found[-1] is None:
         found.pop()
         sacrum = 0.5  # whether what lies below is a vertebra or the sacrum is open now
-    gap = max((n for n, body in enumerate(found) if body is None), default=-1)
-    chain = [body for body in found[gap + 1 :] if body is not None]
+    chain: list[RefinedBody] = []
+    for body in found:
+        if body is None or (chain and _between_mm(chain[-1], body) > DISC_MM[1]):
+            chain = []
+        if body is not None:
+            chain.append(body)
     if len(chain) < FEWEST_BODIES:
         raise CaseRefused(
             "spine_not_found",
@@ -149,6 +156,12 @@ def _outlined(
             "are needed",
         )
     return chain, sacrum
+
+
+def _between_mm(above: RefinedBody, below: RefinedBody) -> float:
+    """Return how much room two neighbours leave between them."""
+    apart = float(np.linalg.norm(above.centre - below.centre))
+    return apart - (above.height_mm + below.height_mm) / 2
 
 
 def _observed(body: RefinedBody, whole: bool) -> Body:
