@@ -193,8 +193,7 @@ def _by_stride(name: str, chain: Sequence[nn.Module]) -> StagedEncoder:
         found = sorted(stride for stride, members in parts.items() if stride and members)
         raise SettingError(f"backbone ({name!r}) has strides {found}, not {list(STRIDES)}")
     stages: dict[str, nn.Module] = {
-        stage: nn.Sequential(*parts[stride])
-        for stage, stride in zip(STAGES, STRIDES, strict=True)
+        stage: nn.Sequential(*parts[stride]) for stage, stride in zip(STAGES, STRIDES, strict=True)
     }
     return StagedEncoder(nn.Sequential(*parts[0]), stages)
 

@@ -80,8 +80,9 @@ class AttentionCNNRNN(nn.Module):
         input_range: ``window`` gives the encoder the image in [-1, 1] as it is; ``imagenet`` maps
             it to [0, 1] and standardises it by the mean and SD of ImageNet's channels, as an
             encoder that was trained on ImageNet expects.
-        pretrained: None; ``package`` (the weights of ``timm/tf_efficientnet_lite0`` that the extra
-            ``lite0`` brings); ``imagenet`` (torchvision's IMAGENET1K_V1) or another name of its weights;
+        pretrained: None; ``package`` (what the extra ``lite0`` brings for the backbone
+            ``timm/tf_efficientnet_lite0``, trained on images in [-1, 1]); ``imagenet``
+            (torchvision's IMAGENET1K_V1) or another name of its weights;
             or a local file with the encoder's state dictionary, by torchvision's names, as
             ``.pth`` (read without un-pickling objects) or ``.safetensors``.
 
@@ -201,6 +202,14 @@ class AttentionCNNRNN(nn.Module):
                 norm.eval()
         return self
 
+    def _as_picture(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in [-1, 1] → (N, 3, H, W) in the range that the encoder expects."""
+        if self.in_channels == 1:
+            x = x.expand(-1, 3, -1, -1)
+        if self.standardise:
+            x = x * self.input_scale + self.input_shift
+        return x
+
     def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Turn each slice into one vector.
 
@@ -216,11 +225,7 @@ class AttentionCNNRNN(nn.Module):
                 f"the network takes (B, {self.in_channels}, H, W, D), not {list(x.shape)}"
             )
         depth = x.shape[4]
-        h = fold_slices(x)  # (B, C, H, W, D) → (B·D, C, H, W)
-        if self.in_channels == 1:
-            h = h.expand(-1, 3, -1, -1)
-        if self.standardise:
-            h = h * self.input_scale + self.input_shift
+        h = self._as_picture(fold_slices(x))  # (B, C, H, W, D) → (B·D, 3, H, W)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         local: dict[str, Tensor] = {}
         for (name, stage), tap in zip(self.stages.items(), self.taps.values(), strict=True):

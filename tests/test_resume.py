@@ -229,3 +229,39 @@ def test_two_true_kills_leave_no_trace(cohort: Path, whole: Path, tmp_path: Path
         assert done.returncode == -9
     run(*TRAINING, **settings(cohort, out))
     assert_same(out, whole, cohort)
+
+
+RECIPE: dict[str, Any] = {
+    **{"schedule": "cosine", "warmup_epochs": 1, "averaging": 0.5, "mixup": 0.4, "stop_after": 5},
+    **{"weight_decay": 0.01, "encoder_rate": 0.5, "gradient_clip": 1.0, "augment_flip": 0.5},
+    **{"augment_shift_mm": 3.0, "augment_rotate_deg": 5.0, "augment_noise_hu": 5.0},
+    **{"augment_hu": 3.0, "class_weights": "balanced", "label_smoothing": 0.05},
+}
+
+
+def test_a_stopped_training_with_every_setting_ends_the_same(cohort: Path, tmp_path: Path) -> None:
+    run(*TRAINING, **settings(cohort, tmp_path / "one", **RECIPE))
+    job = workflow(*TRAINING, **settings(cohort, tmp_path / "two", **RECIPE))
+    job.initialize()
+    stop_after(5, lambda: killed())(job, None)
+    with pytest.raises(Killed):
+        job.run()
+    job.finalize()
+    run(*TRAINING, **settings(cohort, tmp_path / "two", **RECIPE))
+    score(tmp_path / "one", cohort)
+    assert_same(tmp_path / "two", tmp_path / "one", cohort)
+    recorded = json.loads((tmp_path / "one" / "model.json").read_text())["training"]
+    assert {name: recorded[name] for name in RECIPE} == RECIPE
+    last = torch.load(tmp_path / "one" / f"last_checkpoint_epoch={EPOCHS}.pt", weights_only=True)
+    rates = [group["lr"] for group in last["optimizer"]["param_groups"]]
+    assert max(rates) == pytest.approx(0.0, abs=1e-9)  # the cosine's end
+
+
+def test_early_stop_ends_a_training_and_keeps_it_ended(cohort: Path, tmp_path: Path) -> None:
+    """At a learning rate of 0 with frozen statistics the AUROC never rises after the first."""
+    still = {"learning_rate": 0.0, "frozen_norms": True, "stop_after": 1}
+    for _ in range(2):
+        job = run(*TRAINING, **settings(cohort, tmp_path, **still))
+        assert job.trainer.state.epoch == 2
+    assert (tmp_path / SECOND).is_file()
+    assert not (tmp_path / "last_checkpoint_epoch=3.pt").exists()
