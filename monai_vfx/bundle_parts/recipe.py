@@ -7,6 +7,7 @@ never stopped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -15,7 +16,6 @@ import torch.nn.functional as F
 from ignite.engine import Events
 from ignite.handlers import EarlyStopping
 from monai.engines import Trainer, Workflow
-from monai.handlers import LrScheduleHandler
 from monai.optimizers import WarmupCosineSchedule
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
@@ -239,16 +239,18 @@ class RateSchedule:
             )
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._by_plateau)
         elif self.schedule == "cosine" or self.warmup_epochs:
-            steps = int(engine.state.epoch_length)
+            # Of the optimizer: several micro-batches make one.
+            together = cast(Any, engine).accumulation_steps
+            steps = math.ceil(int(engine.state.epoch_length) / together)
             warmup = self.warmup_epochs * steps
-            self.scheduler = WarmupCosineSchedule(
+            scheduler = self.scheduler = WarmupCosineSchedule(
                 self.optimizer,
                 warmup_steps=warmup,
                 t_total=self.max_epochs * steps,
                 cycles=0.5 if self.schedule == "cosine" else 0.0,
                 warmup_multiplier=1 / max(warmup, 1),
             )
-            LrScheduleHandler(self.scheduler, print_lr=False, epoch_level=False).attach(engine)
+            self.optimizer.register_step_post_hook(lambda *_: scheduler.step())
 
     def _by_plateau(self, engine: Workflow) -> None:
         if self.validator.state.epoch == engine.state.epoch:
