@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Events
 from ignite.handlers import EarlyStopping
-from monai.engines import Trainer, Workflow
+from monai.engines import SupervisedTrainer, Trainer, Workflow
 from monai.optimizers import WarmupCosineSchedule
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
@@ -239,18 +239,24 @@ class RateSchedule:
             )
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._by_plateau)
         elif self.schedule == "cosine" or self.warmup_epochs:
-            # Of the optimizer: several micro-batches make one.
-            together = cast(Any, engine).accumulation_steps
-            steps = math.ceil(int(engine.state.epoch_length) / together)
-            warmup = self.warmup_epochs * steps
-            scheduler = self.scheduler = WarmupCosineSchedule(
-                self.optimizer,
-                warmup_steps=warmup,
-                t_total=self.max_epochs * steps,
-                cycles=0.5 if self.schedule == "cosine" else 0.0,
-                warmup_multiplier=1 / max(warmup, 1),
-            )
-            self.optimizer.register_step_post_hook(lambda *_: scheduler.step())
+            # The trainer knows its accumulation only once it is built; a checkpoint is loaded by a
+            # later handler of the same event.
+            engine.add_event_handler(Events.STARTED, self._by_step)
+
+    def _by_step(self, engine: Workflow) -> None:
+        if self.scheduler is not None:
+            return
+        together = cast(SupervisedTrainer, engine).accumulation_steps
+        steps = math.ceil(int(engine.state.epoch_length) / together)  # of the optimizer, an epoch
+        warmup = self.warmup_epochs * steps
+        scheduler = self.scheduler = WarmupCosineSchedule(
+            self.optimizer,
+            warmup_steps=warmup,
+            t_total=self.max_epochs * steps,
+            cycles=0.5 if self.schedule == "cosine" else 0.0,
+            warmup_multiplier=1 / max(warmup, 1),
+        )
+        self.optimizer.register_step_post_hook(lambda *_: scheduler.step())
 
     def _by_plateau(self, engine: Workflow) -> None:
         if self.validator.state.epoch == engine.state.epoch:
