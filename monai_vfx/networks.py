@@ -82,9 +82,10 @@ class AttentionCNNRNN(nn.Module):
             encoder that was trained on ImageNet expects.
         pretrained: None; ``package`` (what the extra ``lite0`` brings for the backbone
             ``timm/tf_efficientnet_lite0``, trained on images in [-1, 1]); ``imagenet``
-            (torchvision's IMAGENET1K_V1) or another name of its weights;
-            or a local file with the encoder's state dictionary, by torchvision's names, as
-            ``.pth`` (read without un-pickling objects) or ``.safetensors``.
+            (torchvision's IMAGENET1K_V1, or what timm names first) or another name of
+            torchvision's weights; ``timm/NAME`` for those of a network of timm; or a local file
+            with the encoder's state dictionary, by its library's names, as ``.pth`` (read without
+            un-pickling objects) or ``.safetensors``.
 
     Attributes:
         taps: identity modules by stage; one that carries a hook sees the stage's features as

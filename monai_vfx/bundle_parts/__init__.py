@@ -47,6 +47,7 @@ from monai_vfx.bundle_parts.training import (
     newest_checkpoint,
     start_from,
 )
+from monai_vfx.first_weights import name_of_pretrained
 from monai_vfx.weights import TrainedModel, bundle_root
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "make_loss",
     "make_optimizer",
     "moving_average",
+    "name_of_pretrained",
     "newest_checkpoint",
     "prediction_of",
     "prepare_batch",
