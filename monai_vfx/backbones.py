@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +143,8 @@ def _timm_for(name: str) -> ModuleType:
         import timm
     except ImportError as error:
         raise MissingDependencyError("timm", "timm", f"for backbone {name!r}") from error
-    return cast(ModuleType, timm)
+    module: ModuleType = timm
+    return module
 
 
 def _timm_network(name: str) -> nn.Module:

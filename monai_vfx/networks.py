@@ -105,6 +105,9 @@ class AttentionCNNRNN(nn.Module):
     torch.Size([1, 2])
     """
 
+    input_scale: Tensor
+    input_shift: Tensor
+
     def __init__(
         self,
         backbone: str = "resnext50_32x4d",
