@@ -25,6 +25,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -105,8 +106,9 @@ class AttentionCNNRNN(nn.Module):
     torch.Size([1, 2])
     """
 
-    input_scale: Tensor
-    input_shift: Tensor
+    if TYPE_CHECKING:  # TorchScript cannot read these hints
+        input_scale: Tensor
+        input_shift: Tensor
 
     def __init__(
         self,
