@@ -8,7 +8,8 @@ positions that matter, a recurrent decoder reads the slices from T12 to L4.
 
 Sources:
     * the model as a whole: Kong et al., J Med Internet Res 2024;26:e48535
-    * encoder: Xie et al. 2017 (ResNeXt), He et al. 2016 (ResNet), as torchvision builds them
+    * encoder: Xie et al. 2017 (ResNeXt), He et al. 2016 (ResNet), as torchvision builds
+      them, or any other of its or timm's networks that has stages
     * attention: Jetley et al. 2018, "Learn to pay attention", arXiv 1804.02391
     * decoder: Chung et al. 2014 (GRU); Wang et al. 2016 (CNN-RNN)
     * hazard head: Gensheimer & Narasimhan 2019 (discrete time, one logit a year)
@@ -24,71 +25,34 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import ResNet
 
-from monai_vfx.backbones import STAGES, at_least, checked_stages, load_backbone, one_of
+from monai_vfx.backbones import (
+    STAGES,
+    StagedEncoder,
+    at_least,
+    checked_stages,
+    load_backbone,
+    one_of,
+)
 from monai_vfx.errors import MissingDependencyError
+from monai_vfx.network_parts import (
+    GRUDecoder,
+    MeanDecoder,
+    SpatialAttention,
+    fold_slices,
+    is_watched,
+    unfold_slices,
+    watch,
+)
 
-
-class SpatialAttention(nn.Module):
-    """Weigh the positions of one encoder stage by their agreement with the global vector.
-
-    With local vectors l_i and the global vector g, projected to the local width (Jetley et al.
-    2018, section 3): score c_i = <u, l_i + g> (``pc``) or <l_i, g> (``dot``), attention
-    a = softmax over positions, result Σ a_i l_i.
-
-    Args:
-        local_channels: width c of the stage.
-        global_channels: width of the global vector.
-        score: ``pc`` or ``dot``.
-    """
-
-    def __init__(self, local_channels: int, global_channels: int, score: str = "pc") -> None:
-        super().__init__()
-        self.additive = score == "pc"
-        self.project = nn.Linear(global_channels, local_channels, bias=False)
-        self.u = nn.Linear(local_channels, 1, bias=False) if self.additive else nn.Identity()
-
-    def forward(self, local: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the attended vector (N, c) and the attention (N, h, w), which sums to 1.
-
-        Args:
-            local: (N, c, h, w) features of the stage.
-            pooled: (N, global_channels) average of the last stage.
-        """
-        n, _, h, w = local.shape
-        positions = local.flatten(2).transpose(1, 2)  # (N, c, h, w) → (N, h·w, c)
-        guide = self.project(pooled).unsqueeze(1)  # (N, 1, c)
-        if self.additive:
-            score = self.u(positions + guide).squeeze(-1)  # (N, h·w)
-        else:
-            score = (positions * guide).sum(dim=-1)  # (N, h·w)
-        weight = score.float().softmax(dim=1).to(local.dtype)
-        attended = torch.bmm(weight.unsqueeze(1), positions).squeeze(1)  # (N, c)
-        return attended, weight.reshape(n, h, w)
-
-
-class SlicePooling(nn.Module):
-    """Weigh the slices of one patient by a learned score and add them up.
-
-    Args:
-        width: features a slice.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.score = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh())
-        self.u = nn.Linear(width // 2, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, R) → (B, R)."""
-        weight = self.u(self.score(x)).float().softmax(dim=1).to(x.dtype)  # (B, D, 1)
-        pooled: Tensor = (weight * x).sum(dim=1)
-        return pooled
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_SD = (0.229, 0.224, 0.225)
+"""Of the three channels of ImageNet's images in [0, 1], as torchvision and timm take them."""
 
 
 class AttentionCNNRNN(nn.Module):
@@ -97,7 +61,8 @@ class AttentionCNNRNN(nn.Module):
     Weights are initialised from torch's global generator: ``torch.manual_seed`` fixes them.
 
     Args:
-        backbone: one of :data:`~monai_vfx.backbones.BACKBONES`; the study's is ``resnext50_32x4d``.
+        backbone: one of :data:`~monai_vfx.backbones.BACKBONES` or ``timm/NAME``; the study's is
+            ``resnext50_32x4d``.
         num_classes: width of the output; class 1 is the fracture.
         in_channels: 1 (repeated to the encoder's three) or 3 (three windows).
         attention: ``pc``, ``dot`` (:class:`SpatialAttention`) or ``none`` (the average of the last
@@ -113,9 +78,15 @@ class AttentionCNNRNN(nn.Module):
         clinical_features: number of standardised clinical variables that join before the head.
         hazard_years: number of yearly hazard logits of a second head, which follow the classes in
             the output; 0 builds none.
-        pretrained: None; ``imagenet`` (torchvision's IMAGENET1K_V1) or another name of its weights;
-            or a local file with the encoder's state dictionary, by torchvision's names, as
-            ``.pth`` (read without un-pickling objects) or ``.safetensors``.
+        input_range: ``window`` gives the encoder the image in [-1, 1] as it is; ``imagenet`` maps
+            it to [0, 1] and standardises it by the mean and SD of ImageNet's channels, as an
+            encoder that was trained on ImageNet expects.
+        pretrained: None; ``package`` (what the extra ``lite0`` brings for the backbone
+            ``timm/tf_efficientnet_lite0``, trained on images in [-1, 1]); ``imagenet``
+            (torchvision's IMAGENET1K_V1, or what timm names first) or another name of
+            torchvision's weights; ``timm/NAME`` for those of a network of timm; or a local file
+            with the encoder's state dictionary, by its library's names, as ``.pth`` (read without
+            un-pickling objects) or ``.safetensors``.
 
     Attributes:
         taps: identity modules by stage; one that carries a hook sees the stage's features as
@@ -135,6 +106,10 @@ class AttentionCNNRNN(nn.Module):
     torch.Size([1, 2])
     """
 
+    if TYPE_CHECKING:  # TorchScript cannot read these hints
+        input_scale: Tensor
+        input_shift: Tensor
+
     def __init__(
         self,
         backbone: str = "resnext50_32x4d",
@@ -150,6 +125,7 @@ class AttentionCNNRNN(nn.Module):
         dropout: float = 0.5,
         clinical_features: int = 0,
         hazard_years: int = 0,
+        input_range: str = "window",
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
@@ -157,6 +133,7 @@ class AttentionCNNRNN(nn.Module):
         one_of("attention", attention, ("pc", "dot", "none"))
         one_of("decoder", decoder, ("gru", "mean"))
         one_of("slice_pooling", slice_pooling, ("last", "attention"))
+        one_of("input_range", input_range, ("window", "imagenet"))
         at_least("num_classes", num_classes, 2)
         at_least("rnn_hidden", rnn_hidden, 2)
         at_least("clinical_features", clinical_features, 0)
@@ -171,15 +148,21 @@ class AttentionCNNRNN(nn.Module):
         attended = () if attention == "none" else checked_stages(attention_layers)
 
         self.in_channels = in_channels
+        self.frozen_norms = False
+        # Not in the state dictionary: settings say which, and weights of old stay loadable.
+        self.standardise = input_range == "imagenet"
+        sd = torch.tensor(IMAGENET_SD).reshape(3, 1, 1)
+        mean = torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)
+        self.register_buffer("input_scale", 0.5 / sd, persistent=False)
+        self.register_buffer("input_shift", (0.5 - mean) / sd, persistent=False)
         self.clinical_features = clinical_features
         self.include_global = include_global or attention == "none"
 
         # encoder
         encoder = load_backbone(backbone, pretrained)
-        self.stem = nn.Sequential(encoder.conv1, encoder.bn1, encoder.relu, encoder.maxpool)
-        self.stages = nn.ModuleDict({name: getattr(encoder, name) for name in STAGES})
+        self.stem, self.stages = encoder.stem, encoder.stages
         self.taps = nn.ModuleDict({name: nn.Identity() for name in STAGES})
-        width = {name: _out_channels(self.stages[name]) for name in STAGES}
+        width = encoder.widths()
         self.pooled_channels = pooled = width[STAGES[-1]]
         self.attention = nn.ModuleDict(
             {name: SpatialAttention(width[name], pooled, attention) for name in attended}
@@ -207,12 +190,31 @@ class AttentionCNNRNN(nn.Module):
         for part in (self.stem, self.stages):
             part.to(memory_format=torch.channels_last)
 
-    def load_encoder(self, encoder: ResNet) -> None:
-        """Copy the weights of a torchvision network of the same backbone into the encoder."""
-        stem = nn.Sequential(encoder.conv1, encoder.bn1, encoder.relu, encoder.maxpool)
-        self.stem.load_state_dict(stem.state_dict())
-        for name, stage in self.stages.items():
-            stage.load_state_dict(getattr(encoder, name).state_dict())
+    def load_encoder(self, encoder: StagedEncoder) -> None:
+        """Copy the weights of an encoder of the same backbone."""
+        self.stem.load_state_dict(encoder.stem.state_dict())
+        self.stages.load_state_dict(encoder.stages.state_dict())
+
+    def encoder_norms(self) -> list[nn.Module]:
+        """Return the batch norms of stem and stages."""
+        modules = [*self.stem.modules(), *self.stages.modules()]
+        return [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> AttentionCNNRNN:
+        """Switch to training; with ``frozen_norms`` the encoder's batch norms stay as in use."""
+        super().train(mode)
+        if mode and self.frozen_norms:
+            for norm in self.encoder_norms():
+                norm.eval()
+        return self
+
+    def _as_picture(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in [-1, 1] → (N, 3, H, W) in the range that the encoder expects."""
+        if self.in_channels == 1:
+            x = x.expand(-1, 3, -1, -1)
+        if self.standardise:
+            x = x * self.input_scale + self.input_shift
+        return x
 
     def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Turn each slice into one vector.
@@ -229,9 +231,7 @@ class AttentionCNNRNN(nn.Module):
                 f"the network takes (B, {self.in_channels}, H, W, D), not {list(x.shape)}"
             )
         depth = x.shape[4]
-        h = fold_slices(x)  # (B, C, H, W, D) → (B·D, C, H, W)
-        if self.in_channels == 1:
-            h = h.expand(-1, 3, -1, -1)
+        h = self._as_picture(fold_slices(x))  # (B, C, H, W, D) → (B·D, 3, H, W)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         local: dict[str, Tensor] = {}
         for (name, stage), tap in zip(self.stages.items(), self.taps.values(), strict=True):
@@ -306,70 +306,6 @@ def _hazard_head(features: int, years: int) -> nn.Linear:
     return head
 
 
-class GRUDecoder(nn.Module):
-    """Read the slices in order.
-
-    Args:
-        features: width of a slice's vector.
-        hidden: width R of the state.
-        bidirectional: read both ways, giving 2·R.
-        pooling: ``last`` state or ``attention`` over all states.
-    """
-
-    def __init__(self, features: int, hidden: int, bidirectional: bool, pooling: str) -> None:
-        super().__init__()
-        self.gru = nn.GRU(features, hidden, batch_first=True, bidirectional=bidirectional)
-        width = hidden * (2 if bidirectional else 1)
-        self.pool = SlicePooling(width) if pooling == "attention" else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, F) → (B, R), or (B, 2·R) when bidirectional."""
-        states, last = self.gru(x)  # (B, D, R), (directions, B, R)
-        if self.pool is not None:
-            pooled: Tensor = self.pool(states)
-            return pooled
-        joined: Tensor = last.transpose(0, 1).flatten(1)  # (B, directions·R)
-        return joined
-
-
-class MeanDecoder(nn.Module):
-    """Average the slices: what the order of slices adds is measured against it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, F) → (B, F)."""
-        return x.mean(dim=1)
-
-
-def fold_slices(x: Tensor) -> Tensor:
-    """(B, C, H, W, D) → (B·D, C, H, W): slices join the batch.
-
-    >>> fold_slices(torch.arange(4).reshape(1, 1, 1, 2, 2)).flatten(1)
-    tensor([[0, 2],
-            [1, 3]])
-    """
-    _, c, h, w, _ = x.shape
-    return x.permute(0, 4, 1, 2, 3).reshape(-1, c, h, w)
-
-
-def unfold_slices(x: Tensor, depth: int) -> Tensor:
-    """(B·D, C, H, W) → contiguous (B, C, H, W, D): the inverse of :func:`fold_slices`."""
-    _, c, h, w = x.shape
-    return x.reshape(-1, depth, c, h, w).permute(0, 2, 3, 4, 1).contiguous()
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Tell whether somebody registered a hook on the module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
-def watch(tap: nn.Module, x: Tensor) -> Tensor:
-    """Send features (B, c, h, w, D) through a tap so that its hooks see contiguous tensors."""
-    seen: Tensor = tap(x)
-    if seen.requires_grad:  # the gradient too: MONAI's GradCAM flattens it with ``view``
-        seen.register_hook(lambda grad: grad.contiguous())
-    return seen
-
-
 def export_onnx(network: nn.Module, path: Path, example: Tensor) -> None:
     """Write the network as one ONNX file with inputs ``image`` and output ``logits``.
 
@@ -400,8 +336,3 @@ def export_onnx(network: nn.Module, path: Path, example: Tensor) -> None:
             external_data=False,
             verbose=False,
         )
-
-
-def _out_channels(stage: nn.Module) -> int:
-    """Return the width of a residual stage: that of its last convolution."""
-    return [m.out_channels for m in stage.modules() if isinstance(m, nn.Conv2d)][-1]

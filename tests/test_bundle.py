@@ -170,7 +170,8 @@ def test_every_config_keeps_the_one_order(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "overlay", ["bone_only", "cpu_small", "clinical", "hazard", "three_windows"]
+    "overlay",
+    ["bone_only", "cpu_small", "clinical", "hazard", "three_windows", "recommended", "lite0"],
 )
 def test_overlays_change_settings_that_exist(overlay: str) -> None:
     parser = ConfigParser()

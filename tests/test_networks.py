@@ -13,13 +13,8 @@ from torchvision import models
 
 from monai_vfx import backbones
 from monai_vfx.backbones import STAGES
-from monai_vfx.networks import (
-    AttentionCNNRNN,
-    SpatialAttention,
-    export_onnx,
-    fold_slices,
-    unfold_slices,
-)
+from monai_vfx.network_parts import SpatialAttention, fold_slices, unfold_slices
+from monai_vfx.networks import AttentionCNNRNN, export_onnx
 
 SHAPE = (2, 1, 40, 56, 5)  # unequal axes, fewer slices than the study: nothing may depend on 14
 

@@ -152,7 +152,7 @@ def test_tables_and_overlay_files_are_looked_for_from_the_file(
     assert made.images.models["bone_muscle"] == (str(folder / "sub" / "b.json"),)
     weights = plan(folder, LEAST + "images: {pretrained: first.pt}").images.pretrained
     assert weights == str(folder / "first.pt")
-    for name in ("none", "imagenet"):
+    for name in ("none", "imagenet", "package", "timm/resnet18", "IMAGENET1K_V2"):
         assert plan(folder, LEAST + f"images: {{pretrained: {name}}}").images.pretrained == name
 
 
@@ -178,6 +178,11 @@ def test_overlay_files_are_named_without_their_folder_in_the_settings(tmp_path: 
     assert document["images"]["overlays"] == ["own.yaml"]
     assert document["images"]["models"] == {"bone_muscle": ["b.yaml"]}
     assert document["images"]["pretrained"] == "first.pt"
+    document = plan(folder, LEAST + "images: {pretrained: timm/resnet18}").to_json()
+    assert document["images"]["pretrained"] == "timm/resnet18"
+    (folder / "encoder").touch()  # a file without an ending is a file where it exists
+    made = plan(folder, LEAST + "images: {pretrained: encoder}")
+    assert made.images.pretrained == str(folder / "encoder")
 
 
 def test_the_quick_example_is_a_plan() -> None:

@@ -18,6 +18,7 @@ from monai_vfx.report.study_blocks import Table
 from monai_vfx.report.study_checklists import CHECKLISTS, STATUSES, checklist_table, read_checklist
 from monai_vfx.report.study_data import StudyFolder
 from monai_vfx.report.study_figures import architecture
+from monai_vfx.report.study_methods import methods
 from monai_vfx.report.study_page import write_study_report
 from monai_vfx.report.study_text import cautions, summary
 from study_folder import build_study
@@ -274,6 +275,36 @@ def test_methods_carry_the_settings(page):
         "an offset of the logit that depends on the matched variables",
     ):
         assert words in page.said
+
+
+def test_methods_say_how_the_network_was_trained(bare):
+    def said(**settings):
+        for path in (bare / "image").glob("*/fold_0/model.json"):
+            change(path, lambda d: d["training"].update(settings))
+        return dict(methods(StudyFolder(bare)))["Images and networks"][0]
+
+    plain = said()
+    assert "dropout 0.5. Adam, learning rate 1e-05, batches of 128 patients" in plain
+    assert "first weights: imagenet; cross-entropy. The epoch with" in plain
+    off = {"weight_decay": 0.0, "encoder_rate": 1.0, "frozen_norms": False, "schedule": "none"}
+    off |= {"warmup_epochs": 0, "gradient_clip": 0.0, "class_weights": None, "mixup": 0.0}
+    assert said(**off, averaging=0.0, stop_after=0, augment_flip=0.0) == plain
+    first = said(
+        **{"weight_decay": 0.01, "encoder_rate": 0.3, "schedule": "cosine", "warmup_epochs": 1},
+        **{"gradient_clip": 1.0, "class_weights": "balanced", "label_smoothing": 0.1},
+        **{"augment_shift_mm": 4.0, "augment_flip": 0.5, "stop_after": 5, "averaging": 0.99},
+    )
+    for words in (
+        "AdamW, weight decay 0.01, learning rate 1e-05, times 0.3 in the encoder, risen to",
+        "over 1 epoch(s), then lowered to 0 along a cosine, gradients of a norm up to 1, batches",
+        "cross-entropy with weights that balance the classes, labels smoothed by 0.1. The valid",
+        "a moving average (decay 0.99 a step). Training ended after 5 epochs without a better",
+        "in training: shifts up to 4 mm, left and right exchanged with probability 0.5. The epoch",
+    ):
+        assert words in first
+    second = said(schedule="plateau", plateau_epochs=3, warmup_epochs=0, class_weights=[1.0, 2.5])
+    assert "a tenth of it after 3 epochs without a better AUROC" in second
+    assert "with weights 1 (no fracture) and 2.5 (fracture)" in second
 
 
 def test_sampled_controls_are_said_to_be(page):

@@ -28,27 +28,42 @@ from monai_vfx.bundle_parts.prediction import (
     prediction_of,
 )
 from monai_vfx.bundle_parts.prepared import PreparedImages
+from monai_vfx.bundle_parts.recipe import (
+    EarlyStop,
+    MixUp,
+    RateSchedule,
+    RecipeState,
+    make_loss,
+    make_optimizer,
+    moving_average,
+)
 from monai_vfx.bundle_parts.training import (
     EpochSeeds,
     HistoryWriter,
     SidecarWriter,
     TrainingCheckpoints,
     check_resumable,
+    hash_of_pretrained,
     newest_checkpoint,
     start_from,
 )
+from monai_vfx.first_weights import name_of_pretrained
 from monai_vfx.weights import TrainedModel, bundle_root
 
 __all__ = [
     "CaseDataset",
     "CohortCache",
+    "EarlyStop",
     "EpochSeeds",
     "EvaluationWriter",
     "HeatMapWriter",
     "HistoryWriter",
     "JointLoss",
+    "MixUp",
     "PredictionWriter",
     "PreparedImages",
+    "RateSchedule",
+    "RecipeState",
     "SidecarWriter",
     "Standardiser",
     "StudyExclusionsd",
@@ -63,6 +78,11 @@ __all__ = [
     "evaluate_accepted",
     "fit_clinical",
     "fracture_score",
+    "hash_of_pretrained",
+    "make_loss",
+    "make_optimizer",
+    "moving_average",
+    "name_of_pretrained",
     "newest_checkpoint",
     "prediction_of",
     "prepare_batch",

@@ -59,11 +59,13 @@ class JointLoss(nn.Module):
 
     Args:
         weight: of the second.
+        binary: the first; plain cross-entropy by default.
     """
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, binary: nn.Module | None = None) -> None:
         super().__init__()
         self.weight = weight
+        self.binary = nn.CrossEntropyLoss() if binary is None else binary
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return a scalar.
@@ -73,5 +75,5 @@ class JointLoss(nn.Module):
             target: (B, 3): label, follow-up in years, 1 for a fracture at its end.
         """
         label, years, event = target.unbind(dim=1)
-        binary = F.cross_entropy(pred[:, :CLASSES].float(), label.long())
+        binary: Tensor = self.binary(pred[:, :CLASSES].float(), label.long())
         return binary + self.weight * hazard_loss(pred[:, CLASSES:].float(), years, event)

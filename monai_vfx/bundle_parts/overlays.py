@@ -14,7 +14,7 @@ from monai_vfx.errors import SettingError
 from monai_vfx.shapes import Json
 from monai_vfx.weights import bundle_root
 
-OVERLAYS = ("bone_only", "cpu_small", "clinical", "hazard", "three_windows")
+OVERLAYS = ("bone_only", "cpu_small", "clinical", "hazard", "three_windows", "recommended", "lite0")
 """The bundle's overlays for training in one process."""
 CLINICAL = {f"clinical_{model}": model for model in MODELS}
 """Further names of the overlay ``clinical``, each with its clinical model."""

@@ -22,6 +22,7 @@ from torch.utils.data import DistributedSampler
 from monai_vfx.backbones import load_backbone
 from monai_vfx.cohort import CohortItem, table_sha256
 from monai_vfx.errors import CaseRefused, SettingError
+from monai_vfx.first_weights import known_sha256
 from monai_vfx.networks import AttentionCNNRNN
 from monai_vfx.results import write_json
 from monai_vfx.shapes import Json
@@ -44,7 +45,8 @@ def check_resumable(
         output_dir: folder of the training.
         resume: whether an earlier training may be gone on with.
         config: merged settings of network and preprocessing, plain values.
-        training: merged settings of the training; ``max_epochs`` may be raised.
+        training: merged settings of the training; ``max_epochs`` may be raised, unless the
+            learning rate falls towards it.
         cohort: the table.
 
     Raises:
@@ -52,7 +54,8 @@ def check_resumable(
             settings or patients, or one of more epochs than ``max_epochs``.
     """
     record = Path(output_dir) / "settings.json"
-    fixed = {name: value for name, value in training.items() if name != "max_epochs"}
+    free = () if training.get("schedule") == "cosine" else ("max_epochs",)
+    fixed = {name: value for name, value in training.items() if name not in free}
     settings: Json = {**config, **fixed, "cohort_sha256": table_sha256(cohort)}
     newest = newest_checkpoint(output_dir)
     if newest is not None and not resume:
@@ -78,7 +81,11 @@ def check_resumable(
 
 
 def start_from(
-    network: AttentionCNNRNN, backbone: str, pretrained: str | Path | None, output_dir: str | Path
+    network: AttentionCNNRNN,
+    backbone: str,
+    pretrained: str | Path | None,
+    output_dir: str | Path,
+    sha256: str | None = None,
 ) -> None:
     """Give the encoder its first weights; None leaves the random ones.
 
@@ -89,7 +96,23 @@ def start_from(
         SettingError: the weights are neither cached nor reachable.
     """
     if pretrained is not None and newest_checkpoint(output_dir) is None:
-        network.load_encoder(load_backbone(backbone, pretrained))
+        network.load_encoder(load_backbone(backbone, pretrained, sha256))
+
+
+def hash_of_pretrained(
+    pretrained: str | Path | None, backbone: str, output_dir: str | Path
+) -> str | None:
+    """Return the SHA-256 of the encoder's first weights, for the record.
+
+    Of weights that torchvision downloads, the digits that it knows. A file that a training began
+    with may be gone when it is resumed: what ``settings.json`` noted then is returned.
+    """
+    found = known_sha256(pretrained, backbone)
+    record = Path(output_dir) / "settings.json"
+    if found is None and pretrained is not None and record.is_file():
+        noted = json.loads(record.read_text(encoding="utf-8")).get("pretrained_sha256")
+        return None if noted is None else str(noted)
+    return found
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:

@@ -137,12 +137,63 @@ def _image_model(sidecar: Json) -> str:
         f"({config['rnn_hidden']} states), dropout {config['dropout']:g}."
     )
     fitting = (
-        f"Adam, learning rate {_setting(training, 'learning_rate')}, batches of "
+        f"{_optimizer(training)}, batches of "
         f"{_setting(training, 'batch_size')} patients, {_setting(training, 'max_epochs')} epochs "
-        f"at most, first weights: {_setting(training, 'pretrained')}; cross-entropy. The epoch "
-        "with the best AUROC on the validation fold was kept."
+        f"at most, first weights: {_setting(training, 'pretrained')}; {_loss(training)}. "
+        f"{_further(training)}The epoch with the best AUROC on the validation fold was kept."
     )
     return f"{image} {network} {fitting}"
+
+
+def _optimizer(training: Json) -> str:
+    """Say how steps were taken; weights from before a setting existed were trained without it."""
+    decay, factor = training.get("weight_decay", 0), training.get("encoder_rate", 1)
+    parts = [f"AdamW, weight decay {decay:g}" if decay else "Adam"]
+    parts.append(f"learning rate {_setting(training, 'learning_rate')}")
+    parts += [f"times {factor:g} in the encoder"] if factor != 1 else []
+    if training.get("warmup_epochs"):
+        parts.append(f"risen to linearly over {training['warmup_epochs']} epoch(s)")
+    schedule = training.get("schedule", "none")
+    if schedule == "cosine":
+        parts.append("then lowered to 0 along a cosine")
+    if schedule == "plateau":
+        parts.append(
+            f"a tenth of it after {training['plateau_epochs']} epochs without a better AUROC"
+        )
+    if training.get("gradient_clip"):
+        parts.append(f"gradients of a norm up to {training['gradient_clip']:g}")
+    return ", ".join(parts)
+
+
+def _loss(training: Json) -> str:
+    weights, smoothing = training.get("class_weights"), training.get("label_smoothing", 0)
+    words = "cross-entropy"
+    if weights == "balanced":
+        words += " with weights that balance the classes"
+    elif weights is not None:
+        words += f" with weights {weights[0]:g} (no fracture) and {weights[1]:g} (fracture)"
+    return words + (f", labels smoothed by {smoothing:g}" if smoothing else "")
+
+
+def _further(training: Json) -> str:
+    """Name what else was done to train on few patients, in sentences with a blank behind."""
+    sentences = {
+        "frozen_norms": "The encoder's batch norms stayed as they began.",
+        "mixup": "Pairs of patients were mixed (MixUp, alpha {:g}).",
+        "averaging": "The validated weights are a moving average (decay {:g} a step).",
+        "stop_after": "Training ended after {} epochs without a better AUROC.",
+    }
+    augmented = {
+        "augment_shift_mm": "shifts up to {:g} mm",
+        "augment_rotate_deg": "turns up to {:g}°",
+        "augment_flip": "left and right exchanged with probability {:g}",
+        "augment_hu": "HU shifted by up to {:g}",
+        "augment_noise_hu": "noise with an SD of up to {:g} HU",
+    }
+    used = [words.format(training[n]) for n, words in augmented.items() if training.get(n)]
+    said = [words.format(training[n]) for n, words in sentences.items() if training.get(n)]
+    said += [f"Images were varied in training: {', '.join(used)}."] if used else []
+    return "".join(f"{sentence} " for sentence in said)
 
 
 def _setting(settings: Json, name: str) -> str:

@@ -76,25 +76,32 @@ def check_models(plan: Plan) -> None:
     """Check what trainings take besides patients, before the first of them.
 
     Raises:
-        SettingError: an overlay that there is not or that cannot be used, or a file of first
-            weights that does not exist.
+        SettingError: an overlay that there is not or that cannot be used, or first weights that
+            do not exist or do not go with a model's backbone.
+        MissingDependencyError: the package that carries them is not installed.
     """
     models = image_models(plan)
     if not models:
         return
-    from monai_vfx.bundle_parts.overlays import training_configs
+    from monai.bundle import ConfigParser
 
-    names = [model.name for model in models]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    from monai_vfx.backbones import check_first_weights
+    from monai_vfx.bundle_parts.overlays import config_files, training_configs
+
+    given = [model.name for model in models]
+    twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
         raise SettingError(
             f"images: models: {', '.join(twice)}: the study itself gives this name, choose another"
         )
-    for model in models:
-        training_configs(model.overlays)
     first = plan.images.pretrained
-    if first not in (None, "none", "imagenet") and not Path(first).is_file():
+    if first is not None and Path(first).is_absolute() and not Path(first).is_file():
         raise SettingError(f"images: pretrained: {Path(first).name!r} does not exist")
+    for model in models:
+        names, settings = training_configs(model.overlays)
+        merged = ConfigParser.load_config_files(config_files(names)) | settings
+        chosen = merged["pretrained"] if first is None else first
+        check_first_weights(merged["backbone"], None if chosen == "none" else chosen)
 
 
 def train_fold(

@@ -16,6 +16,9 @@ from monai_vfx.errors import SettingError
 from monai_vfx.schemas import violations
 from monai_vfx.shapes import Json
 
+TIMM = "timm/"
+"""Begins the name of a network of timm: no path."""
+
 
 @dataclass(frozen=True)
 class ImagePlan:
@@ -29,8 +32,8 @@ class ImagePlan:
         hazard: also train the main model with yearly hazards.
         overlays: of every training.
         epochs: of every training; the configs' number by default.
-        pretrained: first weights of the encoder: ``imagenet``, ``none`` or a local file; the
-            configs' by default.
+        pretrained: first weights of the encoder: ``imagenet``, ``package``, ``timm/NAME``, ``none``
+            or a local file; the configs' by default.
         further_seeds: the models are trained anew from these, to show the spread over seeds.
         workers: processes that load images for evaluation.
     """
@@ -114,7 +117,7 @@ class Plan:
             model: [Path(name).name for name in names]
             for model, names in networks["models"].items()
         }
-        if networks["pretrained"] is not None:
+        if not (networks["pretrained"] or TIMM).startswith(TIMM):
             networks["pretrained"] = Path(networks["pretrained"]).name
         plain: Json = _plain(document)
         return plain
@@ -189,14 +192,23 @@ def _images(file: str, settings: Json, folder: Path) -> ImagePlan:
             for name, overlays in settings["models"].items()
         }
     values["overlays"] = tuple(_overlay(o, folder) for o in settings.get("overlays", ()))
-    if values.get("pretrained") not in (None, "none", "imagenet"):
-        values["pretrained"] = str(folder / values["pretrained"])
+    if values.get("pretrained") is not None:
+        values["pretrained"] = _first_weights(values["pretrained"], folder)
     plan = ImagePlan(**values)
     if plan.models and plan.main not in plan.models:
         raise SettingError(
             f"{file}: images: main ({plan.main!r}) must be one of {', '.join(plan.models)}"
         )
     return plan
+
+
+def _first_weights(name: str, folder: Path) -> str:
+    """Return a name of first weights, or the path of a file beside STUDY.yaml."""
+    if name in ("none", "imagenet", "package") or name.startswith(TIMM):
+        return name
+    file = folder.absolute() / name
+    # What might be a name of torchvision's weights is one, unless there is such a file.
+    return name if name.isidentifier() and not file.is_file() else str(file)
 
 
 def _overlay(name: str, folder: Path) -> str:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
+from monai_vfx.backbones import check_first_weights
 from monai_vfx.bundle_parts import fit_clinical, split_cohort
 from monai_vfx.bundle_parts.data import append_refusals
 from monai_vfx.bundle_parts.overlays import config_files, default_folds, training_configs
 from monai_vfx.cohort import read_cohort, table_sha256
 from monai_vfx.cohort.gate import apply_gate, gate_facts, read_gate
 from monai_vfx.errors import CaseRefused, SettingError
+from monai_vfx.first_weights import TIMM
 from monai_vfx.mask_sources.cohorts import with_masks
 from monai_vfx.results import run_record, write_json
 from monai_vfx.shapes import Json
@@ -60,8 +62,8 @@ def train(
         overlays: names in :mod:`monai_vfx.bundle_parts.overlays`, or YAML files, in order.
         epochs: number of epochs; the overlays' or 50 by default.
         seed: of folds, weights and draws; 0 by default.
-        pretrained: first weights of the encoder: ``imagenet``, a local file, or None for random
-            ones; the overlays' or ``imagenet`` by default.
+        pretrained: first weights of the encoder: ``imagenet``, ``package``, ``timm/NAME``, a local
+            file, or None for random ones; the overlays' or ``imagenet`` by default.
         cache_dir: folder of prepared images, which further trainings may share.
         made_masks: who makes the masks of rows that name none: ``auto`` (the localiser) or
             a tool's name. A CT whose vertebrae cannot be named is listed in
@@ -95,7 +97,8 @@ def train(
     if pretrained != UNCHANGED:
         chosen["pretrained"] = _plain_or_path(pretrained)
     merged = ConfigParser.load_config_files(config_files(names)) | chosen
-    # Wrong folds and tables are named before weights are fetched.
+    # Wrong settings, folds and tables are named before anything is made or fetched.
+    check_first_weights(merged["backbone"], merged["pretrained"])
     split = (fold, merged["folds"], merged["seed"], test_fold)
     clinical = fit_clinical(merged["clinical_model"], cohort, *split)
     split_cohort(cohort, *split, clinical, merged["hazard_years"])
@@ -117,10 +120,8 @@ def train(
 
 def _plain_or_path(text: str | None) -> str | Path | None:
     """Return a file's path as an object that the config parser does not read as its language."""
-    if text is None or text.isidentifier():
+    if text is None or text.isidentifier() or text.startswith(TIMM):
         return text
-    if not Path(text).is_file():
-        raise SettingError(f"pretrained {text!r} is neither imagenet nor an existing file")
     return Path(text)
 
 
