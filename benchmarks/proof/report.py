@@ -63,8 +63,9 @@ def write_report(results: Path) -> Path:
         "is the mean of its seeds. Shares are (AUROC - 0.5) / (attainable - 0.5), their intervals "
         "bootstrapped over patients.",
     ]
+    lines += ["", "## Claims", "", *markdown(_read(results, "claims"))]
     for test in aurocs["set"].unique() if len(aurocs) else ():
-        part = aurocs[aurocs["set"] == test]
+        part = aurocs[(aurocs["set"] == test) & ~aurocs["model"].str.contains("_of_")]
         lines += ["", f"## {SETS.get(test, test)}", "", *auroc_table(part)]
         _save(forest(part), results / f"forest_{test}.png")
         lines += ["", f"![AUROCs with intervals](forest_{test}.png)"]
@@ -197,17 +198,23 @@ def learning_figure(curve: pd.DataFrame) -> Figure:
     """Draw AUROC by number of training patients with what is attainable."""
     figure = Figure(figsize=(5.4, 3.8), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    for colour, (image, part) in zip(COLOURS, curve.groupby("image", sort=False), strict=False):
+    shift = 0.004 * curve["patients"].max()  # lest the bars of the two hide each other
+    for n, (image, part) in enumerate(curve.groupby("image", sort=False)):
+        style = {"color": COLOURS[n], "marker": "os"[n % 2], "markersize": 4, "capsize": 2}
         error = np.array([part["auroc"] - part["ci_low"], part["ci_high"] - part["auroc"]])
-        axes.errorbar(
-            part["patients"], part["auroc"], error, color=colour, marker="o", markersize=4,
-            capsize=2, label=name_of(str(image)),
-        )  # fmt: skip
-        axes.axhline(part["attainable"].iloc[0], color=colour, linestyle="--", linewidth=1)
+        places = part["patients"] + shift * (2 * n - 1)
+        axes.errorbar(places, part["auroc"], error, label=name_of(str(image)), **style)
+        best = part["attainable"].iloc[0]
+        axes.axhline(best, color=COLOURS[n], linestyle="--", linewidth=1)
+    axes.set_xticks(sorted(curve["patients"].unique()))
     axes.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
     axes.set_xlabel("training patients, validation included")
     axes.set_ylabel("AUROC, held-out patients")
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, title="dashed: attainable")
+    axes.legend(
+        frameon=False, fontsize=8, labelcolor=INK, title_fontsize=8, ncols=2,
+        title="95 % intervals over patients; dashed: attainable",
+        loc="lower center", bbox_to_anchor=(0.5, 1.0),
+    )  # fmt: skip
     calm(axes)
     return figure
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from claims import claims
 from plan import NO_MUSCLE, Model, models, patient_sets
 from truth import Floats, attainable_by_table, ideal_scores
 
@@ -65,6 +66,8 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
     learning_curve(plan, pd.DataFrame(rows), pd.DataFrame(seeds)).to_csv(
         results / "learning_curve.csv", index=False, float_format="%.5g"
     )
+    tables = [pd.DataFrame(content) for content in (rows, pairs)]
+    pd.DataFrame(claims(*tables)).to_csv(results / "claims.csv", index=False)
     step_seconds(out).to_csv(results / "steps.csv", index=False)
     write_json(results / "run.json", {"plan": plan})
 
@@ -140,9 +143,10 @@ def share(
     if ideal is not None:
         best = auroc(y, ideal[known])
         counts = draw_counts(y, samples=samples)
+        excess = auroc_samples(y, ideal[known], counts) - 0.5
         drawn = auroc_samples(y, score, counts) - 0.5
-        drawn /= auroc_samples(y, ideal[known], counts) - 0.5
-        low, high = percentile_interval(drawn)
+        real = excess > 0  # of a dozen patients some draws show no signal at all
+        low, high = percentile_interval(drawn[real] / excess[real])
         value, error = best.value, best.variance**0.5
     elif population is not None:
         value, error = population

@@ -2,7 +2,7 @@ r"""The experiment: two simulated hospitals with a known answer, and all models 
 
     python benchmarks/proof/run.py OUT --size cpu --workers 2
     python benchmarks/proof/run.py OUT --size cpu --only 'train/bone_muscle/*'
-    python benchmarks/proof/run.py OUT --size cpu --steps results report --results benchmarks/proof/results
+    python benchmarks/proof/run.py OUT --steps results report --results benchmarks/proof/results
 
 Killed at any moment it goes on where it was: every chunk of patients, training and scoring is a
 step with a record in ``OUT/steps``. Sizes are in ``plan.yaml``, hours in ``README.md``.
