@@ -60,7 +60,7 @@ def ablation_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
             continue
         from_cache = "crops" not in entry
         if from_cache:
-            table = out / "sets" / TESTED / "cohort.csv"
+            table = out / "sets" / TESTED / "block_0.csv"
             settings = {**test, "table": table, "cache": out / "crops"}
             scoring = Step(scoring.name, score_set, settings)
         training = {
@@ -170,7 +170,8 @@ VARIANTS = {
 def summarise(out: Path, plan: dict[str, Any], results: Path) -> None:
     """Write ``ablations.csv``: each AUROC against the reference's on the same patients."""
     cohort = out / "sets" / TESTED / "cohort.csv"
-    path = out / "models" / REFERENCE / f"seed_{plan['seeds'][0]}" / TESTED / "predictions.csv"
+    folder = out / "models" / REFERENCE / f"seed_{plan['seeds'][0]}" / TESTED / "block_0"
+    path = folder / "predictions.csv"
     if not path.is_file():
         return
     reference = _scores(path)

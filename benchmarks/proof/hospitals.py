@@ -61,7 +61,7 @@ def simulate_chunk(folder: Path, patients: PatientSet, count: int, seed: int) ->
         hospital=patients.hospital,  # type: ignore[arg-type]
         signal=patients.signal,  # type: ignore[arg-type]
         file_format="nifti",
-        field_of_view="quick",
+        field_of_view=patients.field_of_view,  # type: ignore[arg-type]
         workers=1,
     )
     table = pd.read_csv(folder / "cohort.csv", dtype={"case": str})
@@ -103,7 +103,10 @@ def make_chunk(
         for name in (*table["image"], *table["mask"]):
             empty(Path(name))
     write_json(folder / "chunk.json", facts)
-    return [*(folder / name for name in TABLES), folder / "chunk.json"]
+    mark = cache / f"{patients.name}.{folder.name}"  # goes with the crops: then all is made again
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return [*(folder / name for name in TABLES), folder / "chunk.json", mark]
 
 
 def prepare(cohort: Path, overlays: Sequence[str], cache: Path) -> list[str]:
@@ -139,19 +142,32 @@ def empty(path: Path) -> None:
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-def merge(folder: Path, count: int) -> None:
-    """Join the tables of a set's chunks; a case's name begins with its chunk's number."""
-    for name in TABLES:
-        parts = []
-        for number in range(count):
-            part = pd.read_csv(folder / f"chunk_{number:03d}" / name, dtype={"case": str})
-            part["case"] = [f"{number:03d}_{case}" for case in part["case"]]
-            if name == "cohort.csv":
-                part["patient"] = part["case"]
-                for column in ("image", "mask"):
-                    part[column] = [f"chunk_{number:03d}/{path}" for path in part[column]]
-            parts.append(part)
-        pd.concat(parts, ignore_index=True).to_csv(folder / name, index=False)
+def blocks(patients: PatientSet, chunk: int, block: int) -> list[list[tuple[int, int, int]]]:
+    """Group a set's chunks: all in one where its crops are kept, else by so many patients."""
+    parts = chunks(patients, chunk)
+    step = len(parts) if patients.kept else max(1, block // chunk)
+    return [parts[start : start + step] for start in range(0, len(parts), step)]
+
+
+def merge(folder: Path, numbers: Sequence[int], name: str, target: str) -> None:
+    """Join one of the tables of some chunks; a case's name begins with its chunk's number.
+
+    Args:
+        folder: of the set.
+        numbers: of the chunks.
+        name: one of :data:`TABLES`.
+        target: file to write.
+    """
+    parts = []
+    for number in numbers:
+        part = pd.read_csv(folder / f"chunk_{number:03d}" / name, dtype={"case": str})
+        part["case"] = [f"{number:03d}_{case}" for case in part["case"]]
+        if name == "cohort.csv":
+            part["patient"] = part["case"]
+            for column in ("image", "mask"):
+                part[column] = [f"chunk_{number:03d}/{path}" for path in part[column]]
+        parts.append(part)
+    pd.concat(parts, ignore_index=True).to_csv(folder / target, index=False)
 
 
 def training_tables(folder: Path, first: Sequence[int], seed: int = 0) -> None:

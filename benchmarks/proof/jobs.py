@@ -24,6 +24,7 @@ from monai_vfx.study.steps import Steps
 from monai_vfx.workflow import evaluate, train
 
 RESULT = ("model.pt", "model.json", "split.json", "metrics_history.csv")
+_WATCH = "watch of the parent"
 MOST_REFUSED = 0.01
 """Share of a set that may be refused: simulated patients should all be accepted."""
 
@@ -59,16 +60,27 @@ def run_steps(
     """
     tasks = []
     for chain in chains:
-        chosen = tuple(s for s in chain if not only or any(fnmatch(s.name, one) for one in only))
+        chosen = chosen_steps(chain, only)
         if chosen:
             tasks.append((out, chosen, os.getpid()))
     for _ in run_tasks(_run_chain, tasks, workers, _died):
         pass
 
 
+def chosen_steps(steps: Sequence[Step], only: Sequence[str]) -> tuple[Step, ...]:
+    """Return the steps that a pattern fits, all where there is none."""
+    return tuple(s for s in steps if not only or any(fnmatch(s.name, one) for one in only))
+
+
+def is_recorded(out: Path, step: Step) -> bool:
+    """Tell whether a step was done once, in this folder."""
+    return (out / "steps" / f"{step.name.replace('/', '.')}.json").is_file()
+
+
 def _run_chain(task: tuple[Path, tuple[Step, ...], int]) -> None:
     out, chain, parent = task
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if not any(thread.name == _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
     for step in chain:
         Steps(out, _tell).run(step.name, partial(step.work, **step.settings))
 
@@ -142,25 +154,21 @@ def score_set(folder: Path, weights: Path, table: Path, cache: Path | None) -> l
     return [folder / "predictions.csv", folder / "metrics.json"]
 
 
-def clinical_scores(
-    folder: Path, training: Path, tests: Mapping[str, Path], seed: int
-) -> list[Path]:
-    """Fit models A-D and the imaging baseline on one set and score others.
+def clinical_scores(folder: Path, training: Path, test: Path, seed: int) -> list[Path]:
+    """Fit models A-D and the imaging baseline on one set and score another.
 
     Args:
-        folder: for ``<model>.json``, ``<set>.csv`` (case and a column a model) and
+        folder: for ``<model>.json``, ``scores.csv`` (case and a column a model) and
             ``thresholds.csv``.
         training: folder of the training set.
-        tests: name → folder of each set to score.
+        test: folder of the set to score.
         seed: of the inner folds.
     """
-    frame = _with_features(training)
-    tables = {name: _with_features(path) for name, path in tests.items()}
-    scores = {name: table[["case"]].copy() for name, table in tables.items()}
+    frame, table = _with_features(training), _with_features(test)
     fits = [(f"clinical_{letter}", MODELS[letter], "xgboost") for letter in MODELS]
     fits += [(f"logistic_{letter}", MODELS[letter], "logistic") for letter in MODELS]
     fits.append(("imaging_baseline", IMAGING_VARIABLES, "logistic"))
-    thresholds = []
+    scores, thresholds = table[["case"]].copy(), []
     folder.mkdir(parents=True, exist_ok=True)
     for name, variables, kind in fits:
         model = fit_clinical(frame, variables, kind, seed)  # type: ignore[arg-type]
@@ -168,13 +176,11 @@ def clinical_scores(
         thresholds.append(
             threshold_rows(name, "frozen", frame["fracture"], model.inner_scores, "inner folds")
         )
-        for test, table in tables.items():
-            scores[test][name] = model.predict(table)
-    for test, table in scores.items():
-        table.to_csv(folder / f"{test}.csv", index=False)
+        scores[name] = model.predict(table)
+    scores.to_csv(folder / "scores.csv", index=False)
     pd.concat(thresholds).to_csv(folder / "thresholds.csv", index=False)
-    made = [f"{name}.json" for name, *_ in fits] + [f"{test}.csv" for test in scores]
-    return [folder / name for name in (*made, "thresholds.csv")]
+    names = [*(f"{name}.json" for name, *_ in fits), "scores.csv", "thresholds.csv"]
+    return [folder / name for name in names]
 
 
 def _with_features(folder: Path) -> pd.DataFrame:

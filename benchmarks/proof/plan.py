@@ -15,6 +15,8 @@ HERE = Path(__file__).resolve().parent
 NO_MUSCLE = "no_muscle"
 """Signal of the simulation in which the muscle does not count, and prefix of its sets."""
 FULL = "development"
+KEPT = (FULL, "held_out", f"{NO_MUSCLE}_{FULL}")
+"""Sets whose crops are read again and again; the others are scored block by block."""
 SEED_OF_SET = {"development": 11, "held_out": 12, "external": 13}
 """Far enough apart that no two sets share a patient: chunk k of a set has the seed 1000 s + k."""
 
@@ -30,6 +32,8 @@ class PatientSet:
         patients: number.
         seed: of the first chunk.
         tested: False for those that train.
+        kept: whether its crops stay on the disk; those of other sets go when they are scored.
+        field_of_view: ``quick`` (2 mm pixels) or ``full``.
     """
 
     name: str
@@ -38,6 +42,8 @@ class PatientSet:
     patients: int
     seed: int
     tested: bool
+    kept: bool = True
+    field_of_view: str = "quick"
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ def patient_sets(plan: dict[str, Any]) -> list[PatientSet]:
             patients=int(count),
             seed=1000 * (SEED_OF_SET[name] + (100 if prefix else 0)),
             tested=name != FULL,
+            kept=prefix + name in KEPT,
+            field_of_view=plan["field_of_view"],
         )
         for prefix, signal, sets in groups
         for name, count in sets.items()

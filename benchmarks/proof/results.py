@@ -41,7 +41,7 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
     points: list[dict[str, Any]] = []
     for patients in patient_sets(plan):
         folder = out / "sets" / patients.name
-        if not patients.tested or not (folder / "merged.json").is_file():
+        if not patients.tested or not (folder / "complete").is_file():
             continue
         table = pd.read_csv(folder / "cohort.csv", dtype={"case": str})
         truth = pd.read_csv(folder / "truth.csv", dtype={"case": str})
@@ -89,9 +89,10 @@ def collect(
         folder = out / "models" / model.name
         parts = []
         for seed in model.seeds:
-            path = folder / f"seed_{seed}" / test / "predictions.csv"
-            if path.is_file():
-                scored = pd.read_csv(path, dtype={"case": str}).set_index("case")["score"]
+            paths = sorted((folder / f"seed_{seed}" / test).glob("block_*/predictions.csv"))
+            if paths:
+                blocks = [pd.read_csv(path, dtype={"case": str}) for path in paths]
+                scored = pd.concat(blocks).set_index("case")["score"]
                 parts.append(scored.reindex(table["case"]).reset_index(drop=True))
                 single[model.name, seed] = parts[-1]
         if parts:
@@ -99,7 +100,7 @@ def collect(
             table[name] = np.mean(parts, axis=0)
             names.append(name)
             kinds[name] = model.kind
-    path = out / "clinical" / f"{test}.csv"
+    path = out / "clinical" / test / "scores.csv"
     if path.is_file():
         others = pd.read_csv(path, dtype={"case": str}).set_index("case").loc[table["case"]]
         for name in others:
@@ -202,9 +203,9 @@ def frozen_thresholds(out: Path, found: list[Model], prefix: str) -> pd.DataFram
             parts.append(
                 threshold_rows(name, "frozen", pooled["label"], pooled["score"], "validation folds")
             )
-    path = out / "clinical" / "thresholds.csv"
-    if path.is_file() and not prefix:
-        parts.append(pd.read_csv(path))
+    paths = sorted((out / "clinical").glob("*/thresholds.csv"))  # the same fits for every set
+    if paths and not prefix:
+        parts.append(pd.read_csv(paths[0]))
     return pd.concat(parts, ignore_index=True) if parts else None
 
 

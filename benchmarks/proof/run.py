@@ -5,28 +5,39 @@ r"""The experiment: two simulated hospitals with a known answer, and all models 
     python benchmarks/proof/run.py OUT --steps results report --results benchmarks/proof/results
 
 Killed at any moment it goes on where it was: every chunk of patients, training and scoring is a
-step with a record in ``OUT/steps``. Sizes are in ``plan.yaml``, hours in ``README.md``.
+step with a record in ``OUT/steps``. Patients of the external hospital are made, scored by every
+network and dropped block by block. Sizes are in ``plan.yaml``, hours in ``README.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from hospitals import chunks, make_chunk, merge, training_tables
-from jobs import Step, clinical_scores, run_steps, score_set, train_model
-from plan import FULL, NO_MUSCLE, Model, models, overlays_of, patient_sets, read_plan
+from hospitals import TABLES, blocks, make_chunk, merge, training_tables
+from jobs import (
+    Step,
+    chosen_steps,
+    clinical_scores,
+    is_recorded,
+    run_steps,
+    score_set,
+    train_model,
+)
+from plan import FULL, NO_MUSCLE, Model, PatientSet, models, overlays_of, patient_sets, read_plan
 
-from monai_vfx.results import write_json
 from monai_vfx.study.steps import alone_in, same_study
 
-STAGES = ("hospitals", "clinical", "train", "score", "saliency", "results", "report")
+STAGES = ("hospitals", "train", "score", "stream", "clinical", "saliency", "results", "report")
 
 
-def hospital_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
-    """List the chunks of all sets."""
+def hospital_steps(
+    out: Path, plan: dict[str, Any], patients: PatientSet, block: int, cache: Path
+) -> list[Step]:
+    """List the chunks of one block of a set."""
     chains = [overlays_of(plan, bone=True), overlays_of(plan)]
     return [
         Step(
@@ -38,66 +49,107 @@ def hospital_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
                 "count": count,
                 "seed": seed,
                 "chains": chains,
-                "cache": out / "crops",
-                "keep": patients.name == FULL,  # ablations train on other chains
+                "cache": cache,
+                "keep": patients.name == FULL and plan["keep_images"],
             },
         )
-        for patients in patient_sets(plan)
-        for number, count, seed in chunks(patients, plan["chunk"])
+        for number, count, seed in blocks(patients, plan["chunk"], plan["block"])[block]
     ]
 
 
-def merge_sets(out: Path, plan: dict[str, Any]) -> None:
-    """Join the chunks of each set that is complete, unless that was done."""
-    for patients in patient_sets(plan):
-        folder, parts = out / "sets" / patients.name, chunks(patients, plan["chunk"])
-        whole = all((folder / f"chunk_{n:03d}" / "chunk.json").is_file() for n, *_ in parts)
-        if whole and not (folder / "merged.json").is_file():
-            merge(folder, len(parts))
-            if not patients.tested:
-                training_tables(folder, plan["learning_curve"] if patients.name == FULL else [])
-            write_json(folder / "merged.json", {"chunks": len(parts)})
+def make_block(
+    out: Path, plan: dict[str, Any], patients: PatientSet, block: int, workers: int
+) -> Path:
+    """Make a block of a set with its crops and tables; return the folder of the crops."""
+    cache = out / "crops" if patients.kept else out / f"crops_{patients.name}_{block}"
+    chains = [[step] for step in hospital_steps(out, plan, patients, block, cache)]
+    run_steps(out, chains, (), workers)
+    folder, parts = out / "sets" / patients.name, blocks(patients, plan["chunk"], plan["block"])
+    merge(folder, [number for number, *_ in parts[block]], "cohort.csv", f"block_{block}.csv")
+    if block == len(parts) - 1:  # the set is complete
+        for name in TABLES:
+            merge(folder, [number for part in parts for number, *_ in part], name, name)
+        if not patients.tested:
+            training_tables(folder, plan["learning_curve"] if patients.name == FULL else [])
+        (folder / "complete").touch()
+    return cache
 
 
-def clinical_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
-    """List the fits of models without a network: one step."""
-    tests = {
-        patients.name: out / "sets" / patients.name
-        for patients in patient_sets(plan)
-        if patients.tested and not patients.name.startswith(NO_MUSCLE)
-    }
-    settings = {"training": out / "sets" / FULL, "tests": tests, "seed": 0}
-    return [Step("clinical", clinical_scores, {"folder": out / "clinical", **settings})]
+def scoring_step(out: Path, model: Model, seed: int, test: str, block: int, cache: Path) -> Step:
+    """Return the step that scores one block of a set with one network."""
+    folder, name = out / "models" / model.name / f"seed_{seed}", f"{test}/block_{block}"
+    table = out / "sets" / test / f"block_{block}.csv"
+    settings = {"weights": folder / "model.pt", "table": table, "cache": cache}
+    score = f"score/{model.name}/seed_{seed}/{name}"
+    return Step(score, score_set, {"folder": folder / name, **settings})
 
 
-def model_chains(
-    out: Path, plan: dict[str, Any], found: list[Model], stages: tuple[str, ...] = STAGES
-) -> list[list[Step]]:
-    """List, for each model and seed, its training and then its scoring of each set.
+def model_chains(out: Path, plan: dict[str, Any], stages: tuple[str, ...]) -> list[list[Step]]:
+    """List, for each model and seed, its training and its scoring of the sets that are kept.
 
     A model is scored as soon as it is trained, so that a run cut short has its first rows.
     """
+    kept = {patients.name for patients in patient_sets(plan) if patients.kept}
     chains = []
-    for model in found:
+    for model in models(plan):
         for seed in model.seeds:
-            folder = out / "models" / model.name / f"seed_{seed}"
-            sets, cache = out / "sets", out / "crops"
             training = {
-                "folder": folder,
-                "table": sets / model.training_set / f"{model.train_on}.csv",
+                "folder": out / "models" / model.name / f"seed_{seed}",
+                "table": out / "sets" / model.training_set / f"{model.train_on}.csv",
                 "overlays": model.overlays,
                 "seed": seed,
                 "folds": plan["folds"],
                 "epochs": plan["epochs"],
-                "cache": cache,
+                "cache": out / "crops",
             }
             chain = [Step(f"train/{model.name}/seed_{seed}", train_model, training)]
-            for test in model.test_on:
-                scoring = {"folder": folder / test, "weights": folder / "model.pt"}
-                scoring |= {"table": sets / test / "cohort.csv", "cache": cache}
-                chain.append(Step(f"score/{model.name}/seed_{seed}/{test}", score_set, scoring))
+            for test in kept.intersection(model.test_on):
+                chain.append(scoring_step(out, model, seed, test, 0, out / "crops"))
             chains.append([step for step in chain if step.name.split("/")[0] in stages])
     return chains
+
+
+def stream(out: Path, plan: dict[str, Any], only: tuple[str, ...], workers: int) -> None:
+    """Score the sets that are not kept, block by block; a block's crops go when all is scored."""
+    for patients in patient_sets(plan):
+        if patients.kept:
+            continue
+        for block in range(len(blocks(patients, plan["chunk"], plan["block"]))):
+            cache = out / f"crops_{patients.name}_{block}"
+            steps = [
+                scoring_step(out, model, seed, patients.name, block, cache)
+                for model in models(plan)
+                if patients.name in model.test_on
+                for seed in model.seeds
+            ]
+            steps = [step for step in chosen_steps(steps, only) if not is_recorded(out, step)]
+            if not steps:
+                continue
+            make_block(out, plan, patients, block, workers)
+            run_steps(out, [[step] for step in steps], (), workers)
+            shutil.rmtree(cache)
+
+
+def clinical_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
+    """List the fits of models without a network, once a complete set that they score."""
+    return [
+        [
+            Step(
+                f"clinical/{patients.name}",
+                clinical_scores,
+                {
+                    "folder": out / "clinical" / patients.name,
+                    "training": out / "sets" / FULL,
+                    "test": out / "sets" / patients.name,
+                    "seed": 0,
+                },
+            )
+        ]
+        for patients in patient_sets(plan)
+        if patients.tested
+        and not patients.name.startswith(NO_MUSCLE)
+        and (out / "sets" / patients.name / "complete").is_file()
+    ]
 
 
 def run(
@@ -113,12 +165,14 @@ def run(
     with alone_in(out):
         same_study(out, {"size": size, "plan": plan})
         if "hospitals" in stages:
-            chains = [[step] for step in hospital_steps(out, plan)]
-            run_steps(out, chains, only, workers)
-            merge_sets(out, plan)
+            for patients in patient_sets(plan):
+                if patients.kept:
+                    make_block(out, plan, patients, 0, workers)
+        run_steps(out, model_chains(out, plan, stages), only, workers)
+        if "stream" in stages:
+            stream(out, plan, only, workers)
         if "clinical" in stages:
-            run_steps(out, [clinical_steps(out, plan)], only, 1)
-        run_steps(out, model_chains(out, plan, models(plan), stages), only, workers)
+            run_steps(out, clinical_chains(out, plan), only, workers)
         if "saliency" in stages:
             from saliency import saliency_steps
 
