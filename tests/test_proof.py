@@ -57,7 +57,7 @@ def test_every_overlay_of_every_model_can_be_used(size, tmp_path):
     trainings = [
         step for chain in ablation_chains(tmp_path, plan) for step in chain if "train" in step.name
     ]
-    assert len(trainings) == 14
+    assert len(trainings) == 13  # of 14, one is what the size has anyway
     for step in trainings:
         training_configs(step.settings["overlays"])
 

@@ -58,6 +58,9 @@ def ablation_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
             own = {"weights": reference, "variant": entry["variant"]}
             chains.append([Step(scoring.name, score_anew, {**scoring.settings, **own})])
             continue
+        overlays = changed(out, plan, name, entry)
+        if overlays is None:
+            continue
         from_cache = "crops" not in entry
         if from_cache:
             table = out / "sets" / TESTED / "block_0.csv"
@@ -66,7 +69,7 @@ def ablation_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
         training = {
             "folder": folder,
             "table": out / "sets" / FULL / "cohort.csv",
-            "overlays": changed(out, plan, name, entry),
+            "overlays": overlays,
             "seed": seed,
             "folds": plan["folds"],
             "epochs": plan["epochs"],
@@ -79,16 +82,23 @@ def ablation_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
     return chains
 
 
-def changed(out: Path, plan: dict[str, Any], name: str, entry: dict[str, Any]) -> tuple[str, ...]:
-    """Return the overlays of an ablation, its own values as a file in the run's folder."""
+def changed(
+    out: Path, plan: dict[str, Any], name: str, entry: dict[str, Any]
+) -> tuple[str, ...] | None:
+    """Return the overlays of an ablation, its own values as a file in the run's folder.
+
+    None where the size has these values already, so that nothing would change.
+    """
     overlays = (*entry.get("overlays", ()), *overlays_of(plan))
     settings = dict(entry.get("settings", {}))
+    merged = ConfigParser.load_config_files(config_files(["common", "train", *overlays]))
     if "scale" in entry:
-        merged = ConfigParser.load_config_files(config_files(["common", *overlays]))
         sides = zip(merged["crop_size"], entry["scale"], strict=True)
         settings["crop_size"] = [2 * round(side * factor / 2) for side, factor in sides]
     if not settings:
         return overlays
+    if all(key in merged and merged[key] == value for key, value in settings.items()):
+        return None
     path = out / "ablations" / "overlays" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"# {entry['question']}\n" + yaml.safe_dump(settings), encoding="utf-8")

@@ -13,13 +13,36 @@ LARGEST_ERROR = 0.01
 NULL, NO_GAIN = 0.05, 0.03
 
 
-def claims(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def claims(
+    aurocs: pd.DataFrame, pairs: pd.DataFrame, saliency: pd.DataFrame
+) -> Iterator[dict[str, Any]]:
     """Yield claim, rule, what was measured, and whether it is met (empty: not measured).
 
     Args:
         aurocs: rows of ``aurocs.csv``.
         pairs: rows of ``pairs.csv``.
+        saliency: rows of ``saliency.csv``; empty where no map was measured.
     """
+    yield from _about_scores(aurocs, pairs)
+    for name in ("gradcam layer2", "gradcam layer3"):
+        yield _claim(
+            f"{name}: energy ratio in body and muscle above that of random weights, lower end",
+            "> 0",
+            _energy(saliency, name),
+            lambda v: v > 0,
+        )
+
+
+def _energy(saliency: pd.DataFrame, name: str) -> float | None:
+    if saliency.empty:
+        return None
+    wanted = {"map": name, "region": "body and muscle"}
+    wanted |= {"measure": "energy_ratio", "control": "randomised"}
+    found = saliency[(saliency[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return None if found.empty else float(found["ci_low"].iloc[0])
+
+
+def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for model in ("bone", "bone_muscle"):
         row = _row(aurocs, "held_out", model)
         yield _claim(f"{model}: share of the attainable excess", f">= {LEAST_SHARE}",

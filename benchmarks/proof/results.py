@@ -29,7 +29,8 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
     Args:
         out: folder of the run.
         plan: of its size.
-        results: folder for ``aurocs.csv`` (a row a model and set), ``seeds.csv`` (a row a training
+        results: folder, with ``saliency.csv`` where maps were measured, for ``claims.csv``,
+            ``aurocs.csv`` (a row a model and set), ``seeds.csv`` (a row a training
             and set), ``pairs.csv`` (DeLong and McNemar), ``points.csv`` (accuracy, sensitivity,
             specificity at the frozen threshold), ``learning_curve.csv``, ``steps.csv`` (seconds).
     """
@@ -66,7 +67,9 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
     learning_curve(plan, pd.DataFrame(rows), pd.DataFrame(seeds)).to_csv(
         results / "learning_curve.csv", index=False, float_format="%.5g"
     )
+    maps = results / "saliency.csv"
     tables = [pd.DataFrame(content) for content in (rows, pairs)]
+    tables.append(pd.read_csv(maps) if maps.is_file() else pd.DataFrame())
     pd.DataFrame(claims(*tables)).to_csv(results / "claims.csv", index=False)
     step_seconds(out).to_csv(results / "steps.csv", index=False)
     write_json(results / "run.json", {"plan": plan})

@@ -183,8 +183,8 @@ def run(
             from saliency import summarise as saliency
 
             folder = results or out / "results"
-            write_results(out, plan, folder)
             saliency(out, folder)
+            write_results(out, plan, folder)
             ablations(out, plan, folder)
         if "report" in stages:
             from report import write_report

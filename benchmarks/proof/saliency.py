@@ -161,6 +161,7 @@ def summarise(out: Path, results: Path) -> None:
     paths = sorted((out / "saliency").glob("chunk_*/measures.csv"))
     if not paths:
         return
+    results.mkdir(parents=True, exist_ok=True)
     parts = [pd.read_csv(path).assign(chunk=path.parent.name) for path in paths]
     table = pd.concat(parts, ignore_index=True)
     table["case"] = table["chunk"] + "_" + table["case"]
