@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from monai_vfx.cohort.sheet import Fault, Sheet, read_sheet, refuse_faults
 from monai_vfx.errors import CaseRefused, SettingError, find_refusal
-from monai_vfx.pacs import is_address, local_image, parse_address
+from monai_vfx.outputs import OBJECTS, check_export
+from monai_vfx.pacs import PacsAddress, is_address, local_image, parse_address, store
 from monai_vfx.processes import run_tasks
 from monai_vfx.results import (
     Prediction,
@@ -154,6 +155,7 @@ def predict_batch(
     out: str | Path,
     workers: int = 1,
     tell: Callable[[str], None] = _LOG.info,
+    service: PacsAddress | None = None,
     **settings: Any,
 ) -> Json:
     """Predict every case of a manifest; a batch that was stopped goes on where it stood.
@@ -168,20 +170,24 @@ def predict_batch(
         out: folder: one folder a case, ``predictions.csv``, ``refused.jsonl`` and ``run.json``.
         workers: processes; 1 works in this one.
         tell: called with a line about each case.
+        service: PACS to which each case's DICOM objects go; they are written for it, too. A case
+            whose objects it does not take is refused, and tried again in the next call.
         **settings: of :func:`monai_vfx.workflow.predict`: ``calibration``, ``compare_mask``,
-            ``explain``; and ``mask``, who makes the masks of rows that name none.
+            ``explain``, ``export``; and ``mask``, who makes the masks of rows that name none.
 
     Returns:
         ``cases``, ``done`` (now or before) and ``refused``, the numbers of each.
 
     Raises:
         CaseRefused: the manifest or the weights cannot be used.
-        SettingError: the folder holds a batch with other weights or settings.
+        SettingError: the folder holds a batch with other weights or settings; DICOM objects are
+            asked for, and a row's image is no DICOM.
     """
     rows = read_manifest(manifest)
+    settings["export"] = _exports(rows, settings.get("export", ()), service)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    state = _state(weights, settings)
+    state = _state(weights, settings, service)
     digests = {row.case: row.digest for row in rows}  # of the files as they are before the work
     done = _done(out, digests, state)
     waiting = [row for row in rows if row.case not in done]
@@ -190,7 +196,7 @@ def predict_batch(
     refusals: dict[str, CaseRefused] = {}
     paths = [Path(member) for member in weights]
     try:
-        results = _run(waiting, paths, out, settings, workers)
+        results = _run(waiting, paths, out, settings, workers, service)
         for number, (row, refusal) in enumerate(results, start=1):
             outcome = "done"
             if refusal is None:
@@ -207,12 +213,30 @@ def predict_batch(
     return {"cases": len(rows), "done": len(done), "refused": len(refusals)}
 
 
-def _state(weights: Sequence[str | Path], settings: Json) -> Json:
+def _exports(
+    rows: Sequence[Row], kinds: Sequence[str], service: PacsAddress | None
+) -> tuple[str, ...]:
+    """Return what is to be written of each case; refuse before any work what no row can have."""
+    if service is not None:
+        kinds = (*kinds, "dicom")
+    for row in rows:
+        if not is_address(row.image):
+            try:
+                check_export(kinds, row.image)
+            except SettingError as error:
+                raise SettingError(f"case {row.case}: {error}") from error
+    return tuple(dict.fromkeys(kinds))
+
+
+def _state(
+    weights: Sequence[str | Path], settings: Json, service: PacsAddress | None = None
+) -> Json:
     """Return what must be the same for results to stand in one table."""
     inputs = {f"weights_{n}": read_sidecar(w)["weights_sha256"] for n, w in enumerate(weights, 1)}
     calibration = settings.get("calibration")
     inputs["calibration"] = None if calibration is None else content_hash(Path(calibration))
     plain = {name: value for name, value in settings.items() if name != "calibration"}
+    plain["store"] = None if service is None else service.service
     return {"settings": json.loads(json.dumps(plain)), "inputs": inputs}
 
 
@@ -237,10 +261,15 @@ def _result(out: Path, case: str) -> Prediction | None:
 
 
 def _run(
-    rows: Sequence[Row], weights: list[Path], out: Path, settings: Json, workers: int
+    rows: Sequence[Row],
+    weights: list[Path],
+    out: Path,
+    settings: Json,
+    workers: int,
+    service: PacsAddress | None = None,
 ) -> Iterator[tuple[Row, CaseRefused | None]]:
     """Yield each case as it ends, with its refusal if there is one."""
-    predict = partial(_predict, weights=weights, out=out, settings=settings)
+    predict = partial(_predict, weights=weights, out=out, settings=settings, service=service)
     if workers == 1:
         yield from ((row, predict(row)) for row in rows)
         return
@@ -252,7 +281,9 @@ def _run(
     yield from run_tasks(predict, rows, min(workers, max(len(rows), 1)), died)
 
 
-def _predict(row: Row, weights: list[Path], out: Path, settings: Json) -> CaseRefused | None:
+def _predict(
+    row: Row, weights: list[Path], out: Path, settings: Json, service: PacsAddress | None = None
+) -> CaseRefused | None:
     """Predict one case into its folder; return why it is refused, if it is."""
     from monai_vfx.workflow import predict
 
@@ -264,6 +295,8 @@ def _predict(row: Row, weights: list[Path], out: Path, settings: Json) -> CaseRe
         image = parse_address(row.image) if is_address(row.image) else Path(row.image)
         with local_image(image, row.series_uid) as local:
             predict(local, weights=weights, out=folder, case=row.case, networks=_networks, **chosen)
+        if service is not None:
+            store([folder / name for name in OBJECTS if (folder / name).exists()], service)
     except Exception as error:  # one bad case must not stop the others
         refusal = find_refusal(error)
         if refusal is None:

@@ -12,7 +12,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -22,11 +21,10 @@ import numpy.typing as npt
 from monai_vfx.anatomy import structure_of_name
 from monai_vfx.bodies import box_affine, nonzero_box
 from monai_vfx.dicom.archives import access_refused, reason
-from monai_vfx.dicom.stack import LPS_TO_RAS
 from monai_vfx.errors import CaseRefused
+from monai_vfx.itk_files import ItkFile, affine_of
 from monai_vfx.nifti_files import check_units, load_nifti
 from monai_vfx.shapes import Affine, Region
-from monai_vfx.text_headers import check_voxels_whole, missing_world, read_text_header
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that :func:`read_label_file` takes."""
@@ -287,27 +285,8 @@ def _nifti_names(extensions: Iterable[Any]) -> dict[int, str]:
 
 
 def _read_itk(path: Path, binary: bool) -> LabelFile:
-    try:
-        header = read_text_header(path)
-    except FileNotFoundError as error:
-        raise CaseRefused(
-            "file_missing", f"{called(path)}: the file of voxels that it names is not there"
-        ) from error
-    except ValueError as error:
-        raise CaseRefused("mask_unreadable", f"{called(path)}: {error}") from error
-    lack = missing_world(header)
-    if lack is not None:
-        raise CaseRefused("geometry_missing", f"{called(path)}: {lack}")
-    sitk: Any = import_module("SimpleITK")  # its stubs leave every call untyped
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(header.image_io)
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise CaseRefused(
-            "mask_unreadable", f"{called(path)}: the header is not readable"
-        ) from error
+    file = ItkFile.of(path, called(path), "mask_unreadable")
+    reader = file.open()
     if reader.GetNumberOfComponents() != 1:
         raise CaseRefused(
             "not_volume",
@@ -315,24 +294,10 @@ def _read_itk(path: Path, binary: bool) -> LabelFile:
             "save it with segments that do not overlap",
         )
     shape = _three_axes(path, reader.GetSize())
-    try:
-        check_voxels_whole(header)
-        image = reader.Execute()
-    except PermissionError:
-        raise
-    except (EOFError, OSError, RuntimeError, zlib.error) as error:
-        raise CaseRefused(
-            "file_truncated", f"{called(path)}: voxels cannot be read ({reason(error)})"
-        ) from error
-    values = sitk.GetArrayViewFromImage(image).reshape(shape[::-1]).T
+    values = file.read(reader).reshape(shape[::-1]).T
     if values.dtype.kind not in "uif":
         raise CaseRefused("not_volume", f"{called(path)} holds {values.dtype} voxels")
     gathered, start = _gather(path, [(0, values)], binary)
-    size = reader.GetDimension()
-    affine = np.eye(4)
-    directions = np.array(reader.GetDirection()).reshape(size, size)[:3, :3]
-    affine[:3, :3] = directions * np.array(reader.GetSpacing()[:3])
-    affine[:3, 3] = reader.GetOrigin()[:3]
-    affine = LPS_TO_RAS @ affine
-    names = names_of_segments(header.keys)
-    return LabelFile(gathered, start, shape, affine, names, cropped=gathered.shape == shape)
+    cropped = gathered.shape == shape
+    names = names_of_segments(file.header.keys)
+    return LabelFile(gathered, start, shape, affine_of(reader), names, cropped=cropped)

@@ -1,22 +1,16 @@
-"""A CT as NRRD or MetaImage: what its header says, and its voxels a region at a time.
-
-ITK reads both, but fills in what a header lacks. So the header is checked here first, read by
-:mod:`monai_vfx.text_headers`.
-"""
+"""A CT as NRRD or MetaImage: what its header must say, and its voxels a region at a time."""
 
 from __future__ import annotations
 
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from monai_vfx.dicom.archives import access_refused, reason
-from monai_vfx.dicom.stack import LPS_TO_RAS
 from monai_vfx.errors import CaseRefused
+from monai_vfx.itk_files import ItkFile, affine_of
 from monai_vfx.shapes import HUVolume, OpenedImage, Region
-from monai_vfx.text_headers import TextHeader, check_voxels_whole, missing_world, read_text_header
+from monai_vfx.text_headers import TextHeader
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 """Files read through SimpleITK."""
@@ -30,55 +24,21 @@ def open_nrrd(path: Path) -> OpenedImage:
     Raises:
         CaseRefused: with the code of the rule that the header breaks.
     """
-    import SimpleITK as sitk  # noqa: N813 - the field's usual name
-
-    try:
-        header = read_text_header(path)
-    except FileNotFoundError as error:
-        raise CaseRefused(
-            "file_missing", "the file of voxels that the header names is not there"
-        ) from error
-    except ValueError as error:
-        raise CaseRefused("input_unreadable", str(error)) from error
-    _check_header(header)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(header.image_io)
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise CaseRefused("input_unreadable", "the file's header cannot be read") from error
+    file = ItkFile.of(path, "the CT", "input_unreadable")
+    _check_header(file.header)
+    reader = file.open()
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
         raise CaseRefused("not_volume", f"the image has size {reader.GetSize()}")
-    affine = np.eye(4)
-    directions = np.array(reader.GetDirection()).reshape(3, 3)
-    affine[:3, :3] = directions * np.array(reader.GetSpacing())
-    affine[:3, 3] = reader.GetOrigin()
 
     def read(region: Region) -> HUVolume:
-        reader.SetExtractIndex([axis.start for axis in region])
-        reader.SetExtractSize([axis.stop - axis.start for axis in region])
-        with access_refused():
-            try:
-                check_voxels_whole(header)
-                voxels = sitk.GetArrayFromImage(reader.Execute())  # (k, j, i)
-            except PermissionError:
-                raise
-            except (EOFError, OSError, RuntimeError, zlib.error) as error:
-                raise CaseRefused(
-                    "file_truncated", f"voxels cannot be read ({reason(error)})"
-                ) from error
-        return np.ascontiguousarray(voxels.T, dtype=np.float32)
+        return np.ascontiguousarray(file.read(reader, region).T, dtype=np.float32)
 
     i, j, k = (int(n) for n in reader.GetSize())
-    return (i, j, k), LPS_TO_RAS @ affine, read
+    return (i, j, k), affine_of(reader), read
 
 
 def _check_header(header: TextHeader) -> None:
     """Refuse a header that is no CT's."""
-    lack = missing_world(header)
-    if lack is not None:
-        raise CaseRefused("geometry_missing", lack)
     if len(header.sizes) != 3:
         raise CaseRefused("not_volume", f"the header speaks of {len(header.sizes)} axes, not of 3")
     fields = header.fields

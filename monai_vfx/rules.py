@@ -87,7 +87,8 @@ RULES: dict[str, str] = {
     "uid_invalid": "Each slice has a SOPInstanceUID, and no other slice has the same.",
     "pixel_format": "SamplesPerPixel, PhotometricInterpretation, BitsAllocated "
     "({dicom.slices.BITS_ALLOCATED}), BitsStored (more than 8), HighBit (one less) and "
-    "PixelRepresentation are there and fit each other, and no value needs more bits.",
+    "PixelRepresentation are there and fit each other, and no value needs more bits. A compressed "
+    "picture has the rows, columns and samples that the header states.",
     "syntax_unsupported": "The transfer syntax is stated, and a decoder for it is installed.",
     "slices_too_thick": "Slices lie at most {dicom.choosing.LARGEST_SPACING_MM} mm apart.",
     "not_volume": "Voxels are single numbers on three axes; further axes have one frame.",

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from test_pacs import STOW, as_json, serving, stored
 
 from monai_vfx import batch
 from monai_vfx.batch import predict_batch, read_manifest
 from monai_vfx.cli import main
+from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import CaseRefused, SettingError
+from monai_vfx.outputs.fhir import RISK_ASSESSMENT
 from monai_vfx.weights import TrainedModel, write_sidecar
 from phantoms import SIDECAR, Phantom
 
@@ -245,3 +249,47 @@ def test_weights_that_cannot_be_used_stop_the_batch(
             compare_mask=False,
             calibration=tmp_path / "calibration.json",
         )
+
+
+def test_exports_of_every_case_and_into_a_pacs(
+    phantom: Phantom, members: list[Path], tmp_path: Path
+) -> None:
+    _, mask = phantom.save(tmp_path / "a")
+    facts = SeriesFacts("batch", patient_name="Doe^Jane", patient_id="SECRET7")
+    hu = np.rint(phantom.hu).astype(np.int16)
+    series = write_ct_series(tmp_path / "ct", hu, phantom.affine, facts)
+    manifest, out = tmp_path / "m.csv", tmp_path / "out"
+    manifest.write_text(f"case,image,mask\na,ct,{mask.relative_to(tmp_path)}\n")
+    with serving() as pacs:
+        words = ["--export", "fhir", "--store", pacs.address]
+        pacs.answers[STOW] = (401, {}, b"")
+        denied = run(manifest, members[:1], out, *words)
+        assert denied.exit_code == 3, denied.output
+        assert table(out)["a"]["code"] == "pacs_denied"
+
+        def takes_all() -> Any:
+            objects = [pydicom.dcmread(file) for file in (out / "a").glob("*.dcm")]
+            return as_json(stored(*(str(o.SOPInstanceUID) for o in objects)))
+
+        pacs.answers[STOW] = takes_all
+        asked = len(pacs.asked)
+        result = run(manifest, members[:1], out, *words)
+        posts = [method for method, _, _ in pacs.asked[asked:] if method == "POST"]
+    assert result.exit_code == 0, result.output
+    written = {file.name for file in (out / "a").glob("*.dcm")}
+    assert written == {"mask.dcm", "capture.dcm", "report.dcm"}
+    assert len(posts) == len(written)
+    study = pydicom.dcmread(series[0]).StudyInstanceUID
+    assert {pydicom.dcmread(out / "a" / name).StudyInstanceUID for name in written} == {study}
+    assert (out / "a" / RISK_ASSESSMENT).is_file()
+    assert table(out)["a"]["status"] == "ok"
+    assert run(manifest, members[:1], out).exit_code == 2  # results without objects beside others
+
+
+def test_objects_of_what_is_no_dicom_are_wrong_use(
+    manifest: Path, members: list[Path], tmp_path: Path
+) -> None:
+    result = run(manifest, members[:1], tmp_path / "out", "--export", "dicom")
+    assert result.exit_code == 2
+    assert "case a: export (dicom) needs a DICOM series" in result.output
+    assert not (tmp_path / "out" / "a").exists()

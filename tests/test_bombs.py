@@ -9,10 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fuzzing
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from monai_vfx.dicom import inflating
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
@@ -117,6 +126,69 @@ BOMBS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "a zip by bzip2": ("input_unreadable", _zip_by_bzip2),
 }
 SLOW_BOMBS = {"a large element": ("file_truncated", _large_element)}
+
+
+SIDE = 16384
+"""Pixels along each side of pictures that a few bytes hold: half a gibibyte, undone."""
+
+
+def _long_rle(pixels: np.ndarray) -> bytes:
+    """Two planes of runs of 128 equal values."""
+    plane = bytes([129, 0]) * (pixels.size // 128)
+    return struct.pack("<16I", 2, 64, 64 + len(plane), *[0] * 13) + plane * 2
+
+
+COMPRESSED: dict[str, tuple[UID, Callable[[np.ndarray], bytes]]] = {
+    "JPEG-LS": (JPEGLSLossless, imagecodecs.jpegls_encode),
+    "JPEG 2000": (
+        JPEG2000Lossless,
+        lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k"),
+    ),
+    "JP2": (
+        JPEG2000Lossless,
+        lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="jp2"),
+    ),
+    "JPEG lossless": (JPEGLosslessSV1, imagecodecs.ljpeg_encode),
+    "RLE": (RLELossless, _long_rle),
+}
+
+
+def _compress_slice(series: Path, name: str, side: int) -> None:
+    """Put a picture of that many pixels a side into a slice whose header says 8."""
+    syntax, encode = COMPRESSED[name]
+    file = _slice(series)
+    dataset = pydicom.dcmread(file)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    stream = encode(np.full((side, side), 1024, np.uint16))
+    dataset.add_new("PixelData", "OB", encapsulate([stream]))
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        *(("JPEG-LS", 16), ("JPEG 2000", 16), ("JP2", 16), ("JPEG lossless", 16), ("RLE", 256)),
+        *(pytest.param(name, SIDE, marks=pytest.mark.slow) for name in ("JPEG-LS", "RLE")),
+    ],
+)
+def test_a_compressed_picture_is_as_large_as_the_header_says(
+    name: str, side: int, series: Path
+) -> None:
+    used = fuzzing._peak_mib(reset=True)
+    _compress_slice(series, name, side)
+    made = fuzzing._peak_mib() - used
+    with pytest.raises(CaseRefused) as refused:
+        open_volume(series).read()
+    assert refused.value.code == "pixel_format"
+    assert fuzzing._peak_mib() - used < made + 100
+
+
+@pytest.mark.parametrize("name", ["JPEG-LS", "JPEG 2000", "JP2", "JPEG lossless"])
+def test_one_of_the_right_size_is_read(name: str, series: Path) -> None:
+    before = open_volume(series).read()
+    _compress_slice(series, name, 8)
+    np.testing.assert_array_equal(open_volume(series).read(), before)
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def test_refit_brings_a_new_site_to_its_observed_share(folder, done):
     assert line["mean_risk"] == pytest.approx(site["fracture"].mean(), abs=1e-6)
     assert line["simulated"] is True  # as the calibration that it started from
     summary = json.loads((folder / "site" / "summary.json").read_text())
-    assert abs(summary["reliability_before"]["intercept"]) > 0.5
+    assert abs(summary["reliability_before"]["intercept"]) > 0.15
     assert summary["reliability"]["intercept"] == pytest.approx(0.0, abs=1e-4)
 
 

@@ -218,6 +218,29 @@ def test_studies_of_a_folder_keep_their_numbers(tmp_path: Path) -> None:
         find_studies(folder, folder / "out")
 
 
+def test_what_a_person_adds_to_the_key_stays_and_counts(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "Doe_Jane").mkdir(parents=True)
+    find_studies(folder, out)
+    key = out / "studies.csv"
+    head, row = key.read_text().splitlines()
+    key.write_text(f"{head},site,mask,age\n{row},  Ward 3,m.nii.gz,61\n")
+    edited = key.read_bytes()
+    (study,) = find_studies(folder, out)
+    assert key.read_bytes() == edited  # nothing is new: nothing is written
+    assert (study.mask, study.expected.age_years) == ((out / "m.nii.gz").resolve(), 61.0)
+    (folder / "Abe.zip").touch()
+    assert [s.case for s in find_studies(folder, out)] == ["study_00002", "study_00001"]
+    assert key.read_text().splitlines() == [
+        f"{head},site,mask,age",
+        f"{row},  Ward 3,m.nii.gz,61",
+        f"study_00002,{(folder / 'Abe.zip').resolve()},,,",
+    ]
+    key.write_text("case,image\nstudy_00001,a\nstudy_00001,b\n")
+    with pytest.raises(CaseRefused, match="must be unique"):
+        find_studies(folder, out)
+
+
 def test_an_empty_folder_of_studies_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(CaseRefused) as refused:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -277,6 +279,82 @@ def test_damaged_and_foreign_objects(hospital: Hospital, tmp_path: Path) -> None
     seg.TotalPixelMatrixRows = 10
     seg.save_as(tmp_path / "tiled.dcm")
     assert "tiled" in hospital.refusal(tmp_path / "tiled.dcm").message
+
+
+def _without(group: str, name: str) -> Callable[[Dataset], None]:
+    """Take an element out of the group that one frame states."""
+
+    def change(seg: Dataset) -> None:
+        del seg.PerFrameFunctionalGroupsSequence[5][group].value[0][name]
+
+    return change
+
+
+def _of_a_strange_segment(seg: Dataset) -> None:
+    frame = seg.PerFrameFunctionalGroupsSequence[5]
+    frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 77
+
+
+INCOMPLETE: dict[str, tuple[Callable[[Dataset], object], str]] = {
+    "no index": (lambda seg: delattr(seg, "DimensionIndexSequence"), "DimensionIndexSequence is"),
+    "an empty index": (
+        lambda seg: setattr(seg, "DimensionIndexSequence", []),
+        "does not list ReferencedSegmentNumber",
+    ),
+    "no groups": (
+        lambda seg: delattr(seg, "PerFrameFunctionalGroupsSequence"),
+        "lacks PerFrameFunctionalGroupsSequence",
+    ),
+    "a group too few": (
+        lambda seg: seg.PerFrameFunctionalGroupsSequence.pop(),
+        "PerFrameFunctionalGroupsSequence says something of",
+    ),
+    "no shared groups": (
+        lambda seg: delattr(seg, "SharedFunctionalGroupsSequence"),
+        "lacks SharedFunctionalGroupsSequence",
+    ),
+    "no frame content": (
+        lambda seg: [
+            delattr(frame, "FrameContentSequence") for frame in seg.PerFrameFunctionalGroupsSequence
+        ],
+        r"\d+ of \d+ frames of the SEG lack DimensionIndexValues \(FrameContentSequence\)",
+    ),
+    "a frame without index": (
+        _without("FrameContentSequence", "DimensionIndexValues"),
+        "1 of .* lack DimensionIndexValues",
+    ),
+    "a frame without place": (
+        _without("PlanePositionSequence", "ImagePositionPatient"),
+        "1 of .* lack ImagePositionPatient",
+    ),
+    "a frame without segment": (
+        _without("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
+        "1 of .* lack ReferencedSegmentNumber",
+    ),
+    "a frame of a strange segment": (_of_a_strange_segment, "belong to the segments 77"),
+    "no number of frames": (lambda seg: delattr(seg, "NumberOfFrames"), "lacks NumberOfFrames"),
+}
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+def test_an_incomplete_seg_is_refused_by_what_it_lacks(
+    hospital: Hospital, tmp_path: Path, name: str
+) -> None:
+    change, message = INCOMPLETE[name]
+    seg = dcmread(write_seg(tmp_path / "seg.dcm", hospital.labels, hospital.series))
+    change(seg)
+    seg.save_as(tmp_path / "seg.dcm")
+    refusal = hospital.refusal(tmp_path / "seg.dcm")
+    assert refusal.code == "mask_unreadable"
+    assert re.search(message, refusal.message)
+    assert "label map" in refusal.remedy
+
+
+def test_a_label_map_needs_no_index_of_segments(hospital: Hospital, tmp_path: Path) -> None:
+    seg = dcmread(write_seg(tmp_path / "seg.dcm", hospital.labels, hospital.series, "LABELMAP"))
+    del seg.DimensionIndexSequence
+    seg.save_as(tmp_path / "seg.dcm")
+    np.testing.assert_array_equal(hospital.load(tmp_path / "seg.dcm").labels, hospital.labels)
 
 
 def test_frames_at_uneven_places(hospital: Hospital, tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from monai_vfx.case_facts.aorta import aorta_hu, phase_of_aorta
 from monai_vfx.case_facts.implants import find_implants
 from monai_vfx.case_facts.measured import measured_facts, noise_sd, study_exclusions
 from monai_vfx.case_facts.suspicion import ratio_sd, suspect_fracture
-from monai_vfx.dicom.contrast import words_of
+from monai_vfx.dicom.archives import Source
+from monai_vfx.dicom.candidates import describe
+from monai_vfx.dicom.contrast import read_contrast, words_of
 from monai_vfx.dicom.facts import Expected, check_expected
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import CaseRefused
@@ -147,6 +150,51 @@ def test_contrast_phase(
     assert facts["contrast_phase_source"] == source
     assert facts["contrast_given"] == given
     assert facts["contrast_contradictory"] == contradictory
+
+
+def _coded(agent: str, route: str = "") -> Dataset:
+    """An Enhanced object's way to name an agent."""
+    header, item, way = Dataset(), Dataset(), Dataset()
+    item.CodeMeaning, way.CodeMeaning = agent, route
+    item.ContrastBolusAdministrationRouteSequence = [way] if route else []
+    header.ContrastBolusAgentSequence = [item]
+    return header
+
+
+def _named(agent: str, route: str = "") -> Dataset:
+    header = Dataset()
+    header.ContrastBolusAgent, header.ContrastBolusRoute = agent, route
+    return header
+
+
+def _empty() -> Dataset:
+    header = Dataset()
+    header.ContrastBolusAgentSequence = []
+    return header
+
+
+@pytest.mark.parametrize(
+    ("header", "given"),
+    [
+        (Dataset(), None),
+        (_empty(), None),
+        (_named("Ultravist"), True),
+        (_named("non-ionic"), True),
+        (_named("NON IONIC 100 ML"), True),
+        (_named("Omnipaque", "IV and oral"), True),
+        (_named("IV & oral"), True),
+        (_named("Telebrix", "PO"), None),
+        (_named("oral"), None),
+        (_named("no contrast"), False),
+        (_named("None given"), False),
+        (_coded("Iohexol", "Intravenous route"), True),
+        (_coded("Diatrizoate", "Oral route"), None),
+    ],
+)
+def test_one_rule_says_whether_an_agent_was_given(header: Dataset, given: bool | None) -> None:
+    assert read_contrast([header]).given == given
+    described = describe("1.2", [(Source(Path("a")), header)], None, 1, 1)
+    assert described.contrast_agent == (given is True)
 
 
 @pytest.mark.parametrize(

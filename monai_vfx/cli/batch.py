@@ -11,15 +11,18 @@ import click
 from monai_vfx.cli.common import (
     CALIBRATION_OPTION,
     COMPARE_OPTION,
+    EXPORT_OPTION,
     FOLDER,
     MADE_MASKS_OPTION,
     MEMBERS_OPTION,
     REFUSED,
+    STORE_OPTION,
     TABLE,
     exit_statuses,
     say,
     writable,
 )
+from monai_vfx.pacs.address import PacsAddress
 
 
 @click.command()
@@ -37,6 +40,8 @@ from monai_vfx.cli.common import (
 @click.option("--explain/--no-explain", default=False, help="Also write the GradCAM heat maps.")
 @MADE_MASKS_OPTION
 @COMPARE_OPTION
+@EXPORT_OPTION
+@STORE_OPTION
 @exit_statuses
 def batch(
     manifest: Path,
@@ -47,6 +52,8 @@ def batch(
     explain: bool,
     made_masks: str,
     compare_mask: bool,
+    export: tuple[str, ...],
+    service: PacsAddress | None,
 ) -> None:
     """Score many CTs: OUT/CASE/prediction.json each, OUT/predictions.csv over all.
 
@@ -67,6 +74,8 @@ def batch(
         explain=explain,
         mask=made_masks,
         compare_mask=compare_mask,
+        export=export,
+        service=service,
     )
     click.echo(json.dumps(counts))
     if counts["refused"]:

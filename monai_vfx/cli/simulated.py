@@ -38,10 +38,15 @@ from monai_vfx.cli.common import FOLDER, SEED, exit_statuses, writable
 )
 @click.option(
     "--signal",
-    type=click.Choice(["paper", "strong"]),
+    type=click.Choice(["paper", "strong", "no_muscle", "none"]),
     default="paper",
     show_default=True,
-    help="How strongly bone and muscle drive fracture.",
+    help="How strongly what bone and muscle show drives fracture.",
+)
+@click.option(
+    "--attainable",
+    is_flag=True,
+    help="Put the attainable AUROC of every class of models into hospital.json (half a minute).",
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes; all cores by default.")
 @click.option(
@@ -59,7 +64,8 @@ def simulate(
     hospital: Literal["development", "external", "registry"],
     file_format: Literal["dicom", "nifti"],
     field_of_view: Literal["full", "quick"],
-    signal: Literal["paper", "strong"],
+    signal: Literal["paper", "strong", "no_muscle", "none"],
+    attainable: bool,
     workers: int | None,
     table_only: bool,
 ) -> None:
@@ -88,6 +94,7 @@ def simulate(
             signal=signal,
             workers=workers,
             progress=advance,
+            attainable=attainable,
         )
     click.echo(json.dumps({"cohort": str(table)}))
 
@@ -96,7 +103,10 @@ def _write_registry(context: click.Context, out: Path, seed: int) -> None:
     """Write the table of a registry; options that only images have are wrong use."""
     given = [
         f"--{name.replace('file_', '').replace('_', '-')}"
-        for name in ("patients", "hospital", "file_format", "field_of_view", "signal", "workers")
+        for name in (
+            *("patients", "hospital", "file_format", "field_of_view", "signal", "attainable"),
+            "workers",
+        )
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     ]
     if given:

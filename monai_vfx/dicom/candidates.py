@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from monai_vfx.dicom.archives import Source
+from monai_vfx.dicom.contrast import series_agent
 from monai_vfx.dicom.enhanced import pictures
 from monai_vfx.dicom.kernels import Kind, kernel_kind
 from monai_vfx.dicom.values import terms, text, thickness_mm, whole
@@ -22,7 +23,6 @@ from monai_vfx.shapes import Affine, Json
 
 AXIAL_WITHIN_DEG = 30.0
 """Largest angle between the slice normal and the body's axis of an axial series."""
-_NO_AGENT = ("", "NO", "NONE", "WITHOUT")
 
 
 class Stacked(Protocol):
@@ -57,7 +57,7 @@ class Candidate:
         kernel: ConvolutionKernel; None where absent.
         kernel_kind: ``soft``, ``sharp`` or None where the name says neither.
         body_part: BodyPartExamined.
-        contrast_agent: whether the header names one.
+        contrast_agent: whether a header names one that was given into a vessel.
         acquired: time of day, ``HHMMSS``.
         chosen: whether it was taken.
         lost_by: criterion or refusal code, a colon, and why; None for the chosen one.
@@ -168,7 +168,7 @@ def describe(
         kernel=kernel,
         kernel_kind=kernel_kind(kernel or ""),
         body_part=_code(text(first, "BodyPartExamined").upper()) or None,
-        contrast_agent=any(_has_agent(header) for header in headers),
+        contrast_agent=series_agent(headers) is True,
         acquired=min((t for t in times if re.fullmatch(r"\d{6}", t)), default=None),
     )
 
@@ -207,8 +207,3 @@ def _kernel(header: Any) -> str | None:
 def _code(term: str) -> str:
     """Return a coded term; nothing where it is no code."""
     return term if re.fullmatch(r"[A-Z0-9_ -]{1,32}", term) else ""
-
-
-def _has_agent(header: Any) -> bool:
-    named = text(header, "ContrastBolusAgent").upper() not in _NO_AGENT
-    return named or bool(header.get("ContrastBolusAgentSequence"))

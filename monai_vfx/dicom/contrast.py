@@ -9,10 +9,11 @@ the contradiction is reported.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from monai_vfx.dicom.values import text
+from monai_vfx.dicom.values import items, text
 
 NONE, GIVEN = "none", "given"
 PHASES: tuple[str, ...] = (NONE, "arterial", "portal_venous", "delayed")
@@ -32,8 +33,10 @@ _PHASE_TAG = {
     "DELAYED": "delayed",
 }
 _TEXTS = ("SeriesDescription", "ProtocolName", "ImageComments", "StudyDescription")
-_NO_AGENT = re.compile(r"^(no|none|non|n|nil|without|w/o|nativ|native|0|plain)\b")
-_NOT_VASCULAR = re.compile(r"oral|rect|^po$|intrathec|articul")
+# "Non-ionic" is a kind of agent, not the lack of one.
+_NO_AGENT = re.compile(r"^(no|none|non(?![- ]?ion)|n|nil|without|w/o|nativ|native|0|plain)\b")
+_VASCULAR = re.compile(r"\bi\.?v\b|\b(?:intra)?(?:ven|arter|vasc)")
+_NOT_VASCULAR = re.compile(r"\boral|\brect|\bp\.?o\b|\bper os\b|intrathec|articul|intravesic")
 # Words of English, German, French, Spanish and Italian; the first that is found is taken out of
 # the text, so that "without contrast" does not also say "contrast".
 _WORDS: tuple[tuple[str, str], ...] = (
@@ -105,7 +108,7 @@ def read_contrast(headers: list[Any]) -> Contrast:
     """
     first = headers[0]
     said = {name: found for name in _TEXTS if (found := words_of(text(first, name)))}
-    agent = _agent(first)
+    agent = series_agent(headers)
     tag = _PHASE_TAG.get(_phase_tag(first))
     delay = _delay_s(headers)
     hints = [f"agent: {GIVEN if agent else NONE}"] if agent is not None else []
@@ -160,15 +163,44 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
 
 
-def _agent(header: Any) -> bool | None:
-    """Return whether an agent was given into a vessel; None where the tag is absent or empty."""
-    agent = text(header, "ContrastBolusAgent").lower()
-    route = text(header, "ContrastBolusRoute").lower()
+def agent_given(header: Any) -> bool | None:
+    """Return whether an agent was given into a vessel: by name and route, then by codes.
+
+    Args:
+        header: with Contrast/Bolus Agent and Route, or the code sequences that an Enhanced object
+            has for them (PS3.3, C.7.6.4 and C.7.6.4b).
+
+    Returns:
+        True where any agent was, else False where one is said not to have been given; None where
+        no agent is named, or only such as were given by mouth.
+
+    >>> agent_given({"ContrastBolusAgent": "Ultravist"}), agent_given({"ContrastBolusAgent": "NO"})
+    (True, False)
+    >>> agent_given({}), agent_given({"ContrastBolusAgent": "Oral contrast"})
+    (None, None)
+    """
+    named = [(text(header, "ContrastBolusAgent"), text(header, "ContrastBolusRoute"))]
+    for agent in items(header, "ContrastBolusAgentSequence"):
+        routes = items(agent, "ContrastBolusAdministrationRouteSequence")
+        name = text(agent, "CodeMeaning") or text(agent, "CodeValue")
+        named.append((name, " ".join(text(route, "CodeMeaning") for route in routes)))
+    found = {_is_agent_given(name.lower(), route.lower()) for name, route in named}
+    return True if True in found else False if False in found else None
+
+
+def series_agent(headers: Iterable[Any]) -> bool | None:
+    """Return the same of the headers of a series: True where any of them says so."""
+    found = {agent_given(header) for header in headers}
+    return True if True in found else False if False in found else None
+
+
+def _is_agent_given(agent: str, route: str) -> bool | None:
     if not agent:
         return None
     if _NO_AGENT.match(agent):
         return False
-    return None if _NOT_VASCULAR.search(route) or re.search(r"\boral\b", agent) else True
+    words = f"{agent} {route}"
+    return None if _NOT_VASCULAR.search(words) and not _VASCULAR.search(words) else True
 
 
 def _phase_tag(header: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_vfx.dicom.archives import Files, Source, access_refused, quiet_pydicom, reason
+from monai_vfx.dicom.codestreams import check_sizes
 from monai_vfx.dicom.values import whole
 from monai_vfx.errors import CaseRefused
 
@@ -111,7 +112,8 @@ def decoded(
         deflated: whether the file is deflated as a whole.
 
     Raises:
-        CaseRefused: ``file_truncated`` when a frame cannot be decoded.
+        CaseRefused: ``file_truncated`` when a frame cannot be decoded; ``pixel_format`` when a
+            compressed one is not as large as the header says.
     """
     import pydicom
     from pydicom.pixels import iter_pixels, pixel_array
@@ -119,6 +121,8 @@ def decoded(
     with access_refused(), quiet_pydicom():
         try:
             with files.open(source) as file:
+                if not deflated:  # what is deflated is not compressed otherwise
+                    check_sizes(file, frames)
                 # Straight from the file is faster, but does not inflate.
                 place = pydicom.dcmread(file) if deflated else file
                 if frames == [None]:

@@ -20,7 +20,21 @@ from monai_vfx.dicom.stack import LPS_TO_RAS
 from monai_vfx.errors import CaseRefused
 from monai_vfx.shapes import Affine
 
-_NEEDED = ("FrameOfReferenceUID", "SegmentSequence", "PixelData")
+_NEEDED = (
+    *("FrameOfReferenceUID", "SegmentSequence", "SegmentationType", "PixelData"),
+    *("Rows", "Columns", "BitsAllocated", "NumberOfFrames"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+_OF_FRAMES = (  # functional group, and what a frame states there (PS3.3, C.7.6.16 and C.8.20.3)
+    ("PlanePositionSequence", "ImagePositionPatient"),
+    ("FrameContentSequence", "DimensionIndexValues"),
+    ("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
+)
+_SEGMENT_NUMBER = 0x0062000B
+_SAVE_ANEW = (
+    "Save the segmentation again with a tool that writes whole SEG objects (3D Slicer, highdicom), "
+    "or give it as a NIfTI or NRRD label map."
+)
 
 FRACTION = 0.5
 """A voxel of a fractional segment belongs to it from this share of the largest value on."""
@@ -42,9 +56,7 @@ def read_segments(
     """
     import highdicom as hd
 
-    lacking = [name for name in _NEEDED if name not in dataset]
-    if lacking:
-        raise CaseRefused("mask_unreadable", f"the SEG lacks {', '.join(lacking)}")
+    _check_whole(dataset)
     check_frame_of_reference(str(dataset.get("FrameOfReferenceUID", "")), frame_of_reference)
     if "TotalPixelMatrixRows" in dataset:
         raise CaseRefused("mask_unreadable", "the SEG is tiled, as slides are; a volume is needed")
@@ -63,6 +75,57 @@ def read_segments(
         part = None if structure is None else _part(seg, number, structure, affine)
         if part is not None:
             yield part
+
+
+def _check_whole(dataset: Any) -> None:
+    """Refuse an object that does not say where its frames lie and which segment each shows."""
+    lacking = [name for name in _NEEDED if name not in dataset]
+    if lacking:
+        raise _incomplete(f"the SEG lacks {', '.join(lacking)}")
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    if len(frames) != int(dataset.NumberOfFrames):
+        raise _incomplete(
+            f"the SEG has {dataset.NumberOfFrames} frames, and its "
+            f"PerFrameFunctionalGroupsSequence says something of {len(frames)}"
+        )
+    label_map = str(dataset.SegmentationType) == "LABELMAP"  # its voxels name their segments
+    for group, name in _OF_FRAMES[:2] if label_map else _OF_FRAMES:
+        silent = sum(_stated(dataset, frame, group, name) is None for frame in frames)
+        if silent:
+            raise _incomplete(f"{silent} of {len(frames)} frames of the SEG lack {name} ({group})")
+    if not label_map:
+        _check_segment_numbers(dataset)
+
+
+def _check_segment_numbers(dataset: Any) -> None:
+    pointers = [int(d.DimensionIndexPointer) for d in dataset.get("DimensionIndexSequence", [])]
+    if _SEGMENT_NUMBER not in pointers:
+        raise _incomplete(
+            "the SEG's DimensionIndexSequence is missing or does not list ReferencedSegmentNumber"
+        )
+    stated = {
+        int(_stated(dataset, frame, *_OF_FRAMES[2]))
+        for frame in dataset.PerFrameFunctionalGroupsSequence
+    }
+    unlisted = stated - {number for number, _ in _items(dataset)}
+    if unlisted:
+        raise _incomplete(
+            f"frames of the SEG belong to the segments {', '.join(map(str, sorted(unlisted)))}, "
+            "which its SegmentSequence does not list"
+        )
+
+
+def _stated(dataset: Any, frame: Any, group: str, name: str) -> Any:
+    """Return what a frame states itself, or all frames together; None where nothing does."""
+    for groups in (frame, *dataset.SharedFunctionalGroupsSequence):
+        for item in groups.get(group, []):
+            if item.get(name) is not None:
+                return item.get(name)
+    return None
+
+
+def _incomplete(message: str) -> CaseRefused:
+    return CaseRefused("mask_unreadable", message, _SAVE_ANEW)
 
 
 def _items(dataset: Any) -> list[tuple[int, Any]]:

@@ -45,6 +45,18 @@ def text(header: Any, tag: str) -> str:
     return str(header.get(tag, "") or "").strip()
 
 
+def items(header: Any, tag: str) -> tuple[Any, ...]:
+    """Return the items of a sequence; none where it is absent or no sequence.
+
+    >>> items({}, "ContrastBolusAgentSequence"), items({"A": "text"}, "A")
+    ((), ())
+    """
+    from pydicom.sequence import Sequence
+
+    value = header.get(tag)
+    return tuple(value) if isinstance(value, Sequence) else ()
+
+
 def terms(header: Any, tag: str) -> tuple[str, ...]:
     r"""Return the values of a coded text, such as ImageType, in capitals.
 

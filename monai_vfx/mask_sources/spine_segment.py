@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +16,10 @@ import numpy as np
 
 from monai_vfx.mask_sources.label_map import write_label_map
 from monai_vfx.mask_sources.tools import (
+    ct_in_scratch,
     find_program,
     refuse_without_weights,
     run_program,
-    write_ct,
 )
 from monai_vfx.volumes import Volume
 
@@ -113,11 +112,9 @@ def run_spine_segment(volume: Volume, path: Path) -> str:
         "SPINE_SEGMENT_MODEL_BUNDLE.",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="vfx_") as scratch:
-        ct = Path(scratch) / "ct.nii.gz"
-        write_ct(volume, ct)
-        made = [Path(scratch) / f"ct_{name}.nii.gz" for name in ("vertebral-level", "process-body")]
-        words = [program, str(ct), "--output", scratch, "--model-bundle", str(bundle)]
+    with ct_in_scratch(volume) as ct:
+        made = [ct.with_name(f"ct_{name}.nii.gz") for name in ("vertebral-level", "process-body")]
+        words = [program, str(ct), "--output", str(ct.parent), "--model-bundle", str(bundle)]
         run_program(called, words, made)
         levels, parts = (nib.nifti1.load(file) for file in made)
         inside = np.asarray(parts.dataobj) == BODY

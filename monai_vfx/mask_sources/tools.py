@@ -9,7 +9,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +40,26 @@ def find_program(name: str, install: str, mask: str) -> str:
     return found
 
 
-def write_ct(volume: Volume, path: Path) -> None:
-    """Write a CT as NIfTI, int16 HU."""
+@contextmanager
+def ct_in_scratch(volume: Volume) -> Iterator[Path]:
+    """Write a CT as NIfTI, int16 HU, for as long as a tool works on it.
+
+    Yields:
+        Its path; the folder is the tool's to write to, and is removed at the end.
+
+    Raises:
+        CaseRefused: what reading the CT raises.
+    """
     import nibabel as nib
 
     hu = np.clip(np.rint(volume.read()), -32768, 32767).astype(np.int16)
     picture = nib.Nifti1Image(hu, volume.affine)
     picture.set_sform(volume.affine, code=1)
     picture.set_qform(volume.affine, code=1)
-    nib.save(picture, path)
+    with tempfile.TemporaryDirectory(prefix="vfx_") as scratch:
+        path = Path(scratch) / "ct.nii.gz"
+        nib.save(picture, path)
+        yield path
 
 
 def run_program(called: str, words: Sequence[str], made: Sequence[Path]) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from monai_vfx.mask_sources.tools import (
+    ct_in_scratch,
     find_program,
     refuse_without_weights,
     run_program,
-    write_ct,
 )
 from monai_vfx.volumes import Volume
 
@@ -91,9 +90,8 @@ def run_totalsegmentator(volume: Volume, path: Path) -> str:
             "with TOTALSEG_WEIGHTS_PATH.",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="vfx_") as scratch:
-        ct, made = Path(scratch) / "ct.nii.gz", Path(scratch) / "labels.nii.gz"
-        write_ct(volume, ct)
+    with ct_in_scratch(volume) as ct:
+        made = ct.with_name("labels.nii.gz")
         words = [program, "-i", str(ct), "-o", str(made), "--ml", "--task", "total"]
         run_program(called, [*words, "--roi_subset", *STRUCTURES], [made])
         partial = path.with_name(f".{path.name}.partial")

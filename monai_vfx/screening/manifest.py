@@ -73,14 +73,16 @@ def find_studies(folder: Path, out: Path) -> list[Study]:
 
     Folders and files may be named after patients, so cases are numbered (``study_00001``). Which is
     which stands in ``studies.csv`` in ``out``, the only file there with paths; it is a manifest,
-    and studies keep their numbers when others are added to the folder.
+    and studies keep their numbers when others are added to the folder. Columns that a person adds
+    to it stay, and those of a manifest (``mask``, ``age`` …) count.
 
     Args:
         folder: with studies.
         out: of the check.
 
     Raises:
-        CaseRefused: ``no_image``, when nothing in the folder can be a study.
+        CaseRefused: ``no_image``, when nothing in the folder can be a study; ``cohort_invalid``,
+            when the key was edited into something that is no manifest.
         SettingError: ``out`` lies in the folder, and would be taken for a study.
     """
     folder, out = folder.resolve(), out.resolve()
@@ -90,16 +92,15 @@ def find_studies(folder: Path, out: Path) -> list[Study]:
     if not found_paths:
         raise CaseRefused("no_image", "the folder holds no sub-folder, archive or image file")
     key = out / KEY_FILE
-    known = {s.image: s.case for s in read_manifest(key)} if key.is_file() else {}
+    known = {study.image: study for study in read_manifest(key)} if key.is_file() else {}
     # Not the count: a person may have taken rows out of the key, and no number is given twice.
-    numbers = [int(found[1]) for case in known.values() if (found := _NUMBERED.fullmatch(case))]
-    number = max(numbers, default=0)
-    for path in found_paths:
-        if path not in known:
-            number += 1
-            known[path] = f"study_{number:05d}"
-    _write_key(key, known)
-    return [Study(known[path], path) for path in found_paths]
+    numbers = [int(found[1]) for s in known.values() if (found := _NUMBERED.fullmatch(s.case))]
+    new = {path for path in found_paths if path not in known}
+    for number, path in enumerate((p for p in found_paths if p in new), start=1):
+        known[path] = Study(f"study_{max(numbers, default=0) + number:05d}", path)
+    if new:
+        _add_to_key(key, [known[path] for path in found_paths if path in new])
+    return [known[path] for path in found_paths]
 
 
 def _rows(sheet: Sheet) -> list[dict[str, str]]:
@@ -140,7 +141,10 @@ def _may_be(path: Path) -> bool:
     return path.is_dir() or path.name.lower().endswith(_FILES)
 
 
-def _write_key(path: Path, known: dict[Path, str]) -> None:
+def _add_to_key(path: Path, new: list[Study]) -> None:
+    """Add rows to the key; what a person wrote into it, columns and rows, stays as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"case": case, "image": str(image)} for image, case in known.items()]
-    write_sheet(path, ("case", "image"), rows)
+    kept = read_sheet(path) if path.is_file() else Sheet(header=["case", "image"])
+    rows = [dict(zip(kept.header, cells, strict=True)) for cells in kept.cells]
+    rows += [{"case": study.case, "image": str(study.image)} for study in new]
+    write_sheet(path, kept.header, rows)

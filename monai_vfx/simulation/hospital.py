@@ -17,6 +17,8 @@ import pandas as pd
 
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.shapes import Affine
+from monai_vfx.simulation.attainable import attainable_record
+from monai_vfx.simulation.hazard import HAZARDS, UNITS, Signal
 from monai_vfx.simulation.patients import (
     COHORT_COLUMNS,
     TRUTH_COLUMNS,
@@ -25,7 +27,7 @@ from monai_vfx.simulation.patients import (
     draw_patients,
 )
 from monai_vfx.simulation.phantom import make_phantom
-from monai_vfx.simulation.populations import POPULATIONS, RISK_MODELS, Hospital, Signal
+from monai_vfx.simulation.populations import POPULATIONS, Hospital
 from monai_vfx.simulation.scanner import SCANNERS, FieldOfView
 
 FileFormat = Literal["dicom", "nifti"]
@@ -42,6 +44,7 @@ def simulate_hospital(
     signal: Signal = "paper",
     workers: int | None = None,
     progress: Progress | None = None,
+    attainable: bool = False,
 ) -> Path:
     """Write a hospital of simulated patients.
 
@@ -58,9 +61,11 @@ def simulate_hospital(
             ``registry`` (unselected, with rows that break the eligibility rules).
         file_format: ``dicom`` writes a series a patient, ``nifti`` one uncompressed file.
         field_of_view: ``full`` (abdomen) or ``quick`` (around T12-L4, for demonstrations).
-        signal: how strongly the image's truth drives the fracture, ``paper`` or ``strong``.
+        signal: the hazard: ``paper``, ``strong``, ``no_muscle`` or ``none``.
         workers: processes; by default one a CPU core. 1 works in this process.
         progress: called with (patients done, patients) after each.
+        attainable: whether ``hospital.json`` gets the attainable AUROC of every class of models
+            (:func:`~monai_vfx.simulation.attainable.attainable_record`); takes half a minute.
 
     Returns:
         The path of ``cohort.csv``.
@@ -85,8 +90,11 @@ def simulate_hospital(
     for done, _ in enumerate(_finished(jobs, workers), start=1):
         if progress is not None:
             progress(done, len(jobs))
-    _write_json(out / "hospital.json", people, jobs[0], signal)
     frame = pd.DataFrame([asdict(person) for person in people])
+    classes = None
+    if attainable and frame["fracture"].nunique() == 2:
+        classes = attainable_record(frame, hospital, signal)
+    _write_json(out / "hospital.json", people, jobs[0], signal, classes)
     frame[["case", *TRUTH_COLUMNS]].to_csv(out / "truth.csv", index=False)
     frame.insert(1, "image", [job.image_name for job in jobs])
     frame.insert(2, "mask", [job.mask_name for job in jobs])
@@ -182,7 +190,13 @@ def _finished(jobs: list[_Job], workers: int | None) -> Iterator[None]:
             raise
 
 
-def _write_json(path: Path, people: list[Patient], job: _Job, signal: Signal) -> None:
+def _write_json(
+    path: Path,
+    people: list[Patient],
+    job: _Job,
+    signal: Signal,
+    classes: dict[str, dict[str, dict[str, float]]] | None,
+) -> None:
     events = sum(person.fracture for person in people)
     scores = attainable_auroc(people, signal) if 0 < events < len(people) else None
     settings = {
@@ -196,9 +210,13 @@ def _write_json(path: Path, people: list[Patient], job: _Job, signal: Signal) ->
         "fractures": events,
         "prevalence": events / len(people),
         "population_prevalence": POPULATIONS[job.hospital].prevalence,
-        "risk_model": asdict(RISK_MODELS[signal]),
+        "hazard": {
+            name: {"log_hazard_ratio": value, "centre": UNITS[name][0], "unit": UNITS[name][1]}
+            for name, value in asdict(HAZARDS[signal]).items()
+        },
         "scanner": asdict(SCANNERS[job.hospital]),
         "attainable_auroc": scores,
+        "attainable_classes": classes,
     }
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

@@ -1,8 +1,8 @@
 """Simulated patients as a table: risk factors, hidden bone and muscle states, five-year outcome.
 
-The marginal distributions follow the study's Tables 1 and 2 (Kong et al., doi
-10.2196/preprints.48535). The hidden states are z-scores (high is healthy) that set both what the
-phantom shows and the risk, so a model that reads the image well can reach a known AUROC.
+The distributions follow the study's Tables 1 and 2 (Kong et al., doi 10.2196/preprints.48535). The
+hidden states are z-scores (high is healthy); what they make the CT show drives the stated hazard
+(``hazard.py``), so a model that reads the image well can reach a known AUROC.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
-from scipy.optimize import brentq
-from scipy.special import expit
 
-from monai_vfx.simulation.populations import (
-    APPEARANCES,
-    POPULATIONS,
-    RISK_MODELS,
-    Hospital,
-    Population,
-    RiskModel,
+from monai_vfx.evaluation.discrimination import auroc
+from monai_vfx.simulation.hazard import (
+    BONE_TERMS,
+    HAZARDS,
+    MUSCLE_TERMS,
     Signal,
+    fracture_times,
+    log_hazard,
 )
+from monai_vfx.simulation.people import draw_matched, draw_people
+from monai_vfx.simulation.populations import POPULATIONS, Hospital
 from monai_vfx.simulation.records import draw_records, repeat_rows, shift_repeats
 
 Column = npt.NDArray[np.float64]
@@ -126,8 +125,8 @@ def draw_patients(
 ) -> list[Patient]:
     """Draw a hospital's patients.
 
-    ``development`` labels a large population, takes ``count // 2`` of its cases and for each the
-    nearest free control of the same sex in age and BMI, as the study did; ``external`` takes
+    ``development`` labels a large population, takes half as many of its cases (608 for the study's
+    1,214) and for each a free control of the same sex, near in age and BMI; ``external`` takes
     everyone as they come; so does ``registry``, a hospital before selection in which some rows
     break the eligibility rules and a few patients have a second CT.
 
@@ -135,7 +134,7 @@ def draw_patients(
         count: number of patients (in a registry: of CTs), at least 2.
         seed: not negative; the same arguments give the same patients.
         hospital: which population and sampling.
-        signal: strength of the relation between hidden state and fracture.
+        signal: the hazard; ``paper``, ``strong``, ``no_muscle`` or ``none``.
 
     Raises:
         ValueError: for a count, seed, hospital or signal outside these.
@@ -159,7 +158,7 @@ def draw_population(
         seed: not negative. Of the unmatched hospitals these are the patients of
             :func:`draw_patients`.
         hospital: which population.
-        signal: strength of the relation between hidden state and fracture.
+        signal: the hazard; ``paper``, ``strong``, ``no_muscle`` or ``none``.
 
     Returns:
         (count rows) the columns of :class:`Patient`, the truth among them
@@ -178,37 +177,33 @@ def draw_population(
 def attainable_auroc(patients: list[Patient], signal: Signal) -> dict[str, float]:
     """Return the AUROC that a perfect reader of the truth would reach on these patients.
 
+    The scores are terms of the stated hazard; no class of model is fitted. For the ceiling of a
+    class, with what it can infer from what it sees, see
+    :func:`monai_vfx.simulation.attainable.attainable_aurocs`.
+
     Args:
         patients: at least one with and one without fracture.
-        signal: the strength they were drawn with.
+        signal: the one they were drawn with.
 
     Returns:
-        ``risk`` (everything that drives the fracture), ``image`` (bone and muscle state),
-        ``bone`` and ``muscle`` alone.
+        ``risk`` (everything that drives the fracture), ``image`` (bone and muscle terms), ``bone``
+        and ``muscle`` alone. Terms without effect are 0.5.
 
     Raises:
         ValueError: when all patients have the same outcome.
     """
-    model = RISK_MODELS[signal]
     outcome = np.array([p.fracture for p in patients])
-    bone = np.array([p.bone_z for p in patients])
-    muscle = np.array([p.muscle_z for p in patients])
     events = int(outcome.sum())
     if not 0 < events < len(outcome):
         raise ValueError(f"patients: {events} of {len(outcome)} have a fracture; both are needed")
-    scores = {
-        "risk": np.array([p.five_year_risk for p in patients]),
-        "image": model.bone * bone + model.muscle * muscle,
-        "bone": -bone,
-        "muscle": -muscle,
+    terms = {"image": (*BONE_TERMS, *MUSCLE_TERMS), "bone": BONE_TERMS, "muscle": MUSCLE_TERMS}
+    shown = {
+        name: np.array([getattr(p, name) for p in patients], dtype=np.float64)
+        for name in terms["image"]
     }
-    spread = events * (len(outcome) - events)
-    return {
-        name: float(
-            (stats.rankdata(score)[outcome == 1].sum() - events * (events + 1) / 2) / spread
-        )
-        for name, score in scores.items()
-    }
+    scores = {"risk": np.array([p.five_year_risk for p in patients])}
+    scores |= {name: log_hazard(shown, HAZARDS[signal], some) for name, some in terms.items()}
+    return {name: auroc(outcome, score).value for name, score in scores.items()}
 
 
 def _check_choices(count: int, seed: int, hospital: str, signal: str) -> None:
@@ -218,8 +213,8 @@ def _check_choices(count: int, seed: int, hospital: str, signal: str) -> None:
         raise ValueError(f"seed: {seed}; must not be negative")
     if hospital not in POPULATIONS:
         raise ValueError(f"hospital: {hospital!r}; choose one of {sorted(POPULATIONS)}")
-    if signal not in RISK_MODELS:
-        raise ValueError(f"signal: {signal!r}; choose one of {sorted(RISK_MODELS)}")
+    if signal not in HAZARDS:
+        raise ValueError(f"signal: {signal!r}; choose one of {sorted(HAZARDS)}")
 
 
 def _draw(count: int, seed: int, hospital: Hospital, signal: Signal, matched: bool) -> pd.DataFrame:
@@ -227,16 +222,12 @@ def _draw(count: int, seed: int, hospital: Hospital, signal: Signal, matched: bo
     _check_choices(count, seed, hospital, signal)
     population = POPULATIONS[hospital]
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
-    if not (population.matched and matched):
-        chosen = _draw_population(rng, count, population, signal)
-    else:
-        pool = _draw_population(rng, 40 * count + 2000, population, signal)
-        rows = _matched_sample(pool, count)
-        order = rng.permutation(rows)
-        chosen = {name: values[order] for name, values in pool.items()}
-    chosen |= _appearance(rng, chosen, signal)
+    draw = draw_matched if population.looseness and matched else draw_people
+    chosen = draw(rng, count, population, signal)
     chosen["follow_up_years"] = np.where(
-        chosen["fracture"] == 1, rng.uniform(1.0, 5.0, count), rng.uniform(5.0, 9.0, count)
+        chosen["fracture"] == 1,
+        fracture_times(chosen["five_year_risk"], rng.random(count)),
+        rng.uniform(5.0, 9.0, count),
     )
     records = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
     numbers, text = draw_records(records, chosen, population)
@@ -259,113 +250,3 @@ def _frame(
         | {"sex": np.where(numbers["female"] == 1, "F", "M")}
     )
     return frame.astype(dict.fromkeys(_WHOLE, np.int64))[list(Patient.__dataclass_fields__)]
-
-
-def _draw_population(
-    rng: np.random.Generator, count: int, population: Population, signal: Signal
-) -> dict[str, Column]:
-    """Draw people with risk factors, states, true risk and label, as columns."""
-    low, high = (
-        (limit - population.age_location) / population.age_scale for limit in population.age_limits
-    )
-    age = stats.truncnorm.rvs(
-        low, high, population.age_location, population.age_scale, size=count, random_state=rng
-    )
-    female = rng.random(count) < population.female
-    height = np.where(female, 153.2, 165.6) + rng.normal(0, 6.0, count)
-    bmi = np.clip(rng.gamma((23.6 / 3.5) ** 2, 3.5**2 / 23.6, count), 16.0, 38.0)
-
-    def flag(share: float | tuple[float, float]) -> Column:
-        women, men = share if isinstance(share, tuple) else (share, share)
-        return (rng.random(count) < np.where(female, women, men)).astype(np.float64)
-
-    columns: dict[str, Column] = {
-        "age": np.round(age, 1),
-        "female": female.astype(np.float64),
-        "height_cm": np.round(height, 1),
-        "weight_kg": np.round(bmi * (height / 100) ** 2, 1),
-        "bmi": np.round(bmi, 1),
-        "smoker": flag(population.smoker),
-        "drinker": flag(population.drinker),
-        "glucocorticoids": flag(population.glucocorticoids),
-        "secondary_osteoporosis": flag(population.secondary_osteoporosis),
-        "type2_diabetes": flag(population.type2_diabetes),
-        "hiv": flag(population.hiv),
-        "hepatitis_c": flag(population.hepatitis_c),
-        "renal_failure": flag(population.renal_failure),
-    }
-    columns |= _states(rng, columns)
-    log_odds = _log_odds(columns, RISK_MODELS[signal])
-    intercept = brentq(lambda b: float(expit(b + log_odds).mean()) - population.prevalence, -20, 20)
-    risk = expit(intercept + log_odds)
-    columns["five_year_risk"] = risk
-    columns["fracture"] = (rng.random(count) < risk).astype(np.float64)
-    return columns
-
-
-def _states(rng: np.random.Generator, columns: dict[str, Column]) -> dict[str, Column]:
-    """Draw the hidden z-scores; both fall with age, bone is lower in women and under steroids."""
-    count = len(columns["age"])
-    decades = (columns["age"] - 70.0) / 8.0
-    shared, own_bone, own_muscle = rng.normal(size=(3, count))
-    steroid = columns["glucocorticoids"]
-    bone = -0.35 * decades - 0.3 * (columns["female"] - 0.69) - 0.3 * steroid
-    muscle = -0.35 * decades - 0.2 * steroid + 0.03 * (columns["bmi"] - 23.6)
-    return {
-        "bone_z": np.clip(bone + 0.25 * shared + 0.88 * own_bone, -3.0, 3.0),
-        "muscle_z": np.clip(muscle + 0.25 * shared + 0.88 * own_muscle, -3.0, 3.0),
-    }
-
-
-def _log_odds(columns: dict[str, Column], model: RiskModel) -> Column:
-    """Return the linear predictor without its intercept (see ``docs/simulation.md``)."""
-    return (
-        model.bone * columns["bone_z"]
-        + model.muscle * columns["muscle_z"]
-        + model.age * (columns["age"] - 70.0) / 8.0
-        + model.smoker * columns["smoker"]
-        + model.drinker * columns["drinker"]
-        + model.glucocorticoids * columns["glucocorticoids"]
-        + model.secondary_osteoporosis * columns["secondary_osteoporosis"]
-    )
-
-
-def _matched_sample(pool: dict[str, Column], count: int) -> npt.NDArray[np.int64]:
-    """Return the rows of ``count // 2`` cases and of as many (one more if odd) controls."""
-    cases = np.flatnonzero(pool["fracture"] == 1)[: count // 2]
-    free = pool["fracture"] == 0
-    chosen = list(cases)
-    for case in cases:
-        distance = (
-            np.abs(pool["age"] - pool["age"][case]) / 8.0
-            + np.abs(pool["bmi"] - pool["bmi"][case]) / 3.5
-            + np.where(free & (pool["female"] == pool["female"][case]), 0.0, np.inf)
-        )
-        control = int(np.argmin(distance))
-        free[control] = False
-        chosen.append(control)
-    spare = np.flatnonzero(free)
-    return np.array([*chosen, *spare[: count - len(chosen)]], dtype=np.int64)
-
-
-def _appearance(
-    rng: np.random.Generator, columns: dict[str, Column], signal: Signal
-) -> dict[str, Column]:
-    """Turn z-scores into what the image shows, with a little that the state does not explain."""
-    look = APPEARANCES[signal]
-    count = len(columns["age"])
-
-    def shown(rule: tuple[float, float], z: Column, low: float, high: float) -> Column:
-        unexplained = 0.15 * rng.normal(size=count)
-        return np.clip(rule[0] + rule[1] * (z + unexplained), low, high)
-
-    bone, muscle = columns["bone_z"], columns["muscle_z"]
-    return {
-        "trabecular_hu": shown(look.trabecular_hu, bone, 45.0, 260.0),
-        "cortex_mm": shown(look.cortex_mm, bone, 0.3, 1.2),
-        "texture": shown(look.texture, bone, 0.05, 0.30),
-        "erector_scale": shown(look.erector_scale, muscle, 0.6, 1.4),
-        "psoas_scale": shown(look.psoas_scale, muscle, 0.6, 1.5),
-        "fat_fraction": shown(look.fat_fraction, muscle, 0.02, 0.5),
-        "lean_hu": shown(look.lean_hu, muscle, 40.0, 75.0),
-    }

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from monai_vfx.simulation.populations import POPULATIONS, RISK_MODELS
+from monai_vfx.simulation.hazard import HAZARDS
+from monai_vfx.simulation.populations import POPULATIONS
 
 SCANS = 32_435
 OUT_OF_AGE = 2_643
@@ -99,8 +100,7 @@ def _people(rng: np.random.Generator) -> dict[str, npt.NDArray[np.generic]]:
         "bmi": np.round(weight / (height / 100) ** 2, 1),
     }
     for name in (*_FLAGS, *_RARE):
-        share = getattr(population, name)
-        women, men = share if isinstance(share, tuple) else (share, share)
+        women, men = getattr(population, name)
         people[name] = (rng.random(SCANS) < np.where(female, women, men)).astype(np.float64)
     return people
 
@@ -111,7 +111,7 @@ def _add_outcome(rng: np.random.Generator, people: dict[str, npt.NDArray[np.gene
     The cases are a weighted draw without replacement (the greatest keys of Efraimidis and Spirakis
     2006): exactly as many as the study had.
     """
-    model = RISK_MODELS["paper"]
+    model = HAZARDS["paper"]
     age = people["age"].astype(np.float64)
     log_odds = 0.5 * (age - 70.0) / 8.0
     for name in ("smoker", "drinker", "glucocorticoids", "secondary_osteoporosis"):
