@@ -209,8 +209,7 @@ def randomised(network: nn.Module, modules: Sequence[str] = ("",), seed: int = 0
 
     Args:
         network: stays as it is.
-        modules: names of modules whose weights are drawn anew, those within them too; ``""`` is
-            the whole network.
+        modules: names of those drawn anew with all within them; ``""`` is the whole network.
         seed: of the draw, which leaves torch's global generator alone.
 
     Returns:

@@ -58,8 +58,8 @@ def simulate_chunk(folder: Path, patients: PatientSet, count: int, seed: int) ->
         folder,
         patients=count,
         seed=seed,
-        hospital=patients.hospital,  # type: ignore[arg-type]
-        signal=patients.signal,  # type: ignore[arg-type]
+        hospital=patients.hospital,
+        signal=patients.signal,
         file_format="nifti",
         field_of_view=patients.field_of_view,  # type: ignore[arg-type]
         workers=1,

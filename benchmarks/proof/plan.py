@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from monai_vfx.errors import SettingError
-from monai_vfx.simulation.populations import RISK_MODELS
+from monai_vfx.simulation.hazard import Signal
+from monai_vfx.simulation.populations import Hospital
 
 HERE = Path(__file__).resolve().parent
-NO_MUSCLE = "no_muscle"
+NO_MUSCLE: Signal = "no_muscle"
 """Signal of the simulation in which the muscle does not count, and prefix of its sets."""
 FULL = "development"
 KEPT = (FULL, "held_out", f"{NO_MUSCLE}_{FULL}")
@@ -37,8 +38,8 @@ class PatientSet:
     """
 
     name: str
-    hospital: str
-    signal: str
+    hospital: Hospital
+    signal: Signal
     patients: int
     seed: int
     tested: bool
@@ -57,7 +58,8 @@ class Model:
         training_set: name of the set.
         test_on: sets that it is scored on.
         seeds: one training each.
-        kind: what attainable AUROC it is held against: ``bone``, ``image``, ``risk`` or ``none``.
+        sees: class of models whose attainable AUROC it is held against, a name of
+            :data:`monai_vfx.simulation.attainable.CLASSES`; None for none.
     """
 
     name: str
@@ -66,7 +68,7 @@ class Model:
     training_set: str
     test_on: tuple[str, ...]
     seeds: tuple[int, ...]
-    kind: str
+    sees: str | None
 
 
 def read_plan(size: str, path: Path = HERE / "plan.yaml") -> dict[str, Any]:
@@ -82,10 +84,9 @@ def read_plan(size: str, path: Path = HERE / "plan.yaml") -> dict[str, Any]:
 
 
 def patient_sets(plan: dict[str, Any]) -> list[PatientSet]:
-    """List the sets; those of a signal that this version of the simulation lacks are left out."""
+    """List the sets of the plan's signal, then those without muscle signal."""
     groups = [("", plan["signal"], plan["hospitals"])]
-    if NO_MUSCLE in RISK_MODELS:
-        groups.append((f"{NO_MUSCLE}_", NO_MUSCLE, plan["no_muscle"]))
+    groups.append((f"{NO_MUSCLE}_", NO_MUSCLE, plan["no_muscle"]))
     return [
         PatientSet(
             name=prefix + name,
@@ -112,15 +113,15 @@ def overlays_of(plan: dict[str, Any], *, bone: bool = False, more: tuple[str, ..
 def models(plan: dict[str, Any]) -> list[Model]:
     """List the networks, those first that the claims rest on."""
     both = {"bone": overlays_of(plan, bone=True), "bone_muscle": overlays_of(plan)}
-    kinds = {"bone": "bone", "bone_muscle": "image"}
+    sees = {"bone": "image_bone", "bone_muscle": "image_bone_muscle"}
     seeds, first = tuple(plan["seeds"]), tuple(plan["seeds"][:1])
     tests = tuple(name for name in plan["hospitals"] if name != FULL)
     found = [
-        Model(name, overlays, "cohort", FULL, tests, seeds, kinds[name])
+        Model(name, overlays, "cohort", FULL, tests, seeds, sees[name])
         for name, overlays in both.items()
     ]
     found.append(
-        Model("permuted", both["bone_muscle"], "permuted", FULL, ("held_out",), first, "none")
+        Model("permuted", both["bone_muscle"], "permuted", FULL, ("held_out",), first, None)
     )
     if any(item.name.startswith(NO_MUSCLE) for item in patient_sets(plan)):
         found += [
@@ -131,12 +132,12 @@ def models(plan: dict[str, Any]) -> list[Model]:
                 f"{NO_MUSCLE}_{FULL}",
                 (f"{NO_MUSCLE}_held_out",),
                 seeds,
-                kinds[name],
+                sees[name],
             )
             for name, overlays in both.items()
         ]
     found += [
-        Model(f"{name}_of_{n}", overlays, f"first_{n}", FULL, ("held_out",), first, kinds[name])
+        Model(f"{name}_of_{n}", overlays, f"first_{n}", FULL, ("held_out",), first, sees[name])
         for n in plan["learning_curve"]
         for name, overlays in both.items()
     ]
@@ -148,7 +149,7 @@ def models(plan: dict[str, Any]) -> list[Model]:
             FULL,
             tests,
             first,
-            "risk",
+            f"image_{letter}",
         )
         for letter in plan["fusion"]
     ]

@@ -10,17 +10,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from claims import claims
-from plan import NO_MUSCLE, Model, models, patient_sets
-from truth import Floats, attainable_by_table, ideal_scores
+from plan import NO_MUSCLE, Model, PatientSet, models, patient_sets
 
 from monai_vfx.clinical import threshold_rows
 from monai_vfx.evaluation import auroc, auroc_samples, draw_counts, percentile_interval
 from monai_vfx.evaluation.summary import evaluate_scores
 from monai_vfx.results import write_json
+from monai_vfx.simulation import best_scores
 
 MAIN, OTHER = "bone_muscle", "bone"
 FRAX = ("frax_major", "frax_hip")
-KINDS = {"bone": "bone", "image": "image", "risk": "risk", "imaging_baseline": "image"}
+SEES = {
+    **{
+        f"{kind}_{letter}": f"clinical_{letter}"
+        for kind in ("clinical", "logistic")
+        for letter in "ABCD"
+    },
+    "imaging_baseline": "image_bone_muscle",
+}
+"""Score without a network → class of models whose attainable AUROC it is held against."""
 
 
 def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
@@ -45,18 +53,17 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
         if not patients.tested or not (folder / "complete").is_file():
             continue
         table = pd.read_csv(folder / "cohort.csv", dtype={"case": str})
-        truth = pd.read_csv(folder / "truth.csv", dtype={"case": str})
-        ideal = ideal_scores(truth.set_index("case").loc[table["case"]], patients.signal)
-        by_table = attainable_by_table(patients.signal, patients.hospital)
-        scores, single, kinds = collect(out, found, patients.name, table)
+        scores, single, sees = collect(out, found, patients.name, table)
+        ideal = ideal_scores(folder, patients, sorted(set(sees.values())), plan["draws"])
         for (name, seed), score in single.items():
             seeds.append(
                 {"set": patients.name, "model": name, "seed": seed} | measured(table, score)
             )
         for name in scores:
             row = {"set": patients.name, "model": name} | measured(table, table[name])
-            ceiling = ideal.get(kinds.get(name, ""))
-            rows.append(row | share(table, name, ceiling, by_table.get(name), plan["bootstrap"]))
+            if name in sees:
+                row |= share(table, name, ideal[sees[name]], plan["bootstrap"])
+            rows.append(row)
         if scores:
             document = compare(out, found, table, scores, patients.name.startswith(NO_MUSCLE))
             write_json(results / f"evaluation_{patients.name}.json", document)
@@ -75,6 +82,21 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
     write_json(results / "run.json", {"plan": plan})
 
 
+def ideal_scores(
+    folder: Path, patients: PatientSet, classes: list[str], draws: int
+) -> pd.DataFrame:
+    """Return what the best model of each class would score each patient of a set.
+
+    With it the attainable AUROC is that of the very patients a model is tested on, so that their
+    chance is shared.
+    """
+    table, truth = (
+        pd.read_csv(folder / name, dtype={"case": str}) for name in ("cohort.csv", "truth.csv")
+    )
+    known = table.merge(truth, on="case", how="left", validate="1:1")
+    return best_scores(known, patients.hospital, patients.signal, count=draws, classes=classes)
+
+
 def collect(
     out: Path, found: list[Model], test: str, table: pd.DataFrame
 ) -> tuple[list[str], dict[tuple[str, int], pd.Series[float]], dict[str, str]]:
@@ -83,10 +105,11 @@ def collect(
     A model's score is the mean over its seeds, those that are there.
 
     Returns:
-        Names of the columns, each training's own score by (model, seed), and each score's kind.
+        Names of the columns, each training's own score by (model, seed), and by score the class of
+        models it is held against.
     """
     names: list[str] = []
-    kinds: dict[str, str] = {}
+    sees: dict[str, str] = {}
     single: dict[tuple[str, int], pd.Series[float]] = {}
     for model in found:
         folder = out / "models" / model.name
@@ -102,16 +125,18 @@ def collect(
             name = model.name.removeprefix(f"{NO_MUSCLE}_")
             table[name] = np.mean(parts, axis=0)
             names.append(name)
-            kinds[name] = model.kind
+            if model.sees:
+                sees[name] = model.sees
     path = out / "clinical" / test / "scores.csv"
     if path.is_file():
         others = pd.read_csv(path, dtype={"case": str}).set_index("case").loc[table["case"]]
         for name in others:
             table[name] = others[name].to_numpy()
             names.append(str(name))
-            kinds[str(name)] = KINDS.get(str(name), "")
+            if name in SEES:
+                sees[str(name)] = SEES[str(name)]
         names += [name for name in FRAX if name in table]
-    return names, single, kinds
+    return names, single, sees
 
 
 def measured(table: pd.DataFrame, score: pd.Series[float]) -> dict[str, Any]:
@@ -128,42 +153,30 @@ def measured(table: pd.DataFrame, score: pd.Series[float]) -> dict[str, Any]:
     }
 
 
-def share(
-    table: pd.DataFrame,
-    name: str,
-    ideal: Floats | None,
-    population: tuple[float, float] | None,
-    samples: int,
-) -> dict[str, Any]:
+def share(table: pd.DataFrame, name: str, ideal: pd.Series[float], samples: int) -> dict[str, Any]:
     """Return what was attainable, and which share of its excess over 0.5 was reached.
 
-    With each patient's ideal score the interval is a bootstrap over patients, who then count in
-    both AUROCs; with a population's value alone it is that of the model's AUROC (DeLong) and of
-    the value's own error, by the delta method.
+    The interval is a bootstrap over patients, who count in both AUROCs.
+
+    Args:
+        table: patients with ``fracture`` and the score.
+        name: of the score.
+        ideal: (n,) the score of the best model of its class.
+        samples: of the bootstrap.
     """
     known = table[name].notna().to_numpy()
     y, score = table["fracture"].to_numpy()[known], table[name].to_numpy(float)[known]
-    own = auroc(y, score)
-    if ideal is not None:
-        best = auroc(y, ideal[known])
-        counts = draw_counts(y, samples=samples)
-        excess = auroc_samples(y, ideal[known], counts) - 0.5
-        drawn = auroc_samples(y, score, counts) - 0.5
-        real = excess > 0  # of a dozen patients some draws show no signal at all
-        low, high = percentile_interval(drawn[real] / excess[real])
-        value, error = best.value, best.variance**0.5
-    elif population is not None:
-        value, error = population
-        ratio = (own.value - 0.5) / (value - 0.5)
-        spread = (own.variance + (ratio * error) ** 2) ** 0.5 / (value - 0.5)
-        low, high = ratio - 1.96 * spread, ratio + 1.96 * spread
-    else:
-        return {}
-    reached = (own.value - 0.5) / (value - 0.5)
+    perfect = ideal.to_numpy(float)[known]
+    own, best = auroc(y, score), auroc(y, perfect)
+    counts = draw_counts(y, samples=samples)
+    excess = auroc_samples(y, perfect, counts) - 0.5
+    drawn = auroc_samples(y, score, counts) - 0.5
+    real = excess > 0  # of a dozen patients some draws show no signal at all
+    low, high = percentile_interval(drawn[real] / excess[real])
     return {
-        "attainable": value,
-        "attainable_se": error,
-        "share": reached,
+        "attainable": best.value,
+        "attainable_se": best.variance**0.5,
+        "share": (own.value - 0.5) / (best.value - 0.5),
         "share_low": low,
         "share_high": high,
     }

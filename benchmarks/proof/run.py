@@ -124,6 +124,9 @@ def stream(out: Path, plan: dict[str, Any], only: tuple[str, ...], workers: int)
             ]
             steps = [step for step in chosen_steps(steps, only) if not is_recorded(out, step)]
             if not steps:
+                shutil.rmtree(
+                    cache, ignore_errors=True
+                )  # of a run that was killed at this very line
                 continue
             make_block(out, plan, patients, block, workers)
             run_steps(out, [[step] for step in steps], (), workers)
