@@ -92,6 +92,25 @@ def test_sets_do_not_share_a_seed():
 
 
 @pytest.mark.usefixtures("proof")
+@pytest.mark.parametrize("size", ["cpu", "toy"])
+def test_every_block_holds_both_outcomes(size):
+    from hospitals import blocks
+    from plan import patient_sets, read_plan
+
+    from monai_vfx.simulation import draw_patients
+
+    plan = read_plan(size)
+    patients = next(one for one in patient_sets(plan) if one.name == "external")
+    for block in blocks(patients, plan["chunk"], plan["block"]):
+        drawn = [
+            person.fracture
+            for _, count, seed in block
+            for person in draw_patients(count, seed, patients.hospital, patients.signal)
+        ]
+        assert set(drawn) == {0, 1}
+
+
+@pytest.mark.usefixtures("proof")
 def test_crops_stay_and_images_go(tmp_path):
     from hospitals import make_chunk, merge
     from plan import PatientSet, overlays_of, read_plan
