@@ -10,7 +10,11 @@ SEED ?= 0
 PROCESSES ?= 2
 THREADS ?= None
 
-.PHONY: demo test test-slow fuzz lint docs bench localiser train-locator train-refiner install clean
+# The experiment on simulated hospitals, see benchmarks/proof/README.md: SIZE=toy takes minutes, cpu hours.
+SIZE ?= cpu
+PROOF ?= runs/proof-$(SIZE)
+
+.PHONY: demo test test-slow fuzz lint docs bench proof localiser train-locator train-refiner install clean
 
 demo: install
 	$(BIN)/vfx demo --out $(OUT)
@@ -42,6 +46,9 @@ docs: install
 bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/preprocess.py
+
+proof: install
+	$(BIN)/python benchmarks/proof/run.py $(PROOF) --size $(SIZE) --workers $(PROCESSES)
 
 # Trains the vertebra localiser's two networks from nothing and puts them into its bundle. On few
 # cores they are quickest side by side, one thread each: make -j2 localiser THREADS=1

@@ -4,14 +4,15 @@ A heat map answers "which parts of these slices raised this score", nothing more
 segmentation, no diagnosis, and no measure of certainty.
 
 Sources: Selvaraju et al. 2017 (Grad-CAM) as ``monai.visualize`` builds it; Jetley et al. 2018,
-arXiv 1804.02391 (attention maps).
+arXiv 1804.02391 (attention maps); Adebayo et al. 2018, arXiv 1810.03292 (randomised weights).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -198,6 +199,38 @@ def attention_heat(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
         stage: scale_to_unit(upsample_slices(weight.float().unsqueeze(1), size))[0]
         for stage, weight in maps.items()
     }
+
+
+def randomised(network: nn.Module, modules: Sequence[str] = ("",), seed: int = 0) -> nn.Module:
+    """Return a copy of a network with fresh random weights in some modules: a control for maps.
+
+    A map that looks the same with random weights shows the picture, not what was learned (Adebayo
+    et al. 2018). Naming more and more modules from the head to the stem makes their cascade.
+
+    Args:
+        network: stays as it is.
+        modules: names of those drawn anew with all within them; ``""`` is the whole network.
+        seed: of the draw, which leaves torch's global generator alone.
+
+    Returns:
+        The copy, in evaluation mode, those modules with torch's own first weights; normalisation
+        forgets its running means as well.
+
+    Raises:
+        SettingError: the network has no such module, or it has no weights.
+    """
+    copy = deepcopy(network).eval()
+    known = dict(copy.named_modules())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name in modules:
+            inside = known[name].modules() if name in known else ()
+            parts = [module for module in inside if hasattr(module, "reset_parameters")]
+            if not parts:
+                raise SettingError(f"the network has no module {name!r} with weights")
+            for part in parts:
+                cast(Any, part).reset_parameters()
+    return copy
 
 
 def upsample_slices(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,228 @@
+r"""What each part of the method adds: trainings and scorings with one thing changed.
+
+    python benchmarks/proof/ablations.py OUT --size cpu --workers 2
+    python benchmarks/proof/ablations.py OUT --size cpu --only 'ablation/no_attention*'
+
+After ``run.py``, in the same folder; the list is ``ablations.yaml``. Results come with run.py's
+stages ``results`` and ``report``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import yaml
+from hospitals import chunks, simulate_chunk
+from jobs import Step, run_steps, score_set, train_model
+from monai.bundle import ConfigParser
+from plan import FULL, HERE, PatientSet, overlays_of, patient_sets, read_plan
+
+from monai_vfx.anatomy import MUSCLES
+from monai_vfx.bundle_parts.overlays import config_files
+from monai_vfx.evaluation import auroc, delong_test, difference_interval
+from monai_vfx.study.steps import alone_in
+
+REFERENCE = "bone_muscle"
+TESTED = "held_out"
+FAT_HU, MUSCLE_HU, NOISE_HU = -100.0, 50.0, 15.0
+JITTER_MM = 4.0
+
+
+def read_ablations() -> dict[str, dict[str, Any]]:
+    """Return the ablations by name."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "ablations.yaml").read_text())
+    return found
+
+
+def ablation_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
+    """List a training and its scoring an ablation; a scoring alone where the image is changed."""
+    patients = next(one for one in patient_sets(plan) if one.name == TESTED)
+    seed = plan["seeds"][0]
+    reference = out / "models" / REFERENCE / f"seed_{seed}" / "model.pt"
+    anew = {"patients": patients, "size": plan["chunk"], "most": plan["ablation_patients"]}
+    chains = []
+    for name, entry in read_ablations().items():
+        folder = out / "ablations" / name
+        test = {"folder": folder / TESTED, "weights": folder / "model.pt"}
+        scoring = Step(f"ablation/{name}/score", score_anew, {**test, **anew, "variant": None})
+        if "variant" in entry:
+            own = {"weights": reference, "variant": entry["variant"]}
+            chains.append([Step(scoring.name, score_anew, {**scoring.settings, **own})])
+            continue
+        overlays = changed(out, plan, name, entry)
+        if overlays is None:
+            continue
+        from_cache = "crops" not in entry
+        if from_cache:
+            table = out / "sets" / TESTED / "block_0.csv"
+            settings = {**test, "table": table, "cache": out / "crops"}
+            scoring = Step(scoring.name, score_set, settings)
+        training = {
+            "folder": folder,
+            "table": out / "sets" / FULL / "cohort.csv",
+            "overlays": overlays,
+            "seed": seed,
+            "folds": plan["folds"],
+            "epochs": plan["epochs"],
+            "cache": out / "crops" if from_cache else folder / "crops",
+        }
+        chain = [Step(f"ablation/{name}/train", train_model, training), scoring]
+        if not from_cache:
+            chain.append(Step(f"ablation/{name}/tidy", tidy, {"folder": folder / "crops"}))
+        chains.append(chain)
+    return chains
+
+
+def changed(
+    out: Path, plan: dict[str, Any], name: str, entry: dict[str, Any]
+) -> tuple[str, ...] | None:
+    """Return the overlays of an ablation, its own values as a file in the run's folder.
+
+    None where the size has these values already, so that nothing would change.
+    """
+    overlays = (*entry.get("overlays", ()), *overlays_of(plan))
+    settings = dict(entry.get("settings", {}))
+    merged = ConfigParser.load_config_files(config_files(["common", "train", *overlays]))
+    if "scale" in entry:
+        sides = zip(merged["crop_size"], entry["scale"], strict=True)
+        settings["crop_size"] = [2 * round(side * factor / 2) for side, factor in sides]
+    if not settings:
+        return overlays
+    if all(key in merged and merged[key] == value for key, value in settings.items()):
+        return None
+    path = out / "ablations" / "overlays" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# {entry['question']}\n" + yaml.safe_dump(settings), encoding="utf-8")
+    return (*overlays, str(path))
+
+
+def score_anew(
+    folder: Path, weights: Path, patients: PatientSet, size: int, most: int, variant: str | None
+) -> list[Path]:
+    """Score patients whose images were emptied: each chunk is made again, changed, and removed.
+
+    Args:
+        folder: for ``predictions.csv``.
+        weights: of the network.
+        patients: the set.
+        size: of its chunks.
+        most: patients at most, whole chunks.
+        variant: a name in :data:`VARIANTS`, or None for the images as they are.
+    """
+    parts, scored = [], 0
+    for number, count, seed in chunks(patients, size):
+        done = folder / f"chunk_{number:03d}.csv"
+        if scored >= most:
+            break
+        scored += count
+        if not done.is_file():
+            images = folder / "images"
+            table = simulate_chunk(images, patients, count, seed)
+            if variant is not None:
+                VARIANTS[variant](table, seed)
+            score_set(folder / "scored", weights, images / "cohort.csv", None)
+            found = pd.read_csv(folder / "scored" / "predictions.csv", dtype={"case": str})
+            found["case"] = [f"{number:03d}_{case}" for case in found["case"]]
+            partial_file = done.with_suffix(".partial")
+            found.to_csv(partial_file, index=False)
+            partial_file.replace(done)
+            shutil.rmtree(images)
+        parts.append(pd.read_csv(done, dtype={"case": str}))
+    pd.concat(parts).to_csv(folder / "predictions.csv", index=False)
+    return [folder / "predictions.csv"]
+
+
+def tidy(folder: Path) -> list[Path]:
+    """Remove an ablation's own prepared images."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return []
+
+
+def fill_muscle(table: pd.DataFrame, seed: int, level_hu: float) -> None:
+    """Replace the voxels of erector spinae and psoas by noise around a level, in HU."""
+    rng = np.random.default_rng(seed)
+    for image, mask in zip(table["image"], table["mask"], strict=True):
+        scan = nib.load(image)
+        hu = np.asarray(scan.dataobj).copy()
+        inside = np.isin(np.asarray(nib.load(mask).dataobj), list(MUSCLES.values()))
+        hu[inside] = np.round(rng.normal(level_hu, NOISE_HU, int(inside.sum()))).astype(hu.dtype)
+        nib.save(nib.Nifti1Image(hu, scan.affine, scan.header), image)
+
+
+def shift_masks(table: pd.DataFrame, seed: int) -> None:
+    """Move each mask in the axial plane by a normal draw of :data:`JITTER_MM` a direction."""
+    rng = np.random.default_rng(seed)
+    for path in table["mask"]:
+        mask = nib.load(path)
+        steps = np.linalg.norm(mask.affine[:3, :2], axis=0)
+        moves = np.round(rng.normal(0, JITTER_MM, 2) / steps).astype(int)
+        moved = np.roll(np.asarray(mask.dataobj), tuple(moves), axis=(0, 1))
+        nib.save(nib.Nifti1Image(moved, mask.affine, mask.header), path)
+
+
+VARIANTS = {
+    "occlude": partial(fill_muscle, level_hu=FAT_HU),
+    "even": partial(fill_muscle, level_hu=MUSCLE_HU),
+    "jitter": shift_masks,
+}
+"""Changes of a chunk's files, by the names that ablations.yaml uses."""
+
+
+def summarise(out: Path, plan: dict[str, Any], results: Path) -> None:
+    """Write ``ablations.csv``: each AUROC against the reference's on the same patients."""
+    cohort = out / "sets" / TESTED / "cohort.csv"
+    folder = out / "models" / REFERENCE / f"seed_{plan['seeds'][0]}" / TESTED / "block_0"
+    path = folder / "predictions.csv"
+    if not path.is_file():
+        return
+    reference = _scores(path)
+    truth = pd.read_csv(cohort, dtype={"case": str}).set_index("case")["fracture"]
+    rows = []
+    for name, entry in read_ablations().items():
+        own = out / "ablations" / name / TESTED / "predictions.csv"
+        if not own.is_file():
+            continue
+        both = pd.concat({"own": _scores(own), "reference": reference}, axis=1).dropna()
+        y = truth.loc[both.index]
+        found, test = auroc(y, both["own"]), delong_test(y, both["own"], both["reference"])
+        low, high = difference_interval(test) or (np.nan, np.nan)
+        row = {"ablation": name, "question": entry["question"], "n": found.n}
+        row |= {"auroc": found.value, "se": found.variance**0.5, "reference": test.auroc_b}
+        row |= {"difference": test.difference, "ci_low": low, "ci_high": high, "p": test.p}
+        rows.append(row)
+    if rows:
+        pd.DataFrame(rows).to_csv(results / "ablations.csv", index=False, float_format="%.4g")
+
+
+def _scores(path: Path) -> pd.Series:
+    return pd.read_csv(path, dtype={"case": str}).set_index("case")["score"]
+
+
+def run(out: Path, size: str, only: Sequence[str] = (), workers: int = 1) -> None:
+    """Do the chosen ablations that are not done."""
+    out, plan = out.resolve(), read_plan(size)
+    with alone_in(out):
+        run_steps(out, ablation_chains(out, plan), only, workers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder of run.py's run")
+    parser.add_argument("--size", default="cpu")
+    parser.add_argument("--only", nargs="+", default=(), help="patterns such as ablation/no_*")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    run(args.out, args.size, args.only, args.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The claims of the experiment as rules on its tables: each is met, not met, or not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+LEAST_SHARE, LEAST_CLINICAL = 0.80, 0.90
+LARGEST_ERROR = 0.01
+NULL, NO_GAIN = 0.05, 0.03
+
+
+def claims(
+    aurocs: pd.DataFrame, pairs: pd.DataFrame, saliency: pd.DataFrame
+) -> Iterator[dict[str, Any]]:
+    """Yield claim, rule, what was measured, and whether it is met (empty: not measured).
+
+    Args:
+        aurocs: rows of ``aurocs.csv``.
+        pairs: rows of ``pairs.csv``.
+        saliency: rows of ``saliency.csv``; empty where no map was measured.
+    """
+    yield from _about_scores(aurocs, pairs)
+    for name in ("gradcam layer2", "gradcam layer3"):
+        yield _claim(
+            f"{name}: energy ratio in body and muscle above that of random weights, lower end",
+            "> 0",
+            _energy(saliency, name),
+            lambda v: v > 0,
+        )
+
+
+def _energy(saliency: pd.DataFrame, name: str) -> float | None:
+    if saliency.empty:
+        return None
+    wanted = {"map": name, "region": "body and muscle"}
+    wanted |= {"measure": "energy_ratio", "control": "randomised"}
+    found = saliency[(saliency[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return None if found.empty else float(found["ci_low"].iloc[0])
+
+
+def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for model in ("bone", "bone_muscle"):
+        row = _row(aurocs, "held_out", model)
+        yield _claim(f"{model}: share of the attainable excess", f">= {LEAST_SHARE}",
+                     row.get("share"), lambda v: v >= LEAST_SHARE)  # fmt: skip
+        yield _claim(f"{model}: standard error of the AUROC", f"<= {LARGEST_ERROR}",
+                     row.get("se"), lambda v: v <= LARGEST_ERROR)  # fmt: skip
+    for letter in "ABCD":
+        row = _row(aurocs, "held_out", f"clinical_{letter}")
+        yield _claim(f"clinical {letter}: share of the attainable excess", f">= {LEAST_CLINICAL}",
+                     row.get("share"), lambda v: v >= LEAST_CLINICAL)  # fmt: skip
+    for test in ("held_out", "external"):
+        pair = _pair(pairs, test, "bone_muscle", "bone")
+        better = pair.get("difference", np.nan) > 0
+        yield _claim(f"{test}: bone + muscle above bone-only, DeLong p", "< 0.05",
+                     pair.get("p"), lambda v, better=better: better and v < 0.05)  # fmt: skip
+    pair = _pair(pairs, "external", "bone", "clinical_D")
+    better = pair.get("difference", np.nan) > 0
+    yield _claim("external: bone-only above clinical D, DeLong p", "< 0.05",
+                 pair.get("p"), lambda v, better=better: better and v < 0.05)  # fmt: skip
+    row = _row(aurocs, "held_out", "permuted")
+    yield _claim("permuted outcomes: AUROC", f"0.5 ± {NULL}",
+                 row.get("auroc"), lambda v: abs(v - 0.5) <= NULL)  # fmt: skip
+    pair = _pair(pairs, "no_muscle_held_out", "bone_muscle", "bone")
+    ends = [abs(pair.get(f"difference_ci_{end}", np.nan)) for end in ("low", "high")]
+    yield _claim("muscle without signal: larger end of the gain's interval", f"<= {NO_GAIN}",
+                 float(np.max(ends)), lambda v: v <= NO_GAIN)  # fmt: skip
+
+
+def _claim(claim: str, rule: str, value: Any, met: Any) -> dict[str, Any]:
+    known = value is not None and np.isfinite(value)
+    measured = f"{value:.4g}" if known else ""
+    answer = ("yes" if met(value) else "no") if known else "not measured"
+    return {"claim": claim, "rule": rule, "measured": measured, "met": answer}
+
+
+def _row(aurocs: pd.DataFrame, test: str, model: str) -> dict[Any, Any]:
+    if aurocs.empty:
+        return {}
+    found = aurocs[(aurocs["set"] == test) & (aurocs["model"] == model)]
+    return {} if found.empty else found.iloc[0].to_dict()
+
+
+def _pair(pairs: pd.DataFrame, test: str, a: str, b: str) -> dict[Any, Any]:
+    if pairs.empty:
+        return {}
+    found = pairs[(pairs["set"] == test) & (pairs["test"] == "delong")]
+    found = found[(found["a"] == a) & (found["b"] == b)]
+    return {} if found.empty else found.iloc[0].to_dict()

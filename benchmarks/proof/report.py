@@ -1,0 +1,277 @@
+"""The experiment's page, Markdown with figures, from the tables of ``results.py`` alone.
+
+python benchmarks/proof/report.py benchmarks/proof/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from monai_vfx.report.evaluation_figures import ForestRow, forest_figure
+from monai_vfx.report.figures import COLOURS, INK, QUIET, calm, figure_png
+from monai_vfx.report.pixels import grey, overlay
+
+NAMES = {
+    "bone": "image, bone-only",
+    "bone_muscle": "image, bone + muscle",
+    "permuted": "image, outcomes permuted",
+    "imaging_baseline": "imaging baseline",
+    "frax_major": "FRAX stand-in, major",
+    "frax_hip": "FRAX stand-in, hip",
+}
+SETS = {
+    "held_out": "development hospital, held out",
+    "external": "external hospital",
+    "no_muscle_held_out": "development hospital, muscle without signal",
+}
+TABLES = {
+    "Table 3. Bone-only against bone + muscle": ("bone", "bone_muscle"),
+    "Table 4. Image against clinical models": (
+        *("bone_muscle", "clinical_A", "clinical_B", "clinical_C", "clinical_D"),
+        *("frax_major", "frax_hip"),
+    ),
+    "Table S1. Image against image + clinical": (
+        *("bone_muscle", "fusion_A", "fusion_B", "fusion_C", "fusion_D"),
+    ),
+}
+
+
+def write_report(results: Path) -> Path:
+    """Write ``results.md`` and its figures beside the tables; return its path."""
+    aurocs, pairs = _read(results, "aurocs"), _read(results, "pairs")
+    points, seeds = _read(results, "points"), _read(results, "seeds")
+    plan = json.loads((results / "run.json").read_text(encoding="utf-8"))["plan"]
+    lines = [
+        "# What the experiment found",
+        "",
+        "Simulated patients only: nothing here is clinical.",
+    ]
+    lines += [
+        "",
+        "The rows are the tables beside this page; the command that makes them is in "
+        "[README.md](../README.md).",
+        "",
+        f"Sizes: {', '.join(f'{name} {n}' for name, n in plan['hospitals'].items())}; "
+        f"signal {plan['signal']}; seeds {', '.join(map(str, plan['seeds']))}. A network's score "
+        "is the mean of its seeds. Shares are (AUROC - 0.5) / (attainable - 0.5), their intervals "
+        "bootstrapped over patients.",
+    ]
+    lines += ["", "## Claims", "", *markdown(_read(results, "claims"))]
+    for test in aurocs["set"].unique() if len(aurocs) else ():
+        part = aurocs[(aurocs["set"] == test) & ~aurocs["model"].str.contains("_of_")]
+        lines += ["", f"## {SETS.get(test, test)}", "", *auroc_table(part)]
+        _save(forest(part), results / f"forest_{test}.png")
+        lines += ["", f"![AUROCs with intervals](forest_{test}.png)"]
+        for title, models in TABLES.items():
+            table = model_table(models, part, pairs, points, str(test))
+            if table:
+                lines += ["", f"### {title}", "", *table]
+    lines += ["", "## Spread over seeds", "", *seed_table(seeds)]
+    curve = _read(results, "learning_curve")
+    if len(curve):
+        _save(learning_figure(curve), results / "learning_curve.png")
+        lines += ["", "## Learning curve", "", "![AUROC by patients](learning_curve.png)", ""]
+        lines += markdown(curve)
+    if (results / "saliency.csv").is_file():
+        lines += ["", "## Where the network looks", "", *saliency_lines(results)]
+    if (results / "ablations.csv").is_file():
+        lines += ["", "## Ablations", "", *markdown(_read(results, "ablations"))]
+    page = results / "results.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return page
+
+
+def auroc_table(part: pd.DataFrame) -> list[str]:
+    """Return the AUROCs of one set as lines of Markdown."""
+    shown = pd.DataFrame({"model": [name_of(name) for name in part["model"]]})
+    for label, value, low, high in (
+        ("AUROC (95 %)", "auroc", "ci_low", "ci_high"),
+        ("share of attainable (95 %)", "share", "share_low", "share_high"),
+    ):
+        if value in part:
+            cells = zip(part[value], part[low], part[high], strict=True)
+            shown[label] = [estimate(*cell) for cell in cells]
+    shown.insert(2, "SE", [f"{value:.4f}" for value in part["se"]])
+    if "attainable" in part:
+        shown.insert(3, "attainable", [number(value) for value in part["attainable"]])
+    shown["fractures"] = [f"{e} of {n}" for e, n in zip(part["events"], part["n"], strict=True)]
+    return markdown(shown)
+
+
+def model_table(
+    models: tuple[str, ...],
+    part: pd.DataFrame,
+    pairs: pd.DataFrame,
+    points: pd.DataFrame,
+    test: str,
+) -> list[str]:
+    """Return one of the study's tables for one set; the first model is the reference."""
+    rows, reference = [], models[-1] if "bone" in models else models[0]
+    for model in models:
+        own = part[part["model"] == model]
+        if own.empty:
+            continue
+        first = own.iloc[0]
+        row = {"model": name_of(model)}
+        row["AUROC"] = estimate(first["auroc"], first["ci_low"], first["ci_high"])
+        rule = points[(points["set"] == test) & (points["model"] == model)]
+        rule = rule[rule["rule"] == "youden"]
+        for quantity in ("accuracy", "sensitivity", "specificity"):
+            cells = (
+                [rule[f"{quantity}{end}"].iloc[0] for end in ("", "_low", "_high")]
+                if len(rule)
+                else [np.nan] * 3
+            )
+            row[quantity] = estimate(*cells)
+        row["p"] = delong_p(pairs, test, reference, model)
+        rows.append(row)
+    return markdown(pd.DataFrame(rows)) if len(rows) > 1 else []
+
+
+def delong_p(pairs: pd.DataFrame, test: str, reference: str, model: str) -> str:
+    """Return the p of DeLong's test against the reference as text."""
+    if model == reference:
+        return "reference"
+    if pairs.empty:
+        return ""
+    own = pairs[(pairs["set"] == test) & (pairs["test"] == "delong")]
+    own = own[((own["a"] == reference) & (own["b"] == model))]
+    return "" if own.empty else f"{own['p'].iloc[0]:.2g}"
+
+
+def seed_table(seeds: pd.DataFrame) -> list[str]:
+    """Return mean, spread and every seed's AUROC as lines of Markdown."""
+    rows = []
+    for (test, model), part in seeds.groupby(["set", "model"], sort=False) if len(seeds) else ():
+        if len(part) > 1:
+            row = {"set": SETS.get(str(test), str(test)), "model": name_of(str(model))}
+            row |= {"mean": number(part["auroc"].mean()), "SD": f"{part['auroc'].std():.4f}"}
+            rows.append(row | {"seeds": ", ".join(number(value) for value in part["auroc"])})
+    return markdown(pd.DataFrame(rows)) if rows else ["One seed a model."]
+
+
+def saliency_lines(results: Path) -> list[str]:
+    """Return the measures of the maps, and the panel if its pixels are there."""
+    table = _read(results, "saliency")
+    lines = [
+        "Energy ratio: share of the heat within the region over the region's share of the picture "
+        "(1: no better than chance). Pointing: share of patients whose hottest place lies within. "
+        "The control has random weights; cascades have them from the head down to the named part.",
+        "",
+        *markdown(table),
+    ]
+    if (results / "saliency.png").is_file():
+        lines += ["", "![GradCAM of trained and randomised networks](saliency.png)"]
+    return lines
+
+
+def saliency_panel(pixels: dict[str, Any], path: Path) -> None:
+    """Draw some patients' middle slices: image with labels, trained heat, randomised heat."""
+    count = sum(name.startswith("image_") for name in pixels)
+    figure = Figure(figsize=(7.2, 1.7 * count), layout="constrained", facecolor="white")
+    axes = figure.subplots(count, 3, squeeze=False)
+    for n in range(count):
+        image = pixels[f"image_{n}"]
+        middle = image.shape[2] // 2
+        views = (("labels", "region"), ("trained", "trained"), ("random weights", "randomised_0"))
+        for place, (title, key) in zip(axes[n], views, strict=True):
+            place.imshow(grey(image[..., middle]), cmap="gray", vmin=0, vmax=255)
+            shown = np.asarray(pixels[f"{key}_{n}"][..., middle], np.float64)
+            if key == "region":
+                place.contour(shown, levels=[0.5], colors=[COLOURS[5]], linewidths=0.8)
+            else:
+                place.imshow(overlay(shown))
+            place.set_axis_off()
+            if n == 0:
+                place.set_title(title, fontsize=9, color=INK)
+    _save(figure, path)
+
+
+def learning_figure(curve: pd.DataFrame) -> Figure:
+    """Draw AUROC by number of training patients with what is attainable."""
+    figure = Figure(figsize=(5.4, 3.8), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    shift = 0.004 * curve["patients"].max()  # lest the bars of the two hide each other
+    for n, (image, part) in enumerate(curve.groupby("image", sort=False)):
+        style = {"color": COLOURS[n], "marker": "os"[n % 2], "markersize": 4, "capsize": 2}
+        error = np.array([part["auroc"] - part["ci_low"], part["ci_high"] - part["auroc"]])
+        places = part["patients"] + shift * (2 * n - 1)
+        axes.errorbar(places, part["auroc"], error, label=name_of(str(image)), **style)
+        best = part["attainable"].iloc[0]
+        axes.axhline(best, color=COLOURS[n], linestyle="--", linewidth=1)
+    axes.set_xticks(sorted(curve["patients"].unique()))
+    axes.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("training patients, validation included")
+    axes.set_ylabel("AUROC, held-out patients")
+    axes.legend(
+        frameon=False, fontsize=8, labelcolor=INK, title_fontsize=8, ncols=2,
+        title="95 % intervals over patients; dashed: attainable",
+        loc="lower center", bbox_to_anchor=(0.5, 1.0),
+    )  # fmt: skip
+    calm(axes)
+    return figure
+
+
+def forest(part: pd.DataFrame) -> Figure:
+    """Draw the AUROCs of one set."""
+    rows: list[ForestRow] = [
+        {
+            "variable": "",
+            "value": name_of(row.model),
+            "n": int(row.n),
+            "events": int(row.events),
+            "auroc": float(row.auroc),
+            "ci": [float(row.ci_low), float(row.ci_high)],
+            "note": None,
+        }
+        for row in part.itertuples()
+    ]
+    return forest_figure(rows)
+
+
+def name_of(model: str) -> str:
+    """Return how a score is called on the page."""
+    kind, _, rest = model.partition("_")
+    words = {"fusion": "image + ", "clinical": "clinical ", "logistic": "logistic "}
+    return NAMES.get(model) or (words[kind] + rest if kind in words else model.replace("_", " "))
+
+
+def number(value: float) -> str:
+    """Return three digits, or nothing for a missing value."""
+    return "" if pd.isna(value) else f"{value:.3f}"
+
+
+def estimate(value: float, low: float, high: float) -> str:
+    """Return a value with its interval."""
+    return "" if pd.isna(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def markdown(frame: pd.DataFrame) -> list[str]:
+    """Return a frame as the lines of a Markdown table."""
+    cells = frame.map(lambda v: f"{v:.3g}" if isinstance(v, float) else str(v)).replace("nan", "")
+    head = ["| " + " | ".join(map(str, frame.columns)) + " |", "|---" * len(frame.columns) + "|"]
+    return head + ["| " + " | ".join(row) + " |" for row in cells.to_numpy().tolist()]
+
+
+def _read(results: Path, name: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(results / f"{name}.csv")
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.write_bytes(figure_png(figure, dpi=130))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
+    print(write_report(parser.parse_args().results))

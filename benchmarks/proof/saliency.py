@@ -1,0 +1,185 @@
+"""Where the trained network looks, on patients whose bone and muscle are known to the voxel.
+
+GradCAM and attention of held-out patients, against the labels that the simulation painted and
+against the same network with random weights (all of it, and in cascade from the head on).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from hospitals import chunks, simulate_chunk
+from jobs import Step
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from plan import PatientSet, patient_sets
+from report import saliency_panel
+
+from monai_vfx.anatomy import LEVELS, MUSCLES, VERTEBRAE
+from monai_vfx.cohort import read_cohort
+from monai_vfx.evaluation.saliency import energy_ratio, mean_difference, pointing_hit
+from monai_vfx.explanation import attention_heat, gradcam, randomised
+from monai_vfx.networks import AttentionCNNRNN
+from monai_vfx.transforms import SampleSlices, VertebraCrop, VertebraCropd
+from monai_vfx.weights import TrainedModel
+from monai_vfx.workflow.running import quiet
+
+MODEL = "bone_muscle"
+CONTROLS = 3
+"""Draws of random weights; a patient's control is their mean."""
+CASCADE = ("head", "decoder", "attention")
+SHOWN = 4
+"""Patients of the first chunk whose maps are kept for the picture."""
+_FULL = "randomised"
+
+
+def saliency_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
+    """List a step a chunk of held-out patients, made once more since their images were emptied."""
+    patients = next(one for one in patient_sets(plan) if one.name == "held_out")
+    wanted, steps = int(plan["saliency_patients"]), []
+    for number, count, seed in chunks(patients, plan["chunk"]):
+        if wanted > 0:
+            settings = {
+                "folder": out / "saliency" / f"chunk_{number:03d}",
+                "weights": out / "models" / MODEL / f"seed_{plan['seeds'][0]}" / "model.pt",
+                "patients": patients,
+                "count": count,
+                "most": wanted,
+                "seed": seed,
+            }
+            steps.append(Step(f"saliency/chunk_{number:03d}", measure_chunk, settings))
+            wanted -= count
+    return steps
+
+
+def measure_chunk(
+    folder: Path, weights: Path, patients: PatientSet, count: int, most: int, seed: int
+) -> list[Path]:
+    """Measure the maps of a chunk's patients, at most so many, trained and randomised."""
+    model = TrainedModel(weights)
+    networks = controls(model.network_def)
+    simulate_chunk(folder / "images", patients, count, seed)
+    rows, shown = [], {}
+    for case, image, labels in labelled_crops(folder / "images" / "cohort.csv", model, most):
+        regions = regions_of(labels)
+        maps = dict(maps_of(networks, image))
+        for (control, name), heat in maps.items():
+            for region, inside in regions.items():
+                row = {"case": case, "control": control, "map": name, "region": region}
+                row |= {"area": float(inside.mean()), "energy_ratio": energy_ratio(heat, inside)}
+                rows.append(row | {"pointing": pointing_hit(heat, inside)})
+        if len(shown) < 4 * SHOWN:
+            number = len(shown) // 4
+            shown[f"image_{number}"] = image[0, 0].numpy()
+            shown[f"region_{number}"] = regions["body and muscle"]
+            for control in ("trained", f"{_FULL}_0"):
+                shown[f"{control}_{number}"] = maps[control, shown_map(maps)]
+    pd.DataFrame(rows).to_csv(folder / "measures.csv", index=False)
+    np.savez_compressed(folder / "shown.npz", **shown)  # type: ignore[arg-type]
+    shutil.rmtree(folder / "images")
+    return [folder / "measures.csv", folder / "shown.npz"]
+
+
+def shown_map(maps: dict[tuple[str, str], Any]) -> str:
+    """Return the finest GradCAM among maps."""
+    return min(name for _, name in maps if name.startswith("gradcam"))
+
+
+def controls(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Return the network, copies with random weights, and its cascade from the head on."""
+    found = {"trained": network.eval()}
+    found |= {f"{_FULL}_{n}": randomised(network, seed=n) for n in range(CONTROLS)}
+    there = [name for name in CASCADE if _has_weights(network, name)]
+    for last in range(len(there)):
+        names = there[: last + 1]
+        found["cascade_" + "_".join(names)] = randomised(network, names)
+    return found
+
+
+def _has_weights(network: torch.nn.Module, name: str) -> bool:
+    module = dict(network.named_modules()).get(name)
+    return module is not None and any(True for _ in module.parameters())
+
+
+def maps_of(
+    networks: dict[str, torch.nn.Module], image: torch.Tensor
+) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Yield ((network, map), heat (H, W, D)) of one patient's image (1, C, H, W, D)."""
+    for control, network in networks.items():
+        layers = cast(AttentionCNNRNN, network).influential_layers[-2:]
+        for layer in layers:
+            yield (control, f"gradcam {layer}"), gradcam(network, image, layer)[0].numpy()
+        if control in ("trained", f"{_FULL}_0"):
+            for stage, heat in attention_heat(network, image).items():
+                yield (control, f"attention {stage}"), heat[0].numpy()
+
+
+def labelled_crops(
+    cohort: Path, model: TrainedModel, most: int
+) -> Iterator[tuple[str, torch.Tensor, Any]]:
+    """Yield case, network input (1, C, H, W, D), and the labels (H, W, D) under its pixels.
+
+    The labels take the image's own way through the bundle's chain, nearest neighbour where it
+    interpolates, so they lie under the very pixels that the network saw.
+    """
+    settings = model.sidecar["config"] if model.sidecar else {}
+    parser = ConfigParser()
+    parser.read_config(str(model.root / "configs" / "common.yaml"))
+    parser.update({**settings, "resampled": ["image", "mask"]})
+    with quiet():
+        steps = parser.get_parsed_content("deterministic_transforms")
+    at = next(n for n, step in enumerate(steps) if isinstance(step, VertebraCropd))
+    before, crop = Compose(steps[:at]), steps[at].cropper
+    labels_crop = VertebraCrop(crop.size, crop.posterior_mm, fill=0.0)
+    sample = SampleSlices(settings["slices"])
+    for item in read_cohort(cohort)[:most]:
+        done = before(dict(item))
+        image, mask = done["image"], done["mask"]
+        placed = MetaTensor(mask.as_tensor(), meta=dict(image.meta))
+        pixels = sample(crop(image, mask)).as_tensor()[None]
+        labels = sample(labels_crop(placed)).as_tensor()[0].round().int().numpy()
+        yield item["case"], pixels, labels
+
+
+def regions_of(labels: Any) -> dict[str, Any]:
+    """Return the places of bodies, muscles and both, by name, where there are any."""
+    body = np.isin(labels, [VERTEBRAE[level] for level in LEVELS])
+    muscle = np.isin(labels, list(MUSCLES.values()))
+    found = {"body and muscle": body | muscle, "body": body, "muscle": muscle}
+    return {name: inside for name, inside in found.items() if 0 < inside.sum() < inside.size}
+
+
+def summarise(out: Path, results: Path) -> None:
+    """Write ``saliency.csv``: each map and region, trained against the controls."""
+    paths = sorted((out / "saliency").glob("chunk_*/measures.csv"))
+    if not paths:
+        return
+    results.mkdir(parents=True, exist_ok=True)
+    parts = [pd.read_csv(path).assign(chunk=path.parent.name) for path in paths]
+    table = pd.concat(parts, ignore_index=True)
+    table["case"] = table["chunk"] + "_" + table["case"]
+    table["control"] = table["control"].str.replace(rf"^{_FULL}_\d+$", _FULL, regex=True)
+    rows = []
+    for (name, region), part in table.groupby(["map", "region"], sort=False):
+        for measure in ("energy_ratio", "pointing"):
+            wide = part.pivot_table(index="case", columns="control", values=measure, dropna=False)
+            for control in wide.columns.drop("trained"):
+                try:
+                    found = mean_difference(wide["trained"], wide[control])
+                except ValueError:  # maps of fewer than two patients are not zero
+                    continue
+                row = {"map": name, "region": region, "measure": measure, "control": control}
+                row |= {"area_share": part["area"].mean(), "trained": found.first}
+                row |= {"randomised": found.second, "difference": found.difference}
+                row |= {"ci_low": found.ci_low, "ci_high": found.ci_high}
+                rows.append(row | {"n": found.n, "left_out": found.left_out})
+    pd.DataFrame(rows).to_csv(results / "saliency.csv", index=False, float_format="%.4g")
+    with np.load(paths[0].with_name("shown.npz")) as pixels:
+        saliency_panel(dict(pixels), results / "saliency.png")

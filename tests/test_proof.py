@@ -1,0 +1,250 @@
+"""The experiment of benchmarks/proof: its parts, and the whole of it at toy size."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+PROOF = Path(__file__).resolve().parents[1] / "benchmarks" / "proof"
+
+
+@pytest.fixture
+def proof(monkeypatch):
+    """Let the scripts of the experiment be imported, as they import each other."""
+    monkeypatch.syspath_prepend(str(PROOF))
+    names = ("plan", "hospitals", "jobs", "results", "claims", "report", "saliency", "ablations")
+    before = {name: sys.modules.pop(name, None) for name in (*names, "run")}
+    yield
+    for name, module in before.items():
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=PROOF,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+@pytest.mark.usefixtures("proof")
+@pytest.mark.parametrize("size", ["cpu", "gpu", "toy"])
+def test_every_overlay_of_every_model_can_be_used(size):
+    from plan import models, read_plan
+
+    from monai_vfx.bundle_parts.overlays import training_configs
+    from monai_vfx.simulation.attainable import CLASSES
+
+    found = models(read_plan(size))
+    assert {"bone", "bone_muscle", "permuted"} <= {model.name for model in found}
+    assert {model.sees for model in found} <= {*CLASSES, None}
+    for overlays in {model.overlays for model in found}:
+        training_configs(overlays)
+
+
+@pytest.mark.usefixtures("proof")
+def test_every_ablation_can_be_trained(tmp_path):
+    from ablations import ablation_chains
+    from plan import read_plan
+
+    from monai_vfx.bundle_parts.overlays import training_configs
+
+    trainings = [
+        step
+        for chain in ablation_chains(tmp_path, read_plan("cpu"))
+        for step in chain
+        if "train" in step.name
+    ]
+    assert len(trainings) == 13  # of 14, one is what the size has anyway
+    for step in trainings:
+        training_configs(step.settings["overlays"])
+
+
+@pytest.mark.usefixtures("proof")
+def test_sets_do_not_share_a_seed():
+    from hospitals import chunks
+    from plan import patient_sets, read_plan
+
+    plan = read_plan("cpu")
+    seeds = [
+        (patients.hospital, seed)
+        for patients in patient_sets(plan)
+        for _, _, seed in chunks(patients, plan["chunk"])
+    ]
+    assert len(seeds) == len(set(seeds))
+    external = next(one for one in patient_sets(plan) if one.name == "external")
+    assert external.patients >= 7200
+    assert sum(count for _, count, _ in chunks(external, 199)) == external.patients
+
+
+@pytest.mark.usefixtures("proof")
+@pytest.mark.parametrize("size", ["cpu", "toy"])
+def test_every_block_holds_both_outcomes(size):
+    from hospitals import blocks
+    from plan import patient_sets, read_plan
+
+    from monai_vfx.simulation import draw_patients
+
+    plan = read_plan(size)
+    patients = next(one for one in patient_sets(plan) if one.name == "external")
+    for block in blocks(patients, plan["chunk"], plan["block"]):
+        drawn = [
+            person.fracture
+            for _, count, seed in block
+            for person in draw_patients(count, seed, patients.hospital, patients.signal)
+        ]
+        assert set(drawn) == {0, 1}
+
+
+@pytest.mark.usefixtures("proof")
+def test_crops_stay_and_images_go(tmp_path):
+    from hospitals import make_chunk, merge
+    from plan import PatientSet, overlays_of, read_plan
+
+    from monai_vfx.bundle_parts.overlays import training_configs
+    from monai_vfx.errors import CaseRefused
+    from monai_vfx.preflight import load_case
+
+    plan = read_plan("toy")
+    patients = PatientSet("held_out", "development", "paper", 2, 5, True)
+    chains, folder = [overlays_of(plan)], tmp_path / "chunk_000"
+    make_chunk(folder, patients, 2, 5, chains, tmp_path / "crops")
+    assert len(list((tmp_path / "crops").glob("*.pt"))) == 2
+    table = pd.read_csv(folder / "cohort.csv")
+    for name in (*table["image"], *table["mask"]):
+        state = (folder / name).stat()
+        assert state.st_size > 1000
+        assert state.st_blocks * 512 < 1000  # of the disk
+    with pytest.raises(CaseRefused):  # nobody takes an emptied image for one
+        load_case(folder / table["image"][0], folder / table["mask"][0])
+    names, _ = training_configs(chains[0])
+    assert names[-1].endswith("toy.yaml")
+    merge(tmp_path, [0], "cohort.csv", "cohort.csv")
+    joined = pd.read_csv(tmp_path / "cohort.csv", dtype={"case": str})
+    assert all((tmp_path / path).is_file() for path in joined["image"])
+    assert joined["case"].str.startswith("000_").all()
+
+
+@pytest.mark.usefixtures("proof")
+def test_training_tables_hold_what_their_names_say(tmp_path):
+    from hospitals import training_tables
+
+    outcome = np.tile([1, 0, 0, 1, 1], 40)
+    table = pd.DataFrame({"case": [f"c{n}" for n in range(200)], "fracture": outcome})
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    training_tables(tmp_path, [20, 40])
+    twenty, forty = (pd.read_csv(tmp_path / f"first_{n}.csv") for n in (20, 40))
+    assert (len(twenty), twenty["fracture"].sum()) == (20, 10)
+    assert set(twenty["case"]) < set(forty["case"])
+    permuted = pd.read_csv(tmp_path / "permuted.csv")
+    assert permuted["fracture"].sum() == outcome.sum()
+    assert (permuted["fracture"] != outcome).mean() > 0.2
+
+
+@pytest.mark.usefixtures("proof")
+def test_variants_change_what_they_say_and_no_more(tmp_path):
+    from ablations import VARIANTS
+    from hospitals import simulate_chunk
+    from plan import PatientSet
+
+    patients = PatientSet("held_out", "development", "paper", 2, 5, True)
+    table = simulate_chunk(tmp_path / "chunk", patients, 2, 5)
+    image, mask = (Path(table[name][0]) for name in ("image", "mask"))
+    hu, labels = (np.asarray(nib.load(path).dataobj).copy() for path in (image, mask))
+    muscle = np.isin(labels, (101, 102))
+    VARIANTS["occlude"](table, 1)
+    changed = np.asarray(nib.load(image).dataobj)
+    assert np.array_equal(changed[~muscle], hu[~muscle])
+    assert changed[muscle].mean() == pytest.approx(-100, abs=1)
+    assert hu[muscle].mean() > 0
+    VARIANTS["jitter"](table, 1)
+    moved = np.asarray(nib.load(mask).dataobj)
+    assert not np.array_equal(moved, labels)
+    assert np.array_equal(
+        np.unique(moved, return_counts=True), np.unique(labels, return_counts=True)
+    )
+
+
+@pytest.mark.usefixtures("proof")
+def test_share_of_the_attainable_excess():
+    from results import share
+
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 1500)
+    ideal = rng.normal(y * 1.0)
+    table = pd.DataFrame({"fracture": y, "same": ideal, "noisy": ideal + rng.normal(0, 1, y.size)})
+    same = share(table, "same", table["same"], 200)
+    assert same["share"] == same["share_low"] == same["share_high"] == 1.0
+    noisy = share(table, "noisy", table["same"], 200)
+    assert noisy["share_low"] < noisy["share"] < noisy["share_high"] < 1.0
+    # Two normal scores 1 apart: AUROC Phi(1 / sqrt 2) = 0.760; with twice the variance Phi(1/2).
+    assert noisy["attainable"] == pytest.approx(0.760, abs=0.02)
+    assert noisy["share"] == pytest.approx(0.1915 / 0.2602, abs=0.06)
+    table.loc[::2, "noisy"] = np.nan  # refused: they count in neither AUROC
+    half = share(table, "noisy", table["same"], 200)
+    assert half["attainable"] != noisy["attainable"]
+    assert half["attainable_se"] == pytest.approx(noisy["attainable_se"] * 2**0.5, rel=0.1)
+
+
+@pytest.mark.usefixtures("proof")
+def test_ideal_scores_belong_to_their_patients(tmp_path):
+    from plan import PatientSet
+    from results import ideal_scores
+
+    from monai_vfx.evaluation import auroc
+    from monai_vfx.simulation.patients import COHORT_COLUMNS, TRUTH_COLUMNS, draw_population
+
+    people = draw_population(600, 3, "external", "no_muscle")
+    people[["case", *COHORT_COLUMNS]].to_csv(tmp_path / "cohort.csv", index=False)
+    shuffled = people[["case", *TRUTH_COLUMNS]].sample(frac=1, random_state=0)
+    shuffled.to_csv(tmp_path / "truth.csv", index=False)
+    patients = PatientSet("external", "external", "no_muscle", 600, 3, True)
+    found = ideal_scores(tmp_path, patients, ["image_bone", "image_bone_muscle"], 4000)
+    bone = auroc(people["fracture"], found["image_bone"]).value
+    assert bone > 0.65
+    # Muscle is no part of this hazard: it adds what the regression fits to chance.
+    assert auroc(people["fracture"], found["image_bone_muscle"]).value == pytest.approx(
+        bone, abs=0.03
+    )
+    assert auroc(people["fracture"], -people["bone_z"]).value == pytest.approx(bone, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_experiment_at_toy_size(tmp_path):
+    out, results = tmp_path / "out", tmp_path / "results"
+    run("run.py", str(out), "--size", "toy", "--workers", "1", "--results", str(results))
+    chosen = ("*/muscle_occluded/*", "*/no_attention/*")
+    run("ablations.py", str(out), "--size", "toy", "--workers", "1", "--only", *chosen)
+    again = run("run.py", str(out), "--size", "toy", "--workers", "1", "--results", str(results))
+    steps = [line for line in again.splitlines() if line.count("/") > 1]
+    assert not list(out.glob("crops_external*"))  # streamed
+    assert steps
+    assert all(line.endswith("done before") for line in steps)
+    aurocs = pd.read_csv(results / "aurocs.csv").set_index(["set", "model"])
+    assert {("held_out", "bone"), ("external", "bone_muscle")} <= set(aurocs.index)
+    assert aurocs.loc[("held_out", "bone_muscle"), "n"] == 12
+    assert set(pd.read_csv(results / "seeds.csv")["seed"]) == {0, 1}
+    assert set(pd.read_csv(results / "saliency.csv")["control"]) >= {"randomised"}
+    assert set(pd.read_csv(results / "ablations.csv")["ablation"]) == {
+        "muscle_occluded",
+        "no_attention",
+    }
+    page = (results / "results.md").read_text()
+    for words in ("Table 3", "Table 4", "Table S1", "Learning curve", "Where the network looks"):
+        assert words in page
+    for name in ("forest_held_out", "forest_external", "learning_curve", "saliency"):
+        assert (results / f"{name}.png").stat().st_size > 5000
