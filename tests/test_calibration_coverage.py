@@ -74,9 +74,11 @@ def test_a_constant_offset_is_wrong_in_the_young_and_the_old_after_matching():
                 [c.risk(group["score"], group).mean() / truth - 1 for c in (constant, by_age)]
             )
     wrong, right = np.array(rows).reshape(2, 2, 2).mean(axis=0).T  # (kind, third)
-    assert wrong[0] > 0.25
-    assert wrong[1] < -0.15
-    assert np.abs(right).max() < 0.15
+    assert wrong[0] > 3  # four times the truth and more
+    assert wrong[1] < -0.4
+    # The young third fractures rarely (0.8 %, 86 of 10,000): a tenth of scatter a cohort.
+    assert np.abs(right[0]) < 0.3
+    assert np.abs(right[1]) < 0.1
 
 
 @pytest.mark.slow

@@ -182,7 +182,8 @@ def test_patient_lies_on_the_couch_with_the_muscles_behind(full):
     skin = np.flatnonzero(column > -300)
     gaps = np.flatnonzero(np.diff(skin) > 3)
     assert len(gaps) >= 1
-    assert column[skin[gaps[-1]] + 2] < -800
+    for gap in gaps:  # its middle: the edges are blurred
+        assert np.median(column[skin[gap] + 1 : skin[gap + 1]]) < -900
 
 
 @pytest.mark.parametrize("view", ["quick", "full"])
