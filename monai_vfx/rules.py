@@ -99,8 +99,9 @@ RULES: dict[str, str] = {
     "above {preflight.BONE_HU} (bone), none beyond ±{preflight.MOST_HU}.",
     "hu_implausible": "Around T12-L4 at least {hu_peaks.LEAST_BODY_SHARE:.0%} of the values lie at "
     "{hu_peaks.BODY_HU} HU, their main peak lies at {hu_peaks.MAIN_PEAK_HU} HU, and fat and soft "
-    "tissue, where both have a peak, peak {hu_peaks.PEAKS_APART_HU} HU apart; from each slice "
-    "to the next, values within the body differ by at most {hu_peaks.LARGEST_STEP_HU} HU (median).",
+    "tissue, where both have a peak, peak {hu_peaks.PEAKS_APART_HU} HU apart (soft tissue's "
+    "highest peak or one at least half as high); from each slice to the next, values within the "
+    "body differ by at most {hu_peaks.LARGEST_STEP_HU} HU (median).",
     "size_implausible": "Pixels are {preflight.LEAST_PIXEL_MM} to {preflight.MOST_PIXEL_MM} mm "
     "wide, slices {preflight.LEAST_FIELD_MM} to {preflight.MOST_FIELD_MM} mm, and the stack is "
     "{preflight.LEAST_EXTENT_MM} to {preflight.MOST_EXTENT_MM} mm long.",

@@ -14,7 +14,7 @@ import pytest
 from dicom_variants import edit, put
 from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.errors import REFUSALS, CaseRefused
-from monai_vfx.hu_peaks import check_steps
+from monai_vfx.hu_peaks import check_peaks, check_steps
 from monai_vfx.preflight import check_case, check_image, check_report, check_voxels, load_case
 from monai_vfx.schemas import violations
 from monai_vfx.volumes import open_volume
@@ -167,6 +167,17 @@ def _as_series(folder: Path, phantom: Phantom) -> tuple[Path, Path]:
     write_ct_series(folder / "ct", hu, phantom.affine, SeriesFacts(uid_seed="slice"))
     nib.save(nifti(phantom.labels, phantom.affine), folder / "mask.nii.gz")
     return folder / "ct", folder / "mask.nii.gz"
+
+
+def test_kidneys_may_peak_as_high_as_fatty_muscle() -> None:
+    rng = np.random.default_rng(0)
+    tissues = ((-100, 15, 6), (35, 25, 1), (150, 20, 1))  # fat, muscle, enhanced kidney
+    hu = np.concatenate([rng.normal(mean, sd, 8000 * share) for mean, sd, share in tissues])
+    values = rng.permutation(hu).reshape(40, 40, 40).astype(np.float32)
+    check_peaks(values)
+    with pytest.raises(CaseRefused) as refused:
+        check_peaks(2 * values)
+    assert refused.value.code == "hu_implausible"
 
 
 @pytest.mark.parametrize(
