@@ -19,6 +19,7 @@ from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
 from monai_vfx.shapes import Affine
 from monai_vfx.simulation.attainable import attainable_record
 from monai_vfx.simulation.hazard import HAZARDS, UNITS, Signal
+from monai_vfx.simulation.mask_errors import EDGE_SD_MM, with_edge_errors
 from monai_vfx.simulation.patients import (
     COHORT_COLUMNS,
     TRUTH_COLUMNS,
@@ -45,6 +46,7 @@ def simulate_hospital(
     workers: int | None = None,
     progress: Progress | None = None,
     attainable: bool = False,
+    mask_error_mm: float = EDGE_SD_MM,
 ) -> Path:
     """Write a hospital of simulated patients.
 
@@ -66,6 +68,7 @@ def simulate_hospital(
         progress: called with (patients done, patients) after each.
         attainable: whether ``hospital.json`` gets the attainable AUROC of every class of models
             (:func:`~monai_vfx.simulation.attainable.attainable_record`); takes half a minute.
+        mask_error_mm: SD of the error of the masks' edges; 0 writes the painted labels.
 
     Returns:
         The path of ``cohort.csv``.
@@ -74,7 +77,7 @@ def simulate_hospital(
         ValueError: for a setting outside these.
         FileExistsError: when ``out`` already holds a complete hospital.
     """
-    _check_settings(file_format, field_of_view, workers)
+    _check_settings(file_format, field_of_view, workers, mask_error_mm)
     people = draw_patients(patients, seed, hospital, signal)
     out = Path(out)
     table = out / "cohort.csv"
@@ -84,7 +87,7 @@ def simulate_hospital(
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows = {person.case: row for row, person in enumerate(people)}
     jobs = [  # a second CT shows the anatomy of the first
-        _Job(person, rows[person.patient], seed, hospital, file_format, field_of_view, out)
+        _Job(person, rows[person.patient], seed, hospital, file_format, field_of_view, mask_error_mm, out)
         for person in people
     ]
     for done, _ in enumerate(_finished(jobs, workers), start=1):
@@ -116,6 +119,7 @@ class _Job:
     hospital: Hospital
     file_format: FileFormat
     field_of_view: FieldOfView
+    mask_error_mm: float
     out: Path
 
     @property
@@ -144,7 +148,9 @@ def _write_patient(job: _Job) -> None:
             for path in image.glob("CT.*.dcm"):
                 path.unlink()
         write_ct_series(image, phantom.hu, phantom.affine, _facts(job))
-    _save_nifti(job.out / job.mask_name, phantom.labels, phantom.affine)
+    rng = np.random.default_rng(np.random.SeedSequence(job.seed, spawn_key=(3, job.row)))
+    mask = with_edge_errors(phantom.labels, phantom.affine, rng, job.mask_error_mm)
+    _save_nifti(job.out / job.mask_name, mask, phantom.affine)
 
 
 def _save_nifti(
@@ -205,6 +211,7 @@ def _write_json(
         "seed": job.seed,
         "file_format": job.file_format,
         "field_of_view": job.field_of_view,
+        "mask_error_mm": job.mask_error_mm,
         "signal": signal,
         "patients": len(people),
         "fractures": events,
@@ -221,10 +228,14 @@ def _write_json(
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_settings(file_format: str, field_of_view: str, workers: int | None) -> None:
+def _check_settings(
+    file_format: str, field_of_view: str, workers: int | None, mask_error_mm: float
+) -> None:
     if file_format not in ("dicom", "nifti"):
         raise ValueError(f"file_format: {file_format!r}; choose 'dicom' or 'nifti'")
     if field_of_view not in ("full", "quick"):
         raise ValueError(f"field_of_view: {field_of_view!r}; choose 'full' or 'quick'")
     if workers is not None and workers < 1:
         raise ValueError(f"workers: {workers}; must be at least 1")
+    if not 0 <= mask_error_mm <= 3:
+        raise ValueError(f"mask_error_mm: {mask_error_mm}; must be 0 to 3")

@@ -7,7 +7,7 @@ least half of it in the slice's central section.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from monai_vfx.simulation.scanner import (
     Grid,
     acquire,
     centred_axis,
+    draw_scan,
 )
 from monai_vfx.simulation.spine import Spine, make_spine
 from monai_vfx.simulation.tissue import paint_muscles, paint_table, paint_trunk
@@ -68,21 +69,20 @@ def make_phantom(
     spine = make_spine(rng, patient.height_cm, male, patient.age)
     torso = make_torso(rng, patient, spine)
     rng = np.random.default_rng(image_seed)
-    scanner = SCANNERS[hospital]
     grid = _grid(rng, torso, spine, field_of_view)
     canvas = Canvas(grid.x, grid.y, grid.z)
     paint_table(canvas, torso)
     cavity = paint_trunk(canvas, torso, spine)
-    aorta = scanner.aorta_hu + float(rng.normal(0, 10))
-    paint_organs(canvas, torso, spine, cavity, aorta, int(organ_seed.generate_state(1)[0]))
-    paint_muscles(canvas, torso, spine, patient, rng)
+    scan = draw_scan(SCANNERS[hospital], torso.half_width / 155.0, rng)
+    paint_organs(canvas, torso, spine, cavity, scan.aorta_hu, int(organ_seed.generate_state(1)[0]))
+    enhanced = replace(patient, lean_hu=patient.lean_hu + scan.muscle_hu)
+    paint_muscles(canvas, torso, spine, enhanced, rng)
     for rod in ribs(torso, spine):
         canvas.paint_capsule(rod.start, rod.end, rod.radius, 560.0)
     for rod in ribs(torso, spine):
         canvas.paint_capsule(rod.start, rod.end, rod.radius - 1.5, 260.0)
-    trabecular = patient.trabecular_hu + scanner.bone_enhancement_hu
-    paint_spine(canvas, spine, patient, trabecular, rng)
-    hu = acquire(canvas.hu, float(grid.x[1] - grid.x[0]), scanner, torso.half_width / 155.0, rng)
+    paint_spine(canvas, spine, patient, patient.trabecular_hu + scan.bone_hu, rng)
+    hu = acquire(canvas.hu, float(grid.x[1] - grid.x[0]), scan, rng)
     origin = rng.uniform((-15.0, -160.0, -900.0), (15.0, -120.0, -300.0))
     affine = grid.affine
     affine[:3, 3] += np.round(origin, 1)

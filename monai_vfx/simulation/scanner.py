@@ -1,7 +1,8 @@
-"""What a scanner does to a phantom: field of view, blur, correlated noise, integer HU."""
+"""What a scanner does to a phantom: field of view, contrast, blur, correlated noise, integer HU."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,28 +23,90 @@ SUB_SLICES = 3
 
 @dataclass(frozen=True)
 class Scanner:
-    """One hospital's reconstruction.
+    """One hospital's machines and habits; a patient's scan is drawn around them.
 
     Args:
-        psf_mm: SD of the Gaussian point spread in the plane.
-        noise_hu: SD of the noise in the middle of an average trunk.
+        psf_mm: SD of the Gaussian point spread in the plane, of the kernel most used.
+        sharp_psf_mm: of the sharper kernel.
+        sharp_share: share of scans that are reconstructed with the sharper kernel.
+        noise_hu: SD of the noise in the middle of an average trunk on pixels of 0.8 mm.
+        noise_spread: SD of the noise's logarithm between scans (dose, exposure control).
         aorta_hu: mean enhancement of the aorta.
+        aorta_sd_hu: its SD between patients (timing of the bolus, heart, weight).
         bone_enhancement_hu: added to trabecular bone; 0 is the reference of the patients' truth.
+        drift_hu: SD of a scan's error of calibration, which all of its tissues share.
         manufacturer: as written into the files; always named as a simulation.
+    """
+
+    psf_mm: float
+    sharp_psf_mm: float
+    sharp_share: float
+    noise_hu: float
+    noise_spread: float
+    aorta_hu: float
+    aorta_sd_hu: float
+    bone_enhancement_hu: float
+    drift_hu: float
+    manufacturer: str
+
+
+SCANNERS: dict[Hospital, Scanner] = {
+    "development": Scanner(
+        *(0.62, 0.48, 0.15, 17.0, 0.15, 150.0, 18.0, 0.0, 2.0), "monai_vfx simulated scanner A"
+    ),
+    "external": Scanner(
+        *(0.72, 0.55, 0.30, 15.0, 0.20, 140.0, 22.0, -4.0, 2.5), "monai_vfx simulated scanner B"
+    ),
+}
+SCANNERS["registry"] = SCANNERS["development"]
+
+_NOISE_PIXEL_MM = 0.8
+_BONE_PER_AORTA, _MUSCLE_PER_AORTA = 0.15, 0.08
+"""HU that trabecular bone and muscle gain for each that the aorta gains; small, since both are
+slow and little perfused (portal-venous bone lies about 10 to 20 HU above unenhanced)."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one patient's scan adds that says nothing of bone and muscle.
+
+    Args:
+        psf_mm: SD of the point spread in the plane.
+        noise_hu: SD of the noise in the middle of the trunk on pixels of 0.8 mm.
+        aorta_hu: enhancement of the aorta.
+        bone_hu: added to trabecular bone by contrast medium and calibration.
+        muscle_hu: added to lean muscle likewise.
     """
 
     psf_mm: float
     noise_hu: float
     aorta_hu: float
-    bone_enhancement_hu: float
-    manufacturer: str
+    bone_hu: float
+    muscle_hu: float
 
 
-SCANNERS: dict[Hospital, Scanner] = {
-    "development": Scanner(0.62, 17.0, 150.0, 0.0, "monai_vfx simulated scanner A"),
-    "external": Scanner(0.72, 15.0, 140.0, -4.0, "monai_vfx simulated scanner B"),
-}
-SCANNERS["registry"] = SCANNERS["development"]
+def draw_scan(scanner: Scanner, girth: float, rng: np.random.Generator) -> Scan:
+    """Draw a patient's scan.
+
+    Args:
+        scanner: the hospital's.
+        girth: the trunk's width relative to the average; noise grows with it.
+        rng: source.
+    """
+    sharp = rng.random() < scanner.sharp_share
+    timing, dose, drift = (float(z) for z in rng.standard_normal(3))
+    timing = float(np.clip(timing, -2.0, 2.0)) * scanner.aorta_sd_hu
+    psf = scanner.sharp_psf_mm if sharp else scanner.psf_mm
+    # A kernel twice as sharp has twice the noise, about: of white noise the SD goes by 1 / width.
+    noise = scanner.noise_hu * girth * scanner.psf_mm / psf * np.exp(scanner.noise_spread * dose)
+    drift *= scanner.drift_hu
+    return Scan(
+        psf_mm=psf,
+        noise_hu=float(noise),
+        aorta_hu=scanner.aorta_hu + timing + drift,
+        bone_hu=scanner.bone_enhancement_hu + _BONE_PER_AORTA * timing + drift,
+        muscle_hu=_MUSCLE_PER_AORTA * timing + drift,
+    )
 
 
 @dataclass(frozen=True)
@@ -81,28 +144,41 @@ def sub_slices(z: Field) -> Field:
     return (z[:, None] + offsets[None, :]).astype(np.float32).reshape(-1)
 
 
+def noise_share(psf_mm: float, pixel_mm: float) -> float:
+    """Return the SD of noise averaged over a pixel as a share of the noise's own SD.
+
+    The noise's autocorrelation is that of white noise under a Gaussian kernel, exp(-r² / 4 s²); its
+    mean over all pairs of places within a pixel is a closed form, an axis each.
+
+    >>> round(noise_share(0.62, 0.01), 3), round(noise_share(0.62, 2.0), 3)
+    (1.0, 0.718)
+    """
+    a = pixel_mm / (2 * psf_mm)
+    return (math.sqrt(math.pi) * math.erf(a) / a) - (1 - math.exp(-a * a)) / (a * a)
+
+
 def acquire(
-    hu: Field, pixel_mm: float, scanner: Scanner, girth: float, rng: np.random.Generator
+    hu: Field, pixel_mm: float, scan: Scan, rng: np.random.Generator
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.int16]]:
     """Blur, add noise and round.
 
     Args:
         hu: (z, y, x) noise-free attenuation; overwritten.
         pixel_mm: in-plane voxel size.
-        scanner: the hospital's.
-        girth: the trunk's width relative to the average; noise grows with it.
+        scan: the patient's; its noise falls where larger pixels average over it.
         rng: source of the noise.
 
     Returns:
         (z, y, x) int16 in HU, from -1024 to 3071 as stored by a scanner.
     """
-    sigma = scanner.psf_mm / pixel_mm
+    sigma = scan.psf_mm / pixel_mm
     # Noise is drawn white and blurred together with the image, so its SD is raised by what the
     # blur takes away: the square root of the kernel's sum of squares, once an axis.
     impulse = np.zeros(4 * int(np.ceil(4 * sigma)) + 1)
     impulse[len(impulse) // 2] = 1.0
     kernel = ndimage.gaussian_filter1d(impulse, sigma, mode="constant")
-    level = scanner.noise_hu * girth / float(np.sum(kernel**2))
+    wanted = scan.noise_hu * noise_share(scan.psf_mm, pixel_mm)
+    level = wanted / noise_share(scan.psf_mm, _NOISE_PIXEL_MM) / float(np.sum(kernel**2))
     noise = rng.standard_normal(hu.shape, dtype=np.float32)
     rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) for n in hu.shape[1:])
     centre = 0.7 + 0.3 * np.exp(-2 * (rows[:, None] ** 2 + columns[None, :] ** 2))
