@@ -30,7 +30,7 @@ from monai_vfx.simulation.spine import (
 )
 from monai_vfx.simulation.torso import FAT
 
-CORTEX_HU, DISC_HU, SAC_HU, LIGAMENT_HU = 950.0, 82.0, 22.0, 70.0
+CORTEX_HU, DISC_HU, SAC_HU, LIGAMENT_HU = 780.0, 82.0, 22.0, 70.0
 LABELLED = ("T11", "T12", "L1", "L2", "L3", "L4", "L5")
 """Levels whose bodies the mask names."""
 # Trabecular attenuation of a level relative to L1.
@@ -103,7 +103,8 @@ def _paint_vertebra(
     inner = np.minimum(core_body, arch + np.float32(1.4) * cortex + np.float32(0.5))
     texture = _texture(canvas, rng, side.shape, patient.texture)
     core = np.where(arch < inside_body, core_hu * 1.1 + 60.0, core_hu * texture)
-    canvas.paint(region, canvas.cover(outer), CORTEX_HU)
+    shell = np.float32(CORTEX_HU) * _texture(canvas, rng, side.shape, 0.17, grain_mm=5.0)
+    canvas.paint(region, canvas.cover(outer), shell)
     canvas.paint(region, canvas.cover(inner), core.astype(np.float32))
     _paint_vein(canvas, body)
     names = canvas.labels[region]
@@ -131,11 +132,15 @@ def _union(
 
 
 def _texture(
-    canvas: Canvas, rng: np.random.Generator, shape: tuple[int, ...], strength: float
+    canvas: Canvas,
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    strength: float,
+    grain_mm: float = 1.3,
 ) -> Field:
-    """Return the trabecular texture as a factor around 1, grains of about 3 mm."""
+    """Return a texture as a factor around 1; the trabecular one has grains of about 3 mm."""
     steps = (canvas.z[1] - canvas.z[0], canvas.y[1] - canvas.y[0], canvas.x[1] - canvas.x[0])
-    sigma = [1.3 / float(step) for step in steps]
+    sigma = [grain_mm / float(step) for step in steps]
     grains: Field = ndimage.gaussian_filter(
         rng.standard_normal(shape, dtype=np.float32), sigma, truncate=2.5
     )

@@ -98,9 +98,9 @@ def _solid_organs(painter: _Painter, torso: Torso, spine: Spine, rng: np.random.
 
 def _kidneys(canvas: Canvas, torso: Torso, spine: Spine, aorta_hu: float) -> None:
     for side in (-1, 1):
-        canvas.paint_tube(kidney(torso, spine, side, 1.15), FAT)
-        canvas.paint_tube(kidney(torso, spine, side, 1.0), aorta_hu + 32)
-        canvas.paint_tube(kidney(torso, spine, side, 0.72), aorta_hu + 8)
+        canvas.paint_tube(kidney(torso, spine, side, 1.1), FAT)
+        canvas.paint_tube(kidney(torso, spine, side, 1.0), aorta_hu + 18)
+        canvas.paint_tube(kidney(torso, spine, side, 0.78), aorta_hu - 8)
         outer = kidney(torso, spine, side, 1.0)
         middle = len(outer.z) // 2
         hilum = outer.x[middle] - side * 9.0, outer.y[middle] - 5.0, outer.z[middle]

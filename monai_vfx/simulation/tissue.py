@@ -20,6 +20,8 @@ from monai_vfx.simulation.torso import (
 )
 
 SKIN, WALL, LUNG = 5.0, 54.0, -850.0
+ASYMMETRY = 0.05
+"""SD of what one side's cross-section of a muscle has above the mean of both, as a share."""
 
 
 def paint_table(canvas: Canvas, torso: Torso) -> None:
@@ -65,6 +67,7 @@ def paint_muscles(
 ) -> None:
     """Paint and label the paravertebral muscles, with fat by the patient's muscle state."""
     male = patient.sex == "M"
+    uneven = np.clip(rng.normal(0, ASYMMETRY, 3), -2 * ASYMMETRY, 2 * ASYMMETRY)
     for side in (-1, 1):
         gluteus = iliac_wing(torso, spine, side, inset=-11.0 * torso.build)
         behind = tuple(y + 8.0 for y in gluteus.y)
@@ -72,11 +75,12 @@ def paint_muscles(
         canvas.paint_tube(moved, WALL)
     for side in (-1, 1):
         _paint_iliac(canvas, torso, spine, side, patient.trabecular_hu)
-        small = quadratus(torso, spine, side, patient.psoas_scale)
+        larger = 1 + side * uneven  # areas of both sides together stay the patient's
+        small = quadratus(torso, spine, side, patient.psoas_scale * larger[0])
         _paint_muscle(canvas, small, patient, 0.7, None, rng)
-        front = psoas(torso, spine, side, patient.psoas_scale, male)
+        front = psoas(torso, spine, side, patient.psoas_scale * larger[1], male)
         _paint_muscle(canvas, front, patient, 0.35, MUSCLES["psoas"], rng)
-        back = erector_spinae(torso, spine, side, patient.erector_scale)
+        back = erector_spinae(torso, spine, side, patient.erector_scale * larger[2])
         _paint_muscle(canvas, back, patient, 1.0, MUSCLES["erector_spinae"], rng)
 
 
@@ -88,12 +92,11 @@ def marbling(
     Args:
         rng: source.
         shape: (z, y, x).
-        spacing: voxel size along z, y, x in mm; the strands are plates about 2 mm thick, 6 mm
-            wide and 16 mm long.
+        spacing: voxel size along z, y, x in mm; the strands are 2 to 5 mm wide and 16 mm long.
     """
     white = rng.standard_normal(shape, dtype=np.float32)
     layers = []
-    for widths in ((7.0, 0.8, 2.6), (7.0, 2.6, 0.8)):
+    for widths in ((7.0, 0.9, 1.5), (7.0, 1.5, 0.9), (9.0, 2.2, 2.2)):
         sigma = [width / step for width, step in zip(widths, spacing, strict=True)]
         smooth: Field = ndimage.gaussian_filter(white, sigma, truncate=2.5)
         layers.append(smooth / max(float(smooth.std()), 1e-6))
@@ -122,7 +125,7 @@ def _paint_muscle(
     if not inside.any():
         return
     threshold = np.float32(np.quantile(field[inside], 1.0 - fraction))
-    fat = np.clip((field - threshold) / np.float32(1.2) + np.float32(0.5), 0.0, 1.0)
+    fat = np.clip((field - threshold) / np.float32(2.0) + np.float32(0.5), 0.0, 1.0)
     value = np.float32(patient.lean_hu) + fat * np.float32(-85.0 - patient.lean_hu)
     canvas.paint(region, share, value, label)
 
@@ -144,7 +147,7 @@ def _fat_field(
     medial = np.abs(x) < np.abs(np.interp(z, shape.z, shape.x)).astype(np.float32)
     inward = np.where(medial, u, -u)
     v = (y - np.interp(z, shape.z, shape.y).astype(np.float32)) / half_y
-    field += np.float32(0.35) * inward - np.float32(0.25) * v
+    field += np.float32(0.7) * inward - np.float32(0.5) * v  # most beside the laminae
     for place, lean in ((0.28, 0.25), (-0.38, -0.15)):  # multifidus | longissimus | iliocostalis
         cleft = (inward - np.float32(place) - np.float32(lean) * v) * half_x
         field += np.float32(1.1) * np.exp(-((cleft / np.float32(1.6)) ** 2))

@@ -166,14 +166,17 @@ def erector_spinae(torso: Torso, spine: Spine, side: int, scale: float) -> Tube:
     x, y, half_x, half_y = [], [], [], []
     for body, back in zip(bodies, torso.muscle_back, strict=True):
         front = body.centre[1] + body.half_depth + 15.0
-        wide = _ERECTOR[body.name] * torso.build * linear
+        wide = 1.1 * _ERECTOR[body.name] * torso.build * linear
         tall = max((back - front) / 2, 4.0)
         x.append(body.centre[0] + side * (3.0 + wide))
         # A small muscle withdraws from the fascia and leaves fat behind it.
         y.append(front + tall * linear)
         half_x.append(wide)
         half_y.append(tall * linear)
-    return Tube(torso.z, tuple(x), tuple(y), tuple(half_x), tuple(half_y), power=2.7)
+    # Thick beside the spine, thin at its outer edge, which lies further in front.
+    return Tube(
+        torso.z, tuple(x), tuple(y), tuple(half_x), tuple(half_y), power=2.3, angle=-0.13 * side
+    )
 
 
 def psoas(torso: Torso, spine: Spine, side: int, scale: float, male: bool) -> Tube:
