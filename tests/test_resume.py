@@ -235,7 +235,7 @@ RECIPE: dict[str, Any] = {
     **{"schedule": "cosine", "warmup_epochs": 1, "averaging": 0.5, "mixup": 0.4, "stop_after": 5},
     **{"weight_decay": 0.01, "encoder_rate": 0.5, "gradient_clip": 1.0, "augment_flip": 0.5},
     **{"augment_shift_mm": 3.0, "augment_rotate_deg": 5.0, "augment_noise_hu": 5.0},
-    **{"augment_hu": 3.0, "class_weights": "balanced", "label_smoothing": 0.05},
+    **{"augment_hu": 3.0, "bfloat16": True, "class_weights": "balanced", "label_smoothing": 0.05},
 }
 
 

@@ -288,17 +288,19 @@ def test_methods_say_how_the_network_was_trained(bare):
     assert "first weights: imagenet; cross-entropy. The epoch with" in plain
     off = {"weight_decay": 0.0, "encoder_rate": 1.0, "frozen_norms": False, "schedule": "none"}
     off |= {"warmup_epochs": 0, "gradient_clip": 0.0, "class_weights": None, "mixup": 0.0}
-    assert said(**off, averaging=0.0, stop_after=0, augment_flip=0.0) == plain
+    assert said(**off, averaging=0.0, stop_after=0, augment_flip=0.0, bfloat16=False) == plain
     first = said(
         **{"weight_decay": 0.01, "encoder_rate": 0.3, "schedule": "cosine", "warmup_epochs": 1},
         **{"gradient_clip": 1.0, "class_weights": "balanced", "label_smoothing": 0.1},
         **{"augment_shift_mm": 4.0, "augment_flip": 0.5, "stop_after": 5, "averaging": 0.99},
+        bfloat16=True,
     )
     for words in (
         "AdamW, weight decay 0.01, learning rate 1e-05, times 0.3 in the encoder, risen to",
         "over 1 epoch(s), then lowered to 0 along a cosine, gradients of a norm up to 1, batches",
         "cross-entropy with weights that balance the classes, labels smoothed by 0.1. The valid",
-        "a moving average (decay 0.99 a step). Training ended after 5 epochs without a better",
+        "a moving average (decay 0.99 a step). Training was in mixed precision (bfloat16).",
+        "Training ended after 5 epochs without a better",
         "in training: shifts up to 4 mm, left and right exchanged with probability 0.5. The epoch",
     ):
         assert words in first

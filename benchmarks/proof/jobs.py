@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from monai.bundle import ConfigParser
 
+from monai_vfx.bundle_parts.overlays import config_files
 from monai_vfx.clinical import IMAGING_VARIABLES, fit_clinical, threshold_rows
 from monai_vfx.clinical.variables import MODELS
 from monai_vfx.processes import run_tasks
@@ -109,8 +111,19 @@ def train_model(
     folds: int,
     epochs: int | None,
     cache: Path,
+    longer: float = 1.0,
 ) -> list[Path]:
     """Train one network, its first fold choosing the epoch, and score that fold.
+
+    Args:
+        folder: for the weights and the scores of the validation fold.
+        table: the cohort.
+        overlays: of the training.
+        seed: of the training.
+        folds: of the cohort; the first is held out.
+        epochs: None as the overlays say.
+        cache: folder of prepared images.
+        longer: factor of the epochs.
 
     Raises:
         RuntimeError: images could not be prepared.
@@ -119,6 +132,8 @@ def train_model(
     begun = any(folder.glob("last_checkpoint_epoch=*.pt"))
     if begun and not all(path.is_file() for path in files):
         shutil.rmtree(folder)  # checkpoints alone do not bring back the best epoch's weights
+    if longer != 1:
+        epochs = round(longer * (epochs or epochs_of(overlays)))
     train(
         table,
         out=folder,
@@ -134,6 +149,12 @@ def train_model(
     for checkpoint in folder.glob("last_checkpoint_epoch=*.pt"):
         checkpoint.unlink()
     return [*files, folder / "validation" / "predictions.csv"]
+
+
+def epochs_of(overlays: Sequence[str]) -> int:
+    """Return the epochs that a training with these overlays has."""
+    merged = ConfigParser.load_config_files(config_files(["common", "train", *overlays]))
+    return int(merged["max_epochs"])
 
 
 def score_set(folder: Path, weights: Path, table: Path, cache: Path | None) -> list[Path]:

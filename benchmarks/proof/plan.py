@@ -60,6 +60,7 @@ class Model:
         seeds: one training each.
         sees: class of models whose attainable AUROC it is held against, a name of
             :data:`monai_vfx.simulation.attainable.CLASSES`; None for none.
+        longer: factor of the epochs: a part of the training set is trained for as many steps.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Model:
     test_on: tuple[str, ...]
     seeds: tuple[int, ...]
     sees: str | None
+    longer: float = 1.0
 
 
 def read_plan(size: str, path: Path = HERE / "plan.yaml") -> dict[str, Any]:
@@ -137,7 +139,16 @@ def models(plan: dict[str, Any]) -> list[Model]:
             for name, overlays in both.items()
         ]
     found += [
-        Model(f"{name}_of_{n}", overlays, f"first_{n}", FULL, ("held_out",), first, sees[name])
+        Model(
+            f"{name}_of_{n}",
+            overlays,
+            f"first_{n}",
+            FULL,
+            ("held_out",),
+            first,
+            sees[name],
+            longer=plan["hospitals"][FULL] / n,
+        )
         for n in plan["learning_curve"]
         for name, overlays in both.items()
     ]

@@ -100,6 +100,7 @@ def model_chains(out: Path, plan: dict[str, Any], stages: tuple[str, ...]) -> li
                 "seed": seed,
                 "folds": plan["folds"],
                 "epochs": plan["epochs"],
+                "longer": model.longer,
                 "cache": out / "crops",
             }
             chain = [Step(f"train/{model.name}/seed_{seed}", train_model, training)]

@@ -21,6 +21,7 @@ from monai_vfx.bundle_parts.data import (
 from monai_vfx.bundle_parts.exclusions import StudyExclusionsd, with_exclusions
 from monai_vfx.bundle_parts.hazards import JointLoss
 from monai_vfx.bundle_parts.overlays import check_overlay
+from monai_vfx.bundle_parts.precision import Bfloat16Inferer
 from monai_vfx.bundle_parts.prediction import (
     EvaluationWriter,
     HeatMapWriter,
@@ -51,6 +52,7 @@ from monai_vfx.first_weights import name_of_pretrained
 from monai_vfx.weights import TrainedModel, bundle_root
 
 __all__ = [
+    "Bfloat16Inferer",
     "CaseDataset",
     "CohortCache",
     "EarlyStop",

@@ -8,16 +8,15 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines import Workflow
-from monai.inferers import SimpleInferer
 from monai.transforms import Compose
 from monai.utils import MAX_SEED
 from safetensors.torch import save_file
@@ -98,27 +97,6 @@ def tensors(item: BankItem) -> Json:
         **({} if item.pose is None else {"pose": item.pose}),
         "level": item.level,
     }
-
-
-class Bfloat16Inferer(SimpleInferer):
-    """Run a network in mixed precision with bfloat16, on a CPU as on a GPU; logits are float32.
-
-    Args:
-        enabled: false computes in float32.
-    """
-
-    def __init__(self, enabled: bool = True) -> None:
-        super().__init__()
-        self.enabled = enabled
-
-    def __call__(
-        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Return logits (B, C, x, y, z) of images (B, 2, x, y, z)."""
-        inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.enabled):
-            logits = super().__call__(inputs, network, *args, **kwargs)
-        return logits.float()
 
 
 def first_sample(output_dir: str | Path, resume: bool, epoch_length: int, batch_size: int) -> int:

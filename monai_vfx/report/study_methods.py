@@ -181,6 +181,7 @@ def _further(training: Json) -> str:
         "frozen_norms": "The encoder's batch norms stayed as they began.",
         "mixup": "Pairs of patients were mixed (MixUp, alpha {:g}).",
         "averaging": "The validated weights are a moving average (decay {:g} a step).",
+        "bfloat16": "Training was in mixed precision (bfloat16).",
         "stop_after": "Training ended after {} epochs without a better AUROC.",
     }
     augmented = {

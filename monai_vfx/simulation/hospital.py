@@ -87,7 +87,16 @@ def simulate_hospital(
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows = {person.case: row for row, person in enumerate(people)}
     jobs = [  # a second CT shows the anatomy of the first
-        _Job(person, rows[person.patient], seed, hospital, file_format, field_of_view, mask_error_mm, out)
+        _Job(
+            person,
+            rows[person.patient],
+            seed,
+            hospital,
+            file_format,
+            field_of_view,
+            mask_error_mm,
+            out,
+        )
         for person in people
     ]
     for done, _ in enumerate(_finished(jobs, workers), start=1):

@@ -1,4 +1,4 @@
-"""What a segmentation gets wrong: edges that wander by a millimetre, so that no mask is the truth."""
+"""What a segmentation gets wrong: edges that wander by a millimetre; no mask is the truth."""
 
 from __future__ import annotations
 
