@@ -14,7 +14,7 @@ NULL, NO_GAIN = 0.05, 0.03
 
 
 def claims(
-    aurocs: pd.DataFrame, pairs: pd.DataFrame, saliency: pd.DataFrame
+    aurocs: pd.DataFrame, pairs: pd.DataFrame, saliency: pd.DataFrame, curve: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
     """Yield claim, rule, what was measured, and whether it is met (empty: not measured).
 
@@ -22,8 +22,10 @@ def claims(
         aurocs: rows of ``aurocs.csv``.
         pairs: rows of ``pairs.csv``.
         saliency: rows of ``saliency.csv``; empty where no map was measured.
+        curve: rows of ``clinical_curve.csv``; empty where it was not made.
     """
     yield from _about_scores(aurocs, pairs)
+    yield from _about_size(curve)
     for name in ("gradcam layer2", "gradcam layer3"):
         yield _claim(
             f"{name}: energy ratio in body and muscle above that of random weights, lower end",
@@ -69,6 +71,17 @@ def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[st
     ends = [abs(pair.get(f"difference_ci_{end}", np.nan)) for end in ("low", "high")]
     yield _claim("muscle without signal: larger end of the gain's interval", f"<= {NO_GAIN}",
                  float(np.max(ends)), lambda v: v <= NO_GAIN)  # fmt: skip
+
+
+def _about_size(curve: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Judge the clinical models where they are fitted on the most patients."""
+    if curve.empty:
+        return
+    most = int(curve["patients"].max())
+    found = curve[(curve["patients"] == most) & (curve["kind"] == "xgboost")]
+    for name, share in zip(found["model"], found["share"], strict=True):
+        claim = f"{name.replace('_', ' ')} fitted on {most} patients: share of the excess"
+        yield _claim(claim, f">= {LEAST_CLINICAL}", share, lambda v: v >= LEAST_CLINICAL)
 
 
 def _claim(claim: str, rule: str, value: Any, met: Any) -> dict[str, Any]:

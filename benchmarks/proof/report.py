@@ -79,6 +79,13 @@ def write_report(results: Path) -> Path:
         _save(learning_figure(curve), results / "learning_curve.png")
         lines += ["", "## Learning curve", "", "![AUROC by patients](learning_curve.png)", ""]
         lines += markdown(curve)
+    if (results / "clinical_curve.csv").is_file():
+        lines += ["", "## Clinical models by number of patients", ""]
+        lines += [
+            "Fitted on sets drawn anew, without images, and tested on the same large set.",
+            "",
+        ]
+        lines += markdown(_read(results, "clinical_curve"))
     if (results / "saliency.csv").is_file():
         lines += ["", "## Where the network looks", "", *saliency_lines(results)]
     if (results / "ablations.csv").is_file():

@@ -37,7 +37,8 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
     Args:
         out: folder of the run.
         plan: of its size.
-        results: folder, with ``saliency.csv`` where maps were measured, for ``claims.csv``,
+        results: folder, with ``saliency.csv`` and ``clinical_curve.csv`` where these were
+            measured, for ``claims.csv``,
             ``aurocs.csv`` (a row a model and set), ``seeds.csv`` (a row a training
             and set), ``pairs.csv`` (DeLong and McNemar), ``points.csv`` (accuracy, sensitivity,
             specificity at the frozen threshold), ``learning_curve.csv``, ``steps.csv`` (seconds).
@@ -76,7 +77,8 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
     )
     maps = results / "saliency.csv"
     tables = [pd.DataFrame(content) for content in (rows, pairs)]
-    tables.append(pd.read_csv(maps) if maps.is_file() else pd.DataFrame())
+    for path in (maps, results / "clinical_curve.csv"):
+        tables.append(pd.read_csv(path) if path.is_file() else pd.DataFrame())
     pd.DataFrame(claims(*tables)).to_csv(results / "claims.csv", index=False)
     step_seconds(out).to_csv(results / "steps.csv", index=False)
     write_json(results / "run.json", {"plan": plan})

@@ -17,6 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from clinical_curve import fit_by_size
 from hospitals import TABLES, blocks, make_chunk, merge, training_tables
 from jobs import (
     Step,
@@ -135,8 +136,11 @@ def stream(out: Path, plan: dict[str, Any], only: tuple[str, ...], workers: int)
 
 
 def clinical_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
-    """List the fits of models without a network, once a complete set that they score."""
-    return [
+    """List the fits of models without a network: by size, and once a complete set to score."""
+    settings = {"folder": out / "clinical" / "curve", "signal": plan["signal"]}
+    settings |= {"sizes": plan["clinical_sets"], "tested": plan["clinical_tested"]}
+    curve = Step("clinical/curve", fit_by_size, {**settings, "draws": plan["draws"]})
+    return [[curve]] + [
         [
             Step(
                 f"clinical/{patients.name}",
@@ -183,11 +187,13 @@ def run(
             run_steps(out, [saliency_steps(out, plan)], only, workers)
         if "results" in stages:
             from ablations import summarise as ablations
+            from clinical_curve import summarise as curve
             from results import write_results
             from saliency import summarise as saliency
 
             folder = results or out / "results"
             saliency(out, folder)
+            curve(out, folder)
             write_results(out, plan, folder)
             ablations(out, plan, folder)
         if "report" in stages:
