@@ -20,6 +20,7 @@ def proof(monkeypatch):
     """Let the scripts of the experiment be imported, as they import each other."""
     monkeypatch.syspath_prepend(str(PROOF))
     names = ("plan", "hospitals", "jobs", "results", "claims", "report", "saliency", "ablations")
+    names += ("clinical_curve",)
     before = {name: sys.modules.pop(name, None) for name in (*names, "run")}
     yield
     for name, module in before.items():
@@ -69,9 +70,29 @@ def test_every_ablation_can_be_trained(tmp_path):
         for step in chain
         if "train" in step.name
     ]
-    assert len(trainings) == 13  # of 14, one is what the size has anyway
+    assert len(trainings) == 16  # of 18, two are what the size has anyway
     for step in trainings:
         training_configs(step.settings["overlays"])
+
+
+@pytest.mark.usefixtures("proof")
+def test_clinical_models_near_their_ceiling_with_more_patients(tmp_path):
+    from clinical_curve import fit_by_size, summarise
+
+    fit_by_size(tmp_path / "clinical" / "curve", "paper", [(200, 2), (6000, 1)], 4000, 20_000)
+    rows = pd.read_csv(tmp_path / "clinical" / "curve" / "curve.csv")
+    assert len(rows) == 3 * 4 * 2
+    assert rows.groupby("model")["attainable"].nunique().max() == 1
+    own = rows[(rows["model"] == "clinical_C") & (rows["kind"] == "xgboost")]
+    assert own["share"].iloc[-1] > 0.8
+    assert own["share"].iloc[-1] > own["share"].iloc[:-1].max()
+    summarise(tmp_path, tmp_path)
+    found = pd.read_csv(tmp_path / "clinical_curve.csv")
+    assert set(found["sets"]) == {1, 2}
+    small = found[(found["patients"] == 200) & (found["model"] == "clinical_C")]
+    assert small[small["kind"] == "xgboost"]["share"].iloc[0] == pytest.approx(
+        own["share"].iloc[:-1].mean(), rel=1e-3
+    )
 
 
 @pytest.mark.usefixtures("proof")

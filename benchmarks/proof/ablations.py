@@ -178,27 +178,32 @@ VARIANTS = {
 
 
 def summarise(out: Path, plan: dict[str, Any], results: Path) -> None:
-    """Write ``ablations.csv``: each AUROC against the reference's on the same patients."""
+    """Write ``ablations.csv``: each AUROC against its reference's on the same patients."""
     cohort = out / "sets" / TESTED / "cohort.csv"
-    folder = out / "models" / REFERENCE / f"seed_{plan['seeds'][0]}" / TESTED / "block_0"
-    path = folder / "predictions.csv"
-    if not path.is_file():
+    model = out / "models" / REFERENCE / f"seed_{plan['seeds'][0]}" / TESTED / "block_0"
+    if not (model / "predictions.csv").is_file():
         return
-    reference = _scores(path)
+    found = read_ablations()
+    folders = {name: out / "ablations" / name / TESTED for name in found}
+    scores = {
+        name: _scores(folder / "predictions.csv")
+        for name, folder in ({REFERENCE: model} | folders).items()
+        if (folder / "predictions.csv").is_file()
+    }
     truth = pd.read_csv(cohort, dtype={"case": str}).set_index("case")["fracture"]
     rows = []
-    for name, entry in read_ablations().items():
-        own = out / "ablations" / name / TESTED / "predictions.csv"
-        if not own.is_file():
+    for name, entry in found.items():
+        against = entry.get("against", REFERENCE)
+        if not {name, against} <= set(scores):
             continue
-        both = pd.concat({"own": _scores(own), "reference": reference}, axis=1).dropna()
+        both = pd.concat([scores[name], scores[against]], axis=1, keys=["own", "other"]).dropna()
         y = truth.loc[both.index]
-        found, test = auroc(y, both["own"]), delong_test(y, both["own"], both["reference"])
+        own, test = auroc(y, both["own"]), delong_test(y, both["own"], both["other"])
         low, high = difference_interval(test) or (np.nan, np.nan)
-        row = {"ablation": name, "question": entry["question"], "n": found.n}
-        row |= {"auroc": found.value, "se": found.variance**0.5, "reference": test.auroc_b}
-        row |= {"difference": test.difference, "ci_low": low, "ci_high": high, "p": test.p}
-        rows.append(row)
+        row = {"ablation": name, "question": entry["question"], "n": own.n}
+        row |= {"auroc": own.value, "se": own.variance**0.5, "against": against}
+        row |= {"reference": test.auroc_b, "difference": test.difference}
+        rows.append(row | {"ci_low": low, "ci_high": high, "p": test.p})
     if rows:
         pd.DataFrame(rows).to_csv(results / "ablations.csv", index=False, float_format="%.4g")
 
