@@ -8,6 +8,7 @@ Positions are LPS mm: x to the patient's left, y to the back, z to the head.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,14 +61,16 @@ class Canvas:
         self.hu: Field = np.full((len(z), len(y), len(x)), fill, dtype=np.float32)
         self.labels: LabelVolume = np.zeros(self.hu.shape, dtype=np.uint8)
         self.edge = float(x[1] - x[0]) * 1.2
+        self._places = [axis.tolist() for axis in (z, y, x)]
 
     def window(self, low: Point, high: Point) -> Region | None:
         """Return the voxels of a box in mm, or None where it misses the grid."""
         found = []
         margin = self.edge
-        for axis, start, stop in zip((self.z, self.y, self.x), low[::-1], high[::-1], strict=True):
-            first = int(np.searchsorted(axis, start - margin))
-            last = int(np.searchsorted(axis, stop + margin))
+        # Most of the thousand small shapes of a bowel miss a small field: plain lists are quicker.
+        for places, start, stop in zip(self._places, low[::-1], high[::-1], strict=True):
+            first = bisect_left(places, start - margin)
+            last = bisect_left(places, stop + margin)
             if first >= last:
                 return None
             found.append(slice(first, last))
@@ -168,9 +171,11 @@ def ellipsoid(centre: Point, half: Point, power: float = 2.0, angle: float = 0.0
 
 def capsule_box(start: Point, end: Point, radius: float) -> tuple[Point, Point]:
     """Return the corners of the box around a capsule, mm."""
-    low = np.minimum(start, end) - radius
-    high = np.maximum(start, end) + radius
-    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+    (x, y, z), (u, v, w) = start, end
+    return (
+        (min(x, u) - radius, min(y, v) - radius, min(z, w) - radius),
+        (max(x, u) + radius, max(y, v) + radius, max(z, w) + radius),
+    )
 
 
 def capsule_distance(
