@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -67,8 +68,20 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _share_cores(workers: int) -> None:
-    """Let numerical libraries of a process, not imported yet, use their share of the cores."""
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    """Let numerical libraries of a process use their share of the cores.
+
+    A spawned process imports the caller's script before this is called, and with it perhaps numpy
+    or torch, which then no longer look at the environment. Two trainings of two threads each on two
+    cores were seen to wait for each other's threads: twenty times as slow as with one thread.
+    """
+    from threadpoolctl import threadpool_limits
+
+    share = str(max(1, (os.cpu_count() or 1) // workers))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, threads)
-    os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", threads)
+        os.environ.setdefault(name, share)
+    os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", share)
+    threads = os.environ["OMP_NUM_THREADS"]
+    if threads.isdigit():
+        threadpool_limits(int(threads))
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(int(threads))
