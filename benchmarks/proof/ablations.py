@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from hospitals import chunks, simulate_chunk
-from jobs import Step, run_steps, score_set, train_model
+from jobs import Step, chosen_steps, run_steps, score_set, train_model
 from monai.bundle import ConfigParser
 from plan import FULL, HERE, PatientSet, overlays_of, patient_sets, read_plan
 
@@ -45,10 +45,9 @@ def read_ablations() -> dict[str, dict[str, Any]]:
 
 def ablation_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
     """List a training and its scoring an ablation; a scoring alone where the image is changed."""
-    patients = next(one for one in patient_sets(plan) if one.name == TESTED)
     seed = plan["seeds"][0]
     reference = out / "models" / REFERENCE / f"seed_{seed}" / "model.pt"
-    anew = {"patients": patients, "size": plan["chunk"], "most": plan["ablation_patients"]}
+    anew = {"images": [step.settings["folder"] for step in image_steps(out, plan)]}
     chains = []
     for name, entry in read_ablations().items():
         folder = out / "ablations" / name
@@ -105,37 +104,56 @@ def changed(
     return (*overlays, str(path))
 
 
+def image_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
+    """List the chunks of tested patients whose images are made again, once for all ablations."""
+    patients = next(one for one in patient_sets(plan) if one.name == TESTED)
+    steps, wanted = [], int(plan["ablation_patients"])
+    for number, count, seed in chunks(patients, plan["chunk"]):
+        if wanted > 0:
+            settings = {"folder": out / "ablations" / "images" / f"chunk_{number:03d}"}
+            settings |= {"patients": patients, "count": count, "seed": seed}
+            steps.append(Step(f"ablation/images/chunk_{number:03d}", make_images, settings))
+            wanted -= count
+    return steps
+
+
+def make_images(folder: Path, patients: PatientSet, count: int, seed: int) -> list[Path]:
+    """Make a chunk of the tested patients again."""
+    simulate_chunk(folder, patients, count, seed)
+    return [folder / "cohort.csv"]
+
+
 def score_anew(
-    folder: Path, weights: Path, patients: PatientSet, size: int, most: int, variant: str | None
+    folder: Path, weights: Path, images: Sequence[Path], variant: str | None
 ) -> list[Path]:
-    """Score patients whose images were emptied: each chunk is made again, changed, and removed.
+    """Score patients from their images, not from crops that are prepared already.
 
     Args:
         folder: for ``predictions.csv``.
         weights: of the network.
-        patients: the set.
-        size: of its chunks.
-        most: patients at most, whole chunks.
+        images: folders of the patients' chunks.
         variant: a name in :data:`VARIANTS`, or None for the images as they are.
     """
-    parts, scored = [], 0
-    for number, count, seed in chunks(patients, size):
-        done = folder / f"chunk_{number:03d}.csv"
-        if scored >= most:
-            break
-        scored += count
+    parts = []
+    for chunk in images:
+        done = folder / f"{chunk.name}.csv"
         if not done.is_file():
-            images = folder / "images"
-            table = simulate_chunk(images, patients, count, seed)
+            shown = chunk
             if variant is not None:
-                VARIANTS[variant](table, seed)
-            score_set(folder / "scored", weights, images / "cohort.csv", None)
+                shown = folder / "images"
+                shutil.rmtree(shown, ignore_errors=True)
+                shutil.copytree(chunk, shown)
+                table = pd.read_csv(shown / "cohort.csv", dtype={"case": str})
+                for name in ("image", "mask"):
+                    table[name] = [str(shown / path) for path in table[name]]
+                VARIANTS[variant](table, int(chunk.name.removeprefix("chunk_")))
+            score_set(folder / "scored", weights, shown / "cohort.csv", None)
             found = pd.read_csv(folder / "scored" / "predictions.csv", dtype={"case": str})
-            found["case"] = [f"{number:03d}_{case}" for case in found["case"]]
+            found["case"] = [f"{chunk.name.removeprefix('chunk_')}_{c}" for c in found["case"]]
             partial_file = done.with_suffix(".partial")
             found.to_csv(partial_file, index=False)
             partial_file.replace(done)
-            shutil.rmtree(images)
+            shutil.rmtree(folder / "images", ignore_errors=True)
         parts.append(pd.read_csv(done, dtype={"case": str}))
     pd.concat(parts).to_csv(folder / "predictions.csv", index=False)
     return [folder / "predictions.csv"]
@@ -216,7 +234,10 @@ def run(out: Path, size: str, only: Sequence[str] = (), workers: int = 1) -> Non
     """Do the chosen ablations that are not done."""
     out, plan = out.resolve(), read_plan(size)
     with alone_in(out):
-        run_steps(out, ablation_chains(out, plan), only, workers)
+        chains = ablation_chains(out, plan)
+        if any(step.work is score_anew for chain in chains for step in chosen_steps(chain, only)):
+            run_steps(out, [[step] for step in image_steps(out, plan)], (), workers)
+        run_steps(out, chains, only, workers)
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
     VFX_TEST_DATA=DIR python benchmarks/realism/blind.py OUT --seed 1
     VFX_TEST_DATA=DIR python benchmarks/realism/blind.py OUT --beside
 
-Blind: ``OUT/01.png`` … in shuffled order, all on the same pixels, window and field, and ``key.csv``
-**beside** OUT (``OUT.key.csv``), for whoever scores the answers. ``--beside`` writes one sheet, phantoms
-above real ones. Pixels of real CT belong to their owners: keep the pictures, do not commit them.
+Blind: ``OUT/01.png`` … in shuffled order, all on the same pixels, window and field, and the key
+beside OUT (``OUT.key.csv``), for whoever scores the answers. ``--beside`` writes one sheet,
+phantoms above real ones. The data's terms forbid to commit pixels of the real CT.
 """
 
 from __future__ import annotations
