@@ -92,11 +92,11 @@ def marbling(
     Args:
         rng: source.
         shape: (z, y, x).
-        spacing: voxel size along z, y, x in mm; the strands are 2 to 5 mm wide and 16 mm long.
+        spacing: voxel size along z, y, x in mm; the strands are 2 to 4 mm wide and 16 mm long.
     """
     white = rng.standard_normal(shape, dtype=np.float32)
     layers = []
-    for widths in ((7.0, 0.9, 1.5), (7.0, 1.5, 0.9), (9.0, 2.2, 2.2)):
+    for widths in ((7.0, 0.9, 1.5), (7.0, 1.5, 0.9)):
         sigma = [width / step for width, step in zip(widths, spacing, strict=True)]
         smooth: Field = ndimage.gaussian_filter(white, sigma, truncate=2.5)
         layers.append(smooth / max(float(smooth.std()), 1e-6))
