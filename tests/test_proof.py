@@ -167,13 +167,22 @@ def test_training_tables_hold_what_their_names_say(tmp_path):
     outcome = np.tile([1, 0, 0, 1, 1], 40)
     table = pd.DataFrame({"case": [f"c{n}" for n in range(200)], "fracture": outcome})
     table.to_csv(tmp_path / "cohort.csv", index=False)
-    training_tables(tmp_path, [20, 40])
+    risk = np.random.default_rng(0).random(200)
+    truth = table[["case"]].assign(five_year_risk=risk)
+    truth.sample(frac=1, random_state=1).to_csv(tmp_path / "truth.csv", index=False)
+    training_tables(tmp_path, [20, 40], permutations=2)
     twenty, forty = (pd.read_csv(tmp_path / f"first_{n}.csv") for n in (20, 40))
     assert (len(twenty), twenty["fracture"].sum()) == (20, 10)
     assert set(twenty["case"]) < set(forty["case"])
     permuted = pd.read_csv(tmp_path / "permuted.csv")
     assert permuted["fracture"].sum() == outcome.sum()
     assert (permuted["fracture"] != outcome).mean() > 0.2
+    first, second = (pd.read_csv(tmp_path / f"permuted_{n}.csv")["fracture"] for n in (0, 1))
+    assert first.sum() == second.sum() == 100
+    assert (first != second).mean() > 0.2
+    for shuffled in (first, second):
+        in_order = shuffled.to_numpy()[np.argsort(risk)].reshape(-1, 2)
+        assert (in_order.sum(axis=1) == 1).all()  # so the risk says nothing of it
 
 
 @pytest.mark.usefixtures("proof")

@@ -64,9 +64,14 @@ def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[st
     better = pair.get("difference", np.nan) > 0
     yield _claim("external: bone-only above clinical D, DeLong p", "< 0.05",
                  pair.get("p"), lambda v, better=better: better and v < 0.05)  # fmt: skip
+    names = aurocs["model"] if len(aurocs) else pd.Series(dtype=str)
+    shuffled = aurocs[names.str.match(r"permuted_\d+$")]
+    yield _claim("outcomes permuted between neighbours in risk: mean AUROC", f"0.5 ± {NULL}",
+                 shuffled["auroc"].mean() if len(shuffled) else None,
+                 lambda v: abs(v - 0.5) <= NULL)  # fmt: skip
     row = _row(aurocs, "held_out", "permuted")
-    yield _claim("permuted outcomes: AUROC", f"0.5 ± {NULL}",
-                 row.get("auroc"), lambda v: abs(v - 0.5) <= NULL)  # fmt: skip
+    yield _claim("outcomes permuted freely, once: SD of the predicted probability", "< 0.05",
+                 row.get("score_sd"), lambda v: v < 0.05)  # fmt: skip
     pair = _pair(pairs, "no_muscle_held_out", "bone_muscle", "bone")
     ends = [abs(pair.get(f"difference_ci_{end}", np.nan)) for end in ("low", "high")]
     yield _claim("muscle without signal: larger end of the gain's interval", f"<= {NO_GAIN}",

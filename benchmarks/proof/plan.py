@@ -122,9 +122,10 @@ def models(plan: dict[str, Any]) -> list[Model]:
         Model(name, overlays, "cohort", FULL, tests, seeds, sees[name])
         for name, overlays in both.items()
     ]
-    found.append(
-        Model("permuted", both["bone_muscle"], "permuted", FULL, ("held_out",), first, None)
-    )
+    found += [
+        Model(name, both["bone_muscle"], name, FULL, ("held_out",), first, None)
+        for name in ("permuted", *(f"permuted_{n}" for n in range(plan["permutations"])))
+    ]
     if any(item.name.startswith(NO_MUSCLE) for item in patient_sets(plan)):
         found += [
             Model(

@@ -21,7 +21,7 @@ from monai_vfx.report.pixels import grey, overlay
 NAMES = {
     "bone": "image, bone-only",
     "bone_muscle": "image, bone + muscle",
-    "permuted": "image, outcomes permuted",
+    "permuted": "image, outcomes permuted freely",
     "imaging_baseline": "imaging baseline",
     "frax_major": "FRAX stand-in, major",
     "frax_hip": "FRAX stand-in, hip",
@@ -247,6 +247,7 @@ def name_of(model: str) -> str:
     """Return how a score is called on the page."""
     kind, _, rest = model.partition("_")
     words = {"fusion": "image + ", "clinical": "clinical ", "logistic": "logistic "}
+    words["permuted"] = "image, outcomes permuted between neighbours in risk, "
     return NAMES.get(model) or (words[kind] + rest if kind in words else model.replace("_", " "))
 
 

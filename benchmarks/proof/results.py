@@ -142,7 +142,7 @@ def collect(
 
 
 def measured(table: pd.DataFrame, score: pd.Series[float]) -> dict[str, Any]:
-    """Return n, events, AUROC, its standard error and interval (DeLong) of those with a score."""
+    """Return n, events, AUROC with error and interval (DeLong) and the score's SD where known."""
     known = score.notna().to_numpy()
     found = auroc(table["fracture"].to_numpy()[known], score.to_numpy()[known])
     return {
@@ -152,6 +152,7 @@ def measured(table: pd.DataFrame, score: pd.Series[float]) -> dict[str, Any]:
         "se": found.variance**0.5,
         "ci_low": found.ci_low,
         "ci_high": found.ci_high,
+        "score_sd": float(score[known].std()),
     }
 
 

@@ -71,7 +71,9 @@ def make_block(
         for name in TABLES:
             merge(folder, [number for part in parts for number, *_ in part], name, name)
         if not patients.tested:
-            training_tables(folder, plan["learning_curve"] if patients.name == FULL else [])
+            whole = patients.name == FULL
+            parts_of = plan["learning_curve"] if whole else []
+            training_tables(folder, parts_of, plan["permutations"] if whole else 0)
         (folder / "complete").touch()
     return cache
 
