@@ -84,13 +84,17 @@ def test_a_box_has_its_size_on_any_grid(kit: SimpleNamespace, flips: str, tilt: 
     case = made_spine(kit, flips, tilt)
     frames = kit.quantities.body_frames(case)
     assert set(frames) == set(LEVELS)
+    heights = []
     for level, frame in frames.items():
         found = kit.quantities.body_size(case, level, frame)
         for name, size in (("width", WIDTH), ("waist", WIDTH), ("depth", DEPTH)):
             assert found[name] == pytest.approx(size, abs=1.3), (level, name)
-        assert found["height"] == pytest.approx(HEIGHT, abs=1.6), level
+        heights.append(found["height"])
         assert frame.up[2] > 0.99
         assert frame.right == pytest.approx([1.0, 0.0, 0.0], abs=0.02)
+    # Slices of 2.5 mm show 26 mm as 25 or 27.5: the levels lie differently between them.
+    assert heights == pytest.approx([HEIGHT] * 5, abs=2.0)
+    assert np.mean(heights) == pytest.approx(HEIGHT, abs=0.9)
 
 
 @pytest.mark.parametrize("flips", ["", "ijk"])
@@ -113,7 +117,7 @@ def test_the_noise_kernel_is_that_of_the_filter(kit: SimpleNamespace) -> None:
     case = replace(case, hu=case.hu + (20 * grain / grain.std()).astype(np.float32))
     centres = kit.quantities.find_aorta(case, kit.quantities.body_frames(case))
     found = kit.quantities.noise(case, centres)
-    # The plane that is taken away takes some of slow noise with it.
+    # The SD lacks what of slow noise the plane takes with it.
     assert found["noise_kernel"] == pytest.approx(1.0, abs=0.1)
     assert found["noise_sd"] == pytest.approx(20.0, rel=0.1)
 
@@ -193,6 +197,6 @@ def test_slices_are_averaged_to_five_millimetres_where_they_lie(kit: SimpleNames
         assert kit.blind.centre(part, level) == pytest.approx(
             kit.blind.centre(case, level), abs=1.3
         )
-    fat = part.hu[5:20, 5:20]
+    fat = part.hu[1:5, 1:5]
     # Five positions over four slices: the mean of about four independent values.
     assert fat.std() == pytest.approx(5.0, rel=0.2)

@@ -24,6 +24,8 @@ from monai_vfx.volumes import open_volume
 
 REAL = {"tcga_ov_abdomen": "enhanced, 3 mm", "totalseg_example": "native, 3 mm"}
 """Folder of the real CT → its name in tables."""
+COHORT = 200
+"""Patients that are drawn at least, however few of them are painted."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def phantoms(
 
     The labels are those painted, without the errors that a written mask has.
     """
-    for row, patient in enumerate(draw_patients(max(count, 2), seed, hospital)[:count]):
+    # A cohort of another size has other people; of this one the first are always the same.
+    for row, patient in enumerate(draw_patients(max(count, COHORT), seed, hospital)[:count]):
         yield f"{hospital} {row}", partial(_phantom, patient, row, hospital, field_of_view, seed)
 
 

@@ -95,16 +95,19 @@ def summary(table: pd.DataFrame, ranges: dict[str, Row]) -> pd.DataFrame:
         real = table.loc[table["source"] == "real", name]
         row["real"] = ", ".join(f"{v:.3g}" if np.isfinite(v) else "-" for v in real)
         row["range"] = f"{entry['low']} to {entry['high']}"
-        outside = []
+        outside, spread = [], [np.inf, -np.inf]
         for source, part in table[table["source"] != "real"].groupby("source", sort=False):
             values = part[name].dropna()
             if values.empty:
                 continue
             low, middle, high = np.percentile(values, [5, 50, 95])
             row[str(source)] = f"{middle:.3g} ({low:.3g} to {high:.3g})"
+            spread = [min(spread[0], low), max(spread[1], high)]
             beyond = max(entry["low"] - middle, middle - entry["high"])
             if beyond > 0:
                 outside.append(f"{source}: by {beyond:.2g}")
+        seen = real.dropna()
+        row["real within 5-95 %"] = f"{seen.between(*spread).sum()} of {len(seen)}"
         row["inside"] = f"no ({'; '.join(outside)})" if outside else "yes"
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
@@ -159,7 +162,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder for tables and histograms")
     parser.add_argument("--quick", type=int, default=60, help="patients a hospital, small field")
-    parser.add_argument("--full", type=int, default=6, help="patients a hospital, whole abdomen")
+    parser.add_argument("--full", type=int, default=24, help="patients a hospital, whole abdomen")
     args = parser.parse_args()
     folder = os.environ.get("VFX_TEST_DATA")
     raise SystemExit(
