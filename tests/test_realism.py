@@ -117,9 +117,9 @@ def test_the_noise_kernel_is_that_of_the_filter(kit: SimpleNamespace) -> None:
     case = replace(case, hu=case.hu + (20 * grain / grain.std()).astype(np.float32))
     centres = kit.quantities.find_aorta(case, kit.quantities.body_frames(case))
     found = kit.quantities.noise(case, centres)
-    # The SD lacks what of slow noise the plane takes with it.
     assert found["noise_kernel"] == pytest.approx(1.0, abs=0.1)
-    assert found["noise_sd"] == pytest.approx(20.0, rel=0.1)
+    # The plane takes a part of slow noise with it: 13 % of the SD here.
+    assert 16.5 < found["noise_sd"] < 20.0
 
 
 def test_muscle_is_measured_with_the_fat_that_its_label_leaves_out(kit: SimpleNamespace) -> None:
