@@ -29,22 +29,27 @@ from quantities import measure
 from monai_vfx.report.figures import COLOURS, INK, calm, figure_png
 
 RANGES = Path(__file__).resolve().with_name("ranges.yaml")
-SHOWN = {"trabecular": (-50, 400), "erector": (-150, 150), "psoas": (-100, 150), "fat": (-160, -40)}
-"""Tissue → HU from the first to the last of the histogram's ``BINS``."""
-BINS = 90
+SHOWN = {
+    "trabecular": np.arange(-50.5, 400, 5),
+    "erector": np.arange(-150.5, 150, 5),
+    "psoas": np.arange(-100.5, 150, 5),
+    "fat": np.arange(-160.5, -40, 3),
+}
+"""Tissue → edges of its histogram's bins; a whole number of HU each, as the voxels are."""
 NOISE_BINS = np.linspace(5, 30, 26)
 
 Row = dict[str, Any]
 
 
-def measured(case: Seen, source: str) -> Row:
+def measured(case: Seen, name: str, source: str) -> Row:
     """Return a CT's quantities and the counts of its tissues' histograms."""
     found, tissues = measure(case)
     counts = {
-        name: np.histogram(tissues.get(name, ()), BINS, SHOWN[name])[0].tolist() for name in SHOWN
+        tissue: np.histogram(tissues.get(tissue, ()), edges)[0].tolist()
+        for tissue, edges in SHOWN.items()
     }
-    numbers = {name: value for name, value in found.items() if np.isfinite(value)}
-    return {"name": case.name, "source": source, "numbers": numbers, "counts": counts}
+    numbers = {quantity: value for quantity, value in found.items() if np.isfinite(value)}
+    return {"name": name, "source": source, "numbers": numbers, "counts": counts}
 
 
 def jobs(data: Path | None, quick: int, full: int) -> Iterator[tuple[str, str, Callable[[], Seen]]]:
@@ -73,7 +78,7 @@ def measure_all(out: Path, data: Path | None, quick: int, full: int) -> list[Row
     rows = []
     for name, source, make in jobs(data, quick, full):
         if (name, source) not in known:
-            known[name, source] = measured(make(), source)
+            known[name, source] = measured(make(), name, source)
             with store.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(known[name, source]) + "\n")
         rows.append(known[name, source])
@@ -127,8 +132,7 @@ def histograms(rows: list[Row]) -> Figure:
         style["linestyle"] = "--" if real else "-"
         for axis, name in zip(axes, SHOWN, strict=False):
             counts = np.sum([r["counts"][name] for r in members], axis=0)
-            edges = np.linspace(*SHOWN[name], BINS + 1)
-            axis.stairs(counts / max(counts.sum(), 1), edges, label=label, **style)
+            axis.stairs(counts / max(counts.sum(), 1), SHOWN[name], label=label, **style)
             axis.set_title(f"{name}, HU", fontsize=10, color=INK)
         noise = [r["numbers"]["noise_sd"] for r in members if "noise_sd" in r["numbers"]]
         if real:
