@@ -36,6 +36,7 @@ SHOWN = {
     "fat": np.arange(-160.5, -40, 3),
 }
 """Tissue → edges of its histogram's bins; a whole number of HU each, as the voxels are."""
+AVERAGED = ", averaged to 5 mm"
 NOISE_BINS = np.linspace(5, 30, 26)
 
 Row = dict[str, Any]
@@ -57,7 +58,7 @@ def jobs(data: Path | None, quick: int, full: int) -> Iterator[tuple[str, str, C
     for folder, name in REAL.items() if data else ():
         if data and (data / folder).is_dir():
             yield name, "real", partial(real_case, data, folder)
-            yield f"{name}, averaged to 5 mm", "real", partial(_averaged, data, folder)
+            yield f"{name}{AVERAGED}", "real", partial(_averaged, data, folder)
     for field, count in (("quick", quick), ("full", full)):
         for hospital in ("development", "external"):
             made = phantoms(count, hospital, field)  # type: ignore[arg-type]
@@ -119,7 +120,11 @@ def summary(table: pd.DataFrame, ranges: dict[str, Row]) -> pd.DataFrame:
 
 
 def histograms(rows: list[Row]) -> Figure:
-    """Draw the HU of each tissue and the noise: a line a real CT, one for a hospital's phantoms."""
+    """Draw the HU of each tissue and the noise: a line a real CT, one for a hospital's phantoms.
+
+    Real CT is shown averaged to slices of 5 mm, as thick as the phantoms'.
+    """
+    rows = [r for r in rows if r["source"] != "real" or r["name"].endswith(AVERAGED)]
     labels = [f"real: {r['name']}" if r["source"] == "real" else r["source"] for r in rows]
     groups = {
         label: [r for r, own in zip(rows, labels, strict=True) if own == label] for label in labels
