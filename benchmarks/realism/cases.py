@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from monai_vfx.anatomy import MUSCLES, VERTEBRAE
+from monai_vfx.anatomy import LEVELS, MUSCLES, VERTEBRAE
+from monai_vfx.bodies import voxel_spacing
 from monai_vfx.shapes import Affine, HUVolume, LabelVolume
 from monai_vfx.simulation import draw_patients
+from monai_vfx.simulation.patients import Patient
 from monai_vfx.simulation.phantom import make_phantom
 from monai_vfx.simulation.populations import Hospital
-from monai_vfx.simulation.scanner import FieldOfView
+from monai_vfx.simulation.scanner import SLICE_MM, FieldOfView
 from monai_vfx.volumes import open_volume
+
+REAL = {"tcga_ov_abdomen": "enhanced, 3 mm", "totalseg_example": "native, 3 mm"}
+"""Folder of the real CT → its name in tables."""
+COHORT = 200
+"""Patients that are drawn at least, however few of them are painted."""
 
 
 @dataclass(frozen=True)
@@ -54,29 +62,75 @@ def real_cases(folder: Path) -> Iterator[Seen]:
     Args:
         folder: what ``VFX_TEST_DATA`` names.
     """
-    tcga = folder / "tcga_ov_abdomen"
+    for name in REAL:
+        yield real_case(folder, name)
+
+
+def real_case(folder: Path, name: str) -> Seen:
+    """Return one real CT with its labels.
+
+    Args:
+        folder: what ``VFX_TEST_DATA`` names.
+        name: a folder of it, one of ``REAL``.
+    """
+    return {"tcga_ov_abdomen": _enhanced, "totalseg_example": _native}[name](folder / name)
+
+
+def resliced(case: Seen) -> Seen:
+    """Return the part of a CT within 130 mm of the bodies in slices of 5 mm.
+
+    Finer slices are averaged over 5 mm; others stay as they are.
+    """
+    bodies = np.argwhere(np.isin(case.labels, [VERTEBRAE[level] for level in LEVELS]))
+    spacing = voxel_spacing(case.affine)
+    low = np.maximum(bodies.min(axis=0) - np.ceil(130 / spacing), 0).astype(int)
+    high = bodies.max(axis=0) + np.ceil(130 / spacing).astype(int)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    hu, labels, affine = case.hu[box].astype(np.float32), case.labels[box], case.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ low
+    if spacing[2] > 0.9 * SLICE_MM:
+        return replace(case, hu=hu, labels=labels, affine=affine)
+    ratio = SLICE_MM / spacing[2]
+    count = int((hu.shape[2] - 1) / ratio)
+    middles = (np.arange(count) + 0.5) * ratio
+    total = np.zeros((*hu.shape[:2], count), np.float32)
+    for part in (-0.4, -0.2, 0.0, 0.2, 0.4):
+        at = np.clip(middles + part * ratio, 0, hu.shape[2] - 1)
+        below = np.minimum(at.astype(int), hu.shape[2] - 2)
+        share = (at - below).astype(np.float32)
+        total += hu[:, :, below] * (1 - share) + hu[:, :, below + 1] * share
+    affine[:3, 3] += affine[:3, 2] * middles[0]
+    affine[:3, 2] *= ratio
+    kept = labels[:, :, np.rint(middles).astype(int)]
+    return replace(case, hu=total / 5, labels=kept, affine=affine)
+
+
+def _enhanced(folder: Path) -> Seen:
     with tempfile.TemporaryDirectory() as unpacked:
-        with tarfile.open(tcga / "dicom.tar.xz") as archive:
+        with tarfile.open(folder / "dicom.tar.xz") as archive:
             archive.extractall(unpacked, filter="data")
         volume = open_volume(unpacked)
         hu = volume.read(tuple(slice(0, n) for n in volume.shape))
-    labels = _given(tcga / "vertebral_bodies.nii.gz", volume.affine)
-    muscles = _given(tcga / "paravertebral_muscle.nii.gz", volume.affine)
+    labels = _given(folder / "vertebral_bodies.nii.gz", volume.affine)
+    muscles = _given(folder / "paravertebral_muscle.nii.gz", volume.affine)
     for value, name in ((1, "erector_spinae"), (2, "psoas")):
         labels[(muscles == value) & (labels == 0)] = MUSCLES[name]
-    yield seen("contrast-enhanced, 3 mm", hu, labels, volume.affine)
-    example = folder / "totalseg_example"
-    image = nib.load(example / "ct.nii.gz")
-    body = np.asarray(nib.load(example / "seg_vertebrae_body.nii.gz").dataobj) == 1
+    return seen(REAL[folder.name], hu, labels, volume.affine)
+
+
+def _native(folder: Path) -> Seen:
+    image = nib.load(folder / "ct.nii.gz")
+    body = np.asarray(nib.load(folder / "seg_vertebrae_body.nii.gz").dataobj) == 1
     labels = np.zeros(image.shape, np.uint8)
     for structure, name in (("autochthon", "erector_spinae"), ("iliopsoas", "psoas")):
         for side in ("left", "right"):
-            path = example / "v1_masks" / f"{structure}_{side}.nii.gz"
+            path = folder / "v1_masks" / f"{structure}_{side}.nii.gz"
             labels[np.asarray(nib.load(path).dataobj) > 0] = MUSCLES[name]
-    for level in ("L1", "L2", "L3", "L4"):
-        path = example / "v1_masks" / f"vertebrae_{level}.nii.gz"
+    for level in ("L1", "L2", "L3", "L4", "L5"):
+        path = folder / "v1_masks" / f"vertebrae_{level}.nii.gz"
         labels[(np.asarray(nib.load(path).dataobj) > 0) & body] = VERTEBRAE[level]
-    yield seen("native, 3 mm", np.asarray(image.dataobj), labels, image.affine, enhanced=False)
+    hu = np.asarray(image.dataobj)
+    return seen(REAL[folder.name], hu, labels, image.affine, enhanced=False)
 
 
 def _given(path: Path, affine: Affine) -> LabelVolume:
@@ -90,9 +144,16 @@ def _given(path: Path, affine: Affine) -> LabelVolume:
 
 def phantoms(
     count: int, hospital: Hospital, field_of_view: FieldOfView, seed: int = 77
-) -> Iterator[Seen]:
-    """Yield simulated patients as the hospital's scanner shows them, labels as painted."""
-    for row, patient in enumerate(draw_patients(max(count, 2), seed, hospital)[:count]):
-        own = np.random.SeedSequence(seed, spawn_key=(1, row))
-        made = make_phantom(patient, own, hospital, field_of_view)
-        yield seen(f"{hospital} {row}", made.hu, made.labels, made.affine)
+) -> Iterator[tuple[str, Callable[[], Seen]]]:
+    """Yield names of simulated patients and what paints each as the hospital's scanner shows it.
+
+    The labels are those painted, without the errors that a written mask has.
+    """
+    # A cohort of another size has other people; of this one the first are always the same.
+    for row, patient in enumerate(draw_patients(max(count, COHORT), seed, hospital)[:count]):
+        yield f"{hospital} {row}", partial(_phantom, patient, row, hospital, field_of_view, seed)
+
+
+def _phantom(patient: Patient, row: int, hospital: Hospital, field: FieldOfView, seed: int) -> Seen:
+    made = make_phantom(patient, np.random.SeedSequence(seed, spawn_key=(1, row)), hospital, field)
+    return seen(f"{hospital} {row}", made.hu, made.labels, made.affine)
