@@ -186,6 +186,48 @@ def test_training_tables_hold_what_their_names_say(tmp_path):
 
 
 @pytest.mark.usefixtures("proof")
+def test_claims_follow_their_rules():
+    from claims import claims
+
+    def judged(**changes):
+        rows = {
+            ("held_out", "bone"): {"share": 0.85, "se": 0.0095},
+            ("held_out", "bone_muscle"): {"share": 0.79, "se": 0.011},
+            ("held_out", "permuted"): {"auroc": 0.40, "score_sd": 0.012},
+            ("held_out", "permuted_0"): {"auroc": 0.44},
+            ("held_out", "permuted_1"): {"auroc": 0.53},
+        }
+        rows["held_out", "permuted_0"] |= changes
+        aurocs = pd.DataFrame(
+            [{"set": test, "model": model} | row for (test, model), row in rows.items()]
+        )
+        gain = {"set": "no_muscle_held_out", "test": "delong", "a": "bone_muscle", "b": "bone"}
+        gain |= {"difference": 0.01, "difference_ci_low": -0.008, "difference_ci_high": 0.031}
+        curve = pd.DataFrame(
+            {
+                "model": ["clinical_A", "clinical_A"],
+                "kind": ["xgboost", "xgboost"],
+                "patients": [1214, 20000],
+                "share": [0.7, 0.95],
+            }
+        )
+        found = list(claims(aurocs, pd.DataFrame([gain]), pd.DataFrame(), curve))
+        return {row["claim"]: row for row in found}
+
+    found = judged()
+    assert found["bone: share of the attainable excess"]["met"] == "yes"
+    assert found["bone_muscle: share of the attainable excess"]["met"] == "no"
+    assert found["bone_muscle: standard error of the AUROC"]["met"] == "no"
+    assert found["clinical A: share of the attainable excess"]["met"] == "not measured"
+    assert found["clinical A fitted on 20000 patients: share of the excess"]["met"] == "yes"
+    assert found["muscle without signal: larger end of the gain's interval"]["met"] == "no"
+    null = "outcomes permuted between neighbours in risk: mean AUROC"
+    assert found[null]["measured"] == "0.485"  # the free shuffle does not count
+    assert found[null]["met"] == "yes"
+    assert judged(auroc=0.36)[null]["met"] == "no"
+
+
+@pytest.mark.usefixtures("proof")
 def test_variants_change_what_they_say_and_no_more(tmp_path):
     from ablations import VARIANTS
     from hospitals import simulate_chunk

@@ -136,7 +136,7 @@ def test_masks_edges_err_by_a_millimetre_and_stay_on_their_bone(quick):
     rows = before.any(axis=0) & after.any(axis=0)
     edges = 0.5 * (after.argmax(axis=0)[rows] - before.argmax(axis=0)[rows])  # mm
     assert rows.sum() > 40
-    assert 0.2 < np.abs(edges).mean() < 2.5
+    assert 0.3 < np.abs(edges).mean() < 1.1  # of a normal SD of 0.8 mm: 0.64
 
 
 # ---------------------------------------------------------------- spine

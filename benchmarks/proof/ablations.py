@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from hospitals import chunks, simulate_chunk
-from jobs import Step, chosen_steps, run_steps, score_set, train_model
+from jobs import Step, chosen_steps, is_recorded, run_steps, score_set, train_model
 from monai.bundle import ConfigParser
 from plan import FULL, HERE, PatientSet, overlays_of, patient_sets, read_plan
 
@@ -238,6 +238,8 @@ def run(out: Path, size: str, only: Sequence[str] = (), workers: int = 1) -> Non
         if any(step.work is score_anew for chain in chains for step in chosen_steps(chain, only)):
             run_steps(out, [[step] for step in image_steps(out, plan)], (), workers)
         run_steps(out, chains, only, workers)
+        if all(is_recorded(out, step) for chain in chains for step in chain):
+            shutil.rmtree(out / "ablations" / "images", ignore_errors=True)
 
 
 def main() -> None:

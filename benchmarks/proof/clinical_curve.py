@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from monai_vfx.clinical import fit_clinical
@@ -83,6 +82,5 @@ def summarise(out: Path, results: Path) -> None:
         least_share=("share", "min"),
         greatest_share=("share", "max"),
     )
-    found["sd"] = found["sd"].replace(np.nan, None)
     results.mkdir(parents=True, exist_ok=True)
     found.reset_index().to_csv(results / "clinical_curve.csv", index=False, float_format="%.4g")

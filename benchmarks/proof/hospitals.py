@@ -29,6 +29,7 @@ from monai_vfx.cohort import read_cohort
 from monai_vfx.errors import find_refusal
 from monai_vfx.results import write_json
 from monai_vfx.simulation import simulate_hospital
+from monai_vfx.simulation.mask_errors import EDGE_SD_MM
 from monai_vfx.workflow.running import quiet
 
 TABLES = ("cohort.csv", "truth.csv", "features.csv")
@@ -51,7 +52,9 @@ def chunks(patients: PatientSet, size: int) -> list[tuple[int, int, int]]:
     ]
 
 
-def simulate_chunk(folder: Path, patients: PatientSet, count: int, seed: int) -> pd.DataFrame:
+def simulate_chunk(
+    folder: Path, patients: PatientSet, count: int, seed: int, mask_error_mm: float = EDGE_SD_MM
+) -> pd.DataFrame:
     """Write a chunk's CTs, masks and tables anew; return the cohort with absolute paths."""
     if folder.exists():
         shutil.rmtree(folder)
@@ -64,6 +67,7 @@ def simulate_chunk(folder: Path, patients: PatientSet, count: int, seed: int) ->
         file_format="nifti",
         field_of_view=patients.field_of_view,  # type: ignore[arg-type]
         workers=1,
+        mask_error_mm=mask_error_mm,
     )
     table = pd.read_csv(folder / "cohort.csv", dtype={"case": str})
     for name in ("image", "mask"):

@@ -246,8 +246,10 @@ def forest(part: pd.DataFrame) -> Figure:
 def name_of(model: str) -> str:
     """Return how a score is called on the page."""
     kind, _, rest = model.partition("_")
-    words = {"fusion": "image + ", "clinical": "clinical ", "logistic": "logistic "}
-    words["permuted"] = "image, outcomes permuted between neighbours in risk, "
+    words = {
+        **{"fusion": "image + ", "clinical": "clinical ", "logistic": "logistic "},
+        "permuted": "image, outcomes permuted between neighbours in risk, ",
+    }
     return NAMES.get(model) or (words[kind] + rest if kind in words else model.replace("_", " "))
 
 

@@ -62,10 +62,13 @@ def saliency_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
 def measure_chunk(
     folder: Path, weights: Path, patients: PatientSet, count: int, most: int, seed: int
 ) -> list[Path]:
-    """Measure the maps of a chunk's patients, at most so many, trained and randomised."""
+    """Measure the maps of a chunk's patients, at most so many, trained and randomised.
+
+    Their masks are the labels as painted, so the crops lie where no mask erred.
+    """
     model = TrainedModel(weights)
     networks = controls(model.network_def)
-    simulate_chunk(folder / "images", patients, count, seed)
+    simulate_chunk(folder / "images", patients, count, seed, mask_error_mm=0.0)
     rows, shown = [], {}
     for case, image, labels in labelled_crops(folder / "images" / "cohort.csv", model, most):
         regions = regions_of(labels)

@@ -34,7 +34,7 @@ class Scanner:
         aorta_hu: mean enhancement of the aorta.
         aorta_sd_hu: its SD between patients (timing of the bolus, heart, weight).
         bone_enhancement_hu: added to trabecular bone; 0 is the reference of the patients' truth.
-        drift_hu: SD of a scan's error of calibration, which all of its tissues share.
+        drift_hu: SD of what a scan adds to aorta, spongy bone and lean muscle alike.
         manufacturer: as written into the files; always named as a simulation.
     """
 
@@ -52,10 +52,28 @@ class Scanner:
 
 SCANNERS: dict[Hospital, Scanner] = {
     "development": Scanner(
-        *(0.62, 0.48, 0.15, 17.0, 0.15, 150.0, 18.0, 0.0, 2.0), "monai_vfx simulated scanner A"
+        psf_mm=0.62,
+        sharp_psf_mm=0.48,
+        sharp_share=0.15,
+        noise_hu=17.0,
+        noise_spread=0.15,
+        aorta_hu=150.0,
+        aorta_sd_hu=18.0,
+        bone_enhancement_hu=0.0,
+        drift_hu=2.0,
+        manufacturer="monai_vfx simulated scanner A",
     ),
     "external": Scanner(
-        *(0.72, 0.55, 0.30, 15.0, 0.20, 140.0, 22.0, -4.0, 2.5), "monai_vfx simulated scanner B"
+        psf_mm=0.72,
+        sharp_psf_mm=0.55,
+        sharp_share=0.30,
+        noise_hu=15.0,
+        noise_spread=0.20,
+        aorta_hu=140.0,
+        aorta_sd_hu=22.0,
+        bone_enhancement_hu=-4.0,
+        drift_hu=2.5,
+        manufacturer="monai_vfx simulated scanner B",
     ),
 }
 SCANNERS["registry"] = SCANNERS["development"]
@@ -74,7 +92,7 @@ class Scan:
         psf_mm: SD of the point spread in the plane.
         noise_hu: SD of the noise in the middle of the trunk on pixels of 0.8 mm.
         aorta_hu: enhancement of the aorta.
-        bone_hu: added to trabecular bone by contrast medium and calibration.
+        bone_hu: added to trabecular bone by contrast medium and drift.
         muscle_hu: added to lean muscle likewise.
     """
 
