@@ -122,9 +122,11 @@ def models(plan: dict[str, Any]) -> list[Model]:
         Model(name, overlays, "cohort", FULL, tests, seeds, sees[name])
         for name, overlays in both.items()
     ]
+    permuted = [("permuted", first[0])]  # then from several starts: a start alone moves an AUROC
+    permuted += [(f"permuted_{n}", n) for n in range(plan["permutations"])]
     found += [
-        Model(name, both["bone_muscle"], name, FULL, ("held_out",), first, None)
-        for name in ("permuted", *(f"permuted_{n}" for n in range(plan["permutations"])))
+        Model(name, both["bone_muscle"], name, FULL, ("held_out",), (seed,), None)
+        for name, seed in permuted
     ]
     if any(item.name.startswith(NO_MUSCLE) for item in patient_sets(plan)):
         found += [
