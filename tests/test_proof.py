@@ -170,17 +170,18 @@ def test_training_tables_hold_what_their_names_say(tmp_path):
     risk = np.random.default_rng(0).random(200)
     truth = table[["case"]].assign(five_year_risk=risk)
     truth.sample(frac=1, random_state=1).to_csv(tmp_path / "truth.csv", index=False)
-    training_tables(tmp_path, [20, 40], permutations=2)
+    training_tables(tmp_path, [20, 40], permutations=3)
     twenty, forty = (pd.read_csv(tmp_path / f"first_{n}.csv") for n in (20, 40))
     assert (len(twenty), twenty["fracture"].sum()) == (20, 10)
     assert set(twenty["case"]) < set(forty["case"])
     permuted = pd.read_csv(tmp_path / "permuted.csv")
     assert permuted["fracture"].sum() == outcome.sum()
     assert (permuted["fracture"] != outcome).mean() > 0.2
-    first, second = (pd.read_csv(tmp_path / f"permuted_{n}.csv")["fracture"] for n in (0, 1))
-    assert first.sum() == second.sum() == 100
-    assert (first != second).mean() > 0.2
-    for shuffled in (first, second):
+    first, mirror, third = (pd.read_csv(tmp_path / f"permuted_{n}.csv")["fracture"] for n in range(3))
+    assert first.sum() == third.sum() == 100
+    assert (mirror == 1 - first).all()
+    assert 0.2 < (first != third).mean() < 0.8
+    for shuffled in (first, mirror, third):
         in_order = shuffled.to_numpy()[np.argsort(risk)].reshape(-1, 2)
         assert (in_order.sum(axis=1) == 1).all()  # so the risk says nothing of it
 
