@@ -3,8 +3,9 @@
 A heat map answers "which parts of these slices raised this score", nothing more: it is no
 segmentation, no diagnosis, and no measure of certainty.
 
-Sources: Selvaraju et al. 2017 (Grad-CAM) as ``monai.visualize`` builds it; Jetley et al. 2018,
-arXiv 1804.02391 (attention maps); Adebayo et al. 2018, arXiv 1810.03292 (randomised weights).
+Sources: Selvaraju et al. 2017 (Grad-CAM) as ``monai.visualize`` builds it; Draelos & Carin 2020,
+arXiv 2011.08891 (HiResCAM); Jetley et al. 2018, arXiv 1804.02391 (attention maps); Adebayo et al.
+2018, arXiv 1810.03292 (randomised weights).
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ class SliceGradCAM(GradCAM):
 
     For the target layer's features A (B, c, h, w, D) and the score S of a class:
 
-        weight[c, d] = mean over h, w of ∂S/∂A[c, h, w, d]
-        map[h, w, d] = max(0, Σ_c weight[c, d] · A[c, h, w, d])
+        map[h, w, d] = max(0, Σ_c ∂S/∂A[c, h, w, d] · A[c, h, w, d])
 
+    Each place is weighed by its own gradient (HiResCAM). GradCAM as published takes the mean of the
+    gradient over h and w first, which is the same where a network averages its features. An
+    attention module weighs places, so their gradients differ, and the mean forgets which of them
+    count: on simulated patients, whose signal lies in bone and muscle, such maps find it no better
+    than maps of random weights (``benchmarks/proof``). ``average=True`` gives them all the same.
     Stock GradCAM averages over D as well and would let one slice's gradient colour another. The map
     is upsampled within each slice (:func:`upsample_slices`) and divided by its largest value over
     the **whole patient**, so slices can be compared with each other but patients cannot; a map that
@@ -53,13 +58,17 @@ class SliceGradCAM(GradCAM):
     Args:
         nn_module: maps (B, C, H, W, D) to logits (B, classes).
         target_layers: name of a module that sees (B, c, h, w, D), such as ``taps.layer3``.
+        average: weigh all places of a slice by the mean of their gradients.
 
     Raises:
         SettingError: see :func:`check_layer`.
     """
 
-    def __init__(self, nn_module: nn.Module, target_layers: str = "taps.layer3") -> None:
+    def __init__(
+        self, nn_module: nn.Module, target_layers: str = "taps.layer3", average: bool = False
+    ) -> None:
         _check_target(nn_module, target_layers)
+        self.average = average
         super().__init__(
             cast(nn.Module, _Probe(nn_module, target_layers)),  # MONAI takes either
             target_layers,
@@ -86,8 +95,9 @@ class SliceGradCAM(GradCAM):
         """
         _, features, gradients = self.nn_module(x, class_idx, retain_graph, **kwargs)
         feature, gradient = features[layer_idx].float(), gradients[layer_idx].float()
-        weights = gradient.mean(dim=(2, 3), keepdim=True)  # (B, c, 1, 1, D): slice by slice
-        return F.relu((weights * feature).sum(dim=1, keepdim=True))
+        if self.average:
+            gradient = gradient.mean(dim=(2, 3), keepdim=True)  # (B, c, 1, 1, D): slice by slice
+        return F.relu((gradient * feature).sum(dim=1, keepdim=True))
 
 
 class _Probe(ModelWithHooks):
@@ -137,8 +147,9 @@ def gradcam(
     class_index: int = 1,
     *,
     clinical: Tensor | None = None,
+    average: bool = False,
 ) -> Tensor:
-    """Return the GradCAM heat of one patient.
+    """Return the GradCAM heat of one patient, see :class:`SliceGradCAM`.
 
     Args:
         network: :class:`~monai_vfx.networks.AttentionCNNRNN`, or one with the same ``taps``.
@@ -146,6 +157,7 @@ def gradcam(
         layer: encoder stage; a cell of ``layer3`` spans 16 mm, of ``layer4`` 32 mm.
         class_index: 1 for the fracture.
         clinical: (1, F), where the network takes clinical variables.
+        average: weigh all places of a slice by the mean of their gradients.
 
     Returns:
         (1, H, W, D) float32 in [0, 1]; the largest value is 1 unless nothing raises the score,
@@ -157,7 +169,7 @@ def gradcam(
     """
     plain = _one_patient(image)
     arguments = {} if clinical is None else {"clinical": clinical}
-    explain = SliceGradCAM(network, f"taps.{layer}")
+    explain = SliceGradCAM(network, f"taps.{layer}", average)
     return cast(Tensor, explain(plain, class_idx=class_index, **arguments)[0])
 
 

@@ -69,6 +69,21 @@ def test_gradcam_weighs_each_slice_by_itself(image):
     torch.testing.assert_close(heat[:, :, 5], heat[:, :, 4])
 
 
+def test_each_place_is_weighed_by_its_own_gradient_unless_averaged(image):
+    gates = torch.tensor([[0.0, 3.0, 0.5], [1.0, 0.0, 0.0]]).reshape(2, 3, 1)  # as attention does
+
+    class Gated(Linear):
+        def forward(self, x):
+            features = self.taps["layer3"](x[:, :, ::2, ::2].contiguous())
+            score = (features * gates * self.weights).sum(dim=(1, 2, 3, 4))
+            return torch.stack([-score, score], dim=1)
+
+    cells = torch.relu(image[0, :, ::2, ::2] * torch.tensor(SLICE_WEIGHTS))
+    for average, expected in ((False, cells * gates), (True, cells * gates.mean())):
+        heat = explanation.gradcam(Gated(), image, average=average)[:, ::2, ::2]
+        torch.testing.assert_close(heat, expected / expected.max())
+
+
 def test_gradcam_of_the_other_class_is_the_mirror(image):
     heat = explanation.gradcam(Linear(), image, class_index=0)
     lit = heat.amax(dim=(0, 1, 2)) > 0

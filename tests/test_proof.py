@@ -177,7 +177,9 @@ def test_training_tables_hold_what_their_names_say(tmp_path):
     permuted = pd.read_csv(tmp_path / "permuted.csv")
     assert permuted["fracture"].sum() == outcome.sum()
     assert (permuted["fracture"] != outcome).mean() > 0.2
-    first, mirror, third = (pd.read_csv(tmp_path / f"permuted_{n}.csv")["fracture"] for n in range(3))
+    first, mirror, third = (
+        pd.read_csv(tmp_path / f"permuted_{n}.csv")["fracture"] for n in range(3)
+    )
     assert first.sum() == third.sum() == 100
     assert (mirror == 1 - first).all()
     assert 0.2 < (first != third).mean() < 0.8
@@ -212,7 +214,13 @@ def test_claims_follow_their_rules():
                 "share": [0.7, 0.95],
             }
         )
-        found = list(claims(aurocs, pd.DataFrame([gain]), pd.DataFrame(), curve))
+        ratio = {"map": "gradcam layer2", "measure": "energy_ratio", "region": "body and muscle"}
+        ratio |= {"control": "randomised", "ci_low": 0.2}
+        other = [{"control": "cascade_head"}, {"region": "muscle"}, {"measure": "pointing"}]
+        maps = [ratio, {"map": "averaged gradcam layer2", "ci_low": -0.01}]
+        maps += [{"ci_low": -0.5, **one} for one in (*other, {"map": "attention layer2"})]
+        saliency = pd.DataFrame([ratio | row for row in maps])
+        found = list(claims(aurocs, pd.DataFrame([gain]), saliency, curve))
         return {row["claim"]: row for row in found}
 
     found = judged()
@@ -222,6 +230,11 @@ def test_claims_follow_their_rules():
     assert found["clinical A: share of the attainable excess"]["met"] == "not measured"
     assert found["clinical A fitted on 20000 patients: share of the excess"]["met"] == "yes"
     assert found["muscle without signal: larger end of the gain's interval"]["met"] == "no"
+    heat = "energy ratio in body and muscle above that of random weights, lower end"
+    assert {k: row["met"] for k, row in found.items() if k.endswith(heat)} == {
+        f"gradcam layer2: {heat}": "yes",
+        f"averaged gradcam layer2: {heat}": "no",
+    }
     null = "outcomes permuted between neighbours in risk: mean AUROC"
     assert found[null]["measured"] == "0.485"  # the free shuffle does not count
     assert found[null]["met"] == "yes"

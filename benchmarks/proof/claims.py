@@ -26,22 +26,24 @@ def claims(
     """
     yield from _about_scores(aurocs, pairs)
     yield from _about_size(curve)
-    for name in ("gradcam layer2", "gradcam layer3"):
+    for name, value in _energies(saliency):
         yield _claim(
             f"{name}: energy ratio in body and muscle above that of random weights, lower end",
             "> 0",
-            _energy(saliency, name),
+            value,
             lambda v: v > 0,
         )
 
 
-def _energy(saliency: pd.DataFrame, name: str) -> float | None:
+def _energies(saliency: pd.DataFrame) -> Iterator[tuple[str, float | None]]:
+    """Yield each GradCAM map with the lower end of its gain over random weights."""
     if saliency.empty:
-        return None
-    wanted = {"map": name, "region": "body and muscle"}
-    wanted |= {"measure": "energy_ratio", "control": "randomised"}
+        yield "gradcam", None
+        return
+    wanted = {"region": "body and muscle", "measure": "energy_ratio", "control": "randomised"}
     found = saliency[(saliency[list(wanted)] == pd.Series(wanted)).all(axis=1)]
-    return None if found.empty else float(found["ci_low"].iloc[0])
+    found = found[found["map"].str.contains("gradcam")]
+    yield from zip(found["map"], found["ci_low"].astype(float), strict=True)
 
 
 def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -170,7 +170,9 @@ def saliency_lines(results: Path) -> list[str]:
     lines = [
         "Energy ratio: share of the heat within the region over the region's share of the picture "
         "(1: no better than chance). Pointing: share of patients whose hottest place lies within. "
-        "The control has random weights; cascades have them from the head down to the named part.",
+        "Trained is the mean over seeds, least and greatest seed beside it. The control has random "
+        "weights; cascades have them from the head down to the named part. GradCAM weighs each "
+        "place by its own gradient, averaged GradCAM by the slice's mean, as first published.",
         "",
         *markdown(table),
     ]
@@ -180,17 +182,22 @@ def saliency_lines(results: Path) -> list[str]:
 
 
 def saliency_panel(pixels: dict[str, Any], path: Path) -> None:
-    """Draw some patients' middle slices: image with labels, trained heat, randomised heat."""
+    """Draw the hottest slice of some patients: with labels, then the trained and random heats."""
     count = sum(name.startswith("image_") for name in pixels)
-    figure = Figure(figsize=(7.2, 1.7 * count), layout="constrained", facecolor="white")
-    axes = figure.subplots(count, 3, squeeze=False)
+    views = {
+        "labels": "region",
+        "trained": "trained gradcam",
+        "trained, averaged": "trained averaged gradcam",
+        "random weights": "randomised gradcam",
+    }
+    figure = Figure(figsize=(7.2, 1.3 * count), layout="constrained", facecolor="white")
+    axes = figure.subplots(count, len(views), squeeze=False)
     for n in range(count):
         image = pixels[f"image_{n}"]
-        middle = image.shape[2] // 2
-        views = (("labels", "region"), ("trained", "trained"), ("random weights", "randomised_0"))
-        for place, (title, key) in zip(axes[n], views, strict=True):
-            place.imshow(grey(image[..., middle]), cmap="gray", vmin=0, vmax=255)
-            shown = np.asarray(pixels[f"{key}_{n}"][..., middle], np.float64)
+        at = int(pixels[f"trained gradcam_{n}"].sum(axis=(0, 1)).argmax())
+        for place, (title, key) in zip(axes[n], views.items(), strict=True):
+            place.imshow(grey(image[..., at]), cmap="gray", vmin=0, vmax=255)
+            shown = np.asarray(pixels[f"{key}_{n}"][..., at], np.float64)
             if key == "region":
                 place.contour(shown, levels=[0.5], colors=[COLOURS[5]], linewidths=0.8)
             else:

@@ -33,26 +33,30 @@ from monai_vfx.workflow.running import quiet
 
 MODEL = "bone_muscle"
 CONTROLS = 3
-"""Draws of random weights; a patient's control is their mean."""
+"""Draws of random weights: a patient's control is their mean, the trained value that of seeds."""
 CASCADE = ("head", "decoder", "attention")
+GRADCAM, AVERAGED = "gradcam", "averaged gradcam"
+"""Each place weighed by its own gradient, and by the slice's mean as first published."""
 SHOWN = 4
 """Patients of the first chunk whose maps are kept for the picture."""
-_FULL = "randomised"
+_TRAINED, _FULL = "trained", "randomised"
 
 
 def saliency_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
     """List a step a chunk of held-out patients, made once more since their images were emptied."""
     patients = next(one for one in patient_sets(plan) if one.name == "held_out")
     wanted, steps = int(plan["saliency_patients"]), []
-    for number, count, seed in chunks(patients, plan["chunk"]):
+    for number, count, first in chunks(patients, plan["chunk"]):
         if wanted > 0:
             settings = {
                 "folder": out / "saliency" / f"chunk_{number:03d}",
-                "weights": out / "models" / MODEL / f"seed_{plan['seeds'][0]}" / "model.pt",
+                "weights": [
+                    out / "models" / MODEL / f"seed_{seed}" / "model.pt" for seed in plan["seeds"]
+                ],
                 "patients": patients,
                 "count": count,
                 "most": wanted,
-                "seed": seed,
+                "seed": first,
             }
             steps.append(Step(f"saliency/chunk_{number:03d}", measure_chunk, settings))
             wanted -= count
@@ -60,17 +64,19 @@ def saliency_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
 
 
 def measure_chunk(
-    folder: Path, weights: Path, patients: PatientSet, count: int, most: int, seed: int
+    folder: Path, weights: list[Path], patients: PatientSet, count: int, most: int, seed: int
 ) -> list[Path]:
     """Measure the maps of a chunk's patients, at most so many, trained and randomised.
 
     Their masks are the labels as painted, so the crops lie where no mask erred.
     """
-    model = TrainedModel(weights)
-    networks = controls(model.network_def)
+    models = [TrainedModel(path) for path in weights]
+    networks = controls([model.network_def for model in models])
     simulate_chunk(folder / "images", patients, count, seed, mask_error_mm=0.0)
     rows, shown = [], {}
-    for case, image, labels in labelled_crops(folder / "images" / "cohort.csv", model, most):
+    for number, (case, image, labels) in enumerate(
+        labelled_crops(folder / "images" / "cohort.csv", models[0], most)
+    ):
         regions = regions_of(labels)
         maps = dict(maps_of(networks, image))
         for (control, name), heat in maps.items():
@@ -78,26 +84,27 @@ def measure_chunk(
                 row = {"case": case, "control": control, "map": name, "region": region}
                 row |= {"area": float(inside.mean()), "energy_ratio": energy_ratio(heat, inside)}
                 rows.append(row | {"pointing": pointing_hit(heat, inside)})
-        if len(shown) < 4 * SHOWN:
-            number = len(shown) // 4
-            shown[f"image_{number}"] = image[0, 0].numpy()
-            shown[f"region_{number}"] = regions["body and muscle"]
-            for control in ("trained", f"{_FULL}_0"):
-                shown[f"{control}_{number}"] = maps[control, shown_map(maps)]
+        if number < SHOWN:
+            views = {"image": image[0, 0].numpy(), "region": regions["body and muscle"]}
+            for control in (_TRAINED, _FULL):
+                for kind in (GRADCAM, AVERAGED):
+                    views[f"{control} {kind}"] = maps[f"{control}_0", shown_map(maps, kind)]
+            shown |= {f"{name}_{number}": view for name, view in views.items()}
     pd.DataFrame(rows).to_csv(folder / "measures.csv", index=False)
     np.savez_compressed(folder / "shown.npz", **shown)  # type: ignore[arg-type]
     shutil.rmtree(folder / "images")
     return [folder / "measures.csv", folder / "shown.npz"]
 
 
-def shown_map(maps: dict[tuple[str, str], Any]) -> str:
-    """Return the finest GradCAM among maps."""
-    return min(name for _, name in maps if name.startswith("gradcam"))
+def shown_map(maps: dict[tuple[str, str], Any], kind: str) -> str:
+    """Return the coarsest of a kind of maps: that of the deepest stage."""
+    return max(name for _, name in maps if name.startswith(kind))
 
 
-def controls(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Return the network, copies with random weights, and its cascade from the head on."""
-    found = {"trained": network.eval()}
+def controls(trained: list[torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    """Return the networks, copies with random weights, and the first's cascade from the head on."""
+    network = trained[0]
+    found = {f"{_TRAINED}_{n}": one.eval() for n, one in enumerate(trained)}
     found |= {f"{_FULL}_{n}": randomised(network, seed=n) for n in range(CONTROLS)}
     there = [name for name in CASCADE if _has_weights(network, name)]
     for last in range(len(there)):
@@ -116,10 +123,11 @@ def maps_of(
 ) -> Iterator[tuple[tuple[str, str], Any]]:
     """Yield ((network, map), heat (H, W, D)) of one patient's image (1, C, H, W, D)."""
     for control, network in networks.items():
-        layers = cast(AttentionCNNRNN, network).influential_layers[-2:]
-        for layer in layers:
-            yield (control, f"gradcam {layer}"), gradcam(network, image, layer)[0].numpy()
-        if control in ("trained", f"{_FULL}_0"):
+        for layer in cast(AttentionCNNRNN, network).influential_layers[-2:]:
+            for name, average in ((GRADCAM, False), (AVERAGED, True)):
+                heat = gradcam(network, image, layer, average=average)
+                yield (control, f"{name} {layer}"), heat[0].numpy()
+        if not control.startswith("cascade"):
             for stage, heat in attention_heat(network, image).items():
                 yield (control, f"attention {stage}"), heat[0].numpy()
 
@@ -168,18 +176,23 @@ def summarise(out: Path, results: Path) -> None:
     parts = [pd.read_csv(path).assign(chunk=path.parent.name) for path in paths]
     table = pd.concat(parts, ignore_index=True)
     table["case"] = table["chunk"] + "_" + table["case"]
-    table["control"] = table["control"].str.replace(rf"^{_FULL}_\d+$", _FULL, regex=True)
+    table["draw"] = table["control"]
+    table["control"] = table["control"].str.replace(
+        rf"^({_TRAINED}|{_FULL})_\d+$", r"\1", regex=True
+    )
     rows = []
     for (name, region), part in table.groupby(["map", "region"], sort=False):
         for measure in ("energy_ratio", "pointing"):
             wide = part.pivot_table(index="case", columns="control", values=measure, dropna=False)
-            for control in wide.columns.drop("trained"):
+            seeds = part[part["control"] == _TRAINED].groupby("draw")[measure].mean()
+            for control in wide.columns.drop(_TRAINED):
                 try:
-                    found = mean_difference(wide["trained"], wide[control])
+                    found = mean_difference(wide[_TRAINED], wide[control])
                 except ValueError:  # maps of fewer than two patients are not zero
                     continue
                 row = {"map": name, "region": region, "measure": measure, "control": control}
                 row |= {"area_share": part["area"].mean(), "trained": found.first}
+                row |= {"least_seed": seeds.min(), "greatest_seed": seeds.max()}
                 row |= {"randomised": found.second, "difference": found.difference}
                 row |= {"ci_low": found.ci_low, "ci_high": found.ci_high}
                 rows.append(row | {"n": found.n, "left_out": found.left_out})
