@@ -186,6 +186,10 @@ class AttentionCNNRNN(nn.Module):
         self.hazard = (
             _hazard_head(features + clinical_features, hazard_years) if hazard_years else None
         )
+        if clinical_features:
+            # A rare yes lies many SDs from the mean: by a random weight it would outweigh the image.
+            for head in filter(None, (self.head, self.hazard)):
+                nn.init.zeros_(head.weight[:, -clinical_features:])
         # On a CPU the encoder runs about twice as fast on channels-last memory.
         for part in (self.stem, self.stages):
             part.to(memory_format=torch.channels_last)

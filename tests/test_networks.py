@@ -184,10 +184,19 @@ def test_seed_fixes_the_weights() -> None:
 def test_clinical_variables_reach_the_logits_only_through_the_last_layer() -> None:
     network, x = small(clinical_features=2), images()
     with torch.no_grad():
+        network.head.weight[:, 6:] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
         step = network(x, torch.tensor([[1.0, 0.0]] * 2)) - network(x, torch.zeros(2, 2))
     torch.testing.assert_close(step, network.head.weight[:, 6].expand(2, 2))
     with pytest.raises(ValueError, match=re.escape("clinical must be (B, 2), not None")):
         network(x)
+
+
+def test_clinical_variables_say_nothing_until_they_are_trained() -> None:
+    network, x = small(clinical_features=2, hazard_years=5), images()
+    rare = torch.tensor([[10.0, -3.0]] * 2)
+    torch.testing.assert_close(network(x, rare), network(x, torch.zeros(2, 2)))
+    network(x, rare)[:, 1].sum().backward()
+    assert network.head.weight.grad[1, 6:].tolist() == [20.0, -6.0]
 
 
 def test_hazard_logits_follow_those_of_the_classes() -> None:
