@@ -182,20 +182,21 @@ def saliency_lines(results: Path) -> list[str]:
 
 
 def saliency_panel(pixels: dict[str, Any], path: Path) -> None:
-    """Draw the hottest slice of some patients: with labels, then the trained and random heats."""
+    """Draw the trained heat's hottest slice of some patients, and the random heat's own hottest."""
     count = sum(name.startswith("image_") for name in pixels)
     views = {
         "labels": "region",
         "trained": "trained gradcam",
         "trained, averaged": "trained averaged gradcam",
-        "random weights": "randomised gradcam",
+        "random weights, own slice": "randomised gradcam",
     }
     figure = Figure(figsize=(7.2, 1.3 * count), layout="constrained", facecolor="white")
     axes = figure.subplots(count, len(views), squeeze=False)
     for n in range(count):
         image = pixels[f"image_{n}"]
-        at = int(pixels[f"trained gradcam_{n}"].sum(axis=(0, 1)).argmax())
         for place, (title, key) in zip(axes[n], views.items(), strict=True):
+            leading = key if key.startswith("randomised") else "trained gradcam"
+            at = int(pixels[f"{leading}_{n}"].sum(axis=(0, 1)).argmax())
             place.imshow(grey(image[..., at]), cmap="gray", vmin=0, vmax=255)
             shown = np.asarray(pixels[f"{key}_{n}"][..., at], np.float64)
             if key == "region":
