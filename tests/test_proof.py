@@ -170,7 +170,7 @@ def test_training_tables_hold_what_their_names_say(tmp_path):
     risk = np.random.default_rng(0).random(200)
     truth = table[["case"]].assign(five_year_risk=risk)
     truth.sample(frac=1, random_state=1).to_csv(tmp_path / "truth.csv", index=False)
-    training_tables(tmp_path, [20, 40], permutations=3)
+    training_tables(tmp_path, [20, 40], permutations=4)
     twenty, forty = (pd.read_csv(tmp_path / f"first_{n}.csv") for n in (20, 40))
     assert (len(twenty), twenty["fracture"].sum()) == (20, 10)
     assert set(twenty["case"]) < set(forty["case"])

@@ -183,7 +183,7 @@ def training_tables(
     Args:
         folder: of the set.
         first: numbers N of ``first_N.csv``, N/2 of each outcome.
-        permutations: number of ``permuted_k.csv``, outcomes shuffled between neighbours in true
+        permutations: number of ``permuted_k.csv``, even, outcomes shuffled between neighbours in true
             risk. A free shuffle (``permuted.csv``) keeps a chance association with the risk, of a
             correlation of about 0.03 with 1,214 patients. An AUROC does not see how faint a score
             is, so that chance alone can move it by 0.1 where the image shows the risk well. Every
@@ -197,10 +197,9 @@ def training_tables(
     rng = np.random.default_rng(seed)
     outcomes = {"permuted": rng.permutation(table["fracture"].to_numpy())}
     risk = table[["case"]].merge(truth, on="case", validate="1:1")["five_year_risk"].to_numpy()
-    for number in range(permutations):
-        if number % 2 == 0:
-            shuffled = between_neighbours(risk, rng)
-        outcomes[f"permuted_{number}"] = 1 - shuffled if number % 2 else shuffled
+    for number in range(0, permutations, 2):
+        shuffled = between_neighbours(risk, rng)
+        outcomes |= {f"permuted_{number}": shuffled, f"permuted_{number + 1}": 1 - shuffled}
     for name, outcome in outcomes.items():
         table.assign(fracture=outcome).to_csv(folder / f"{name}.csv", index=False)
     for count in first:

@@ -148,7 +148,7 @@ def models(plan: dict[str, Any]) -> list[Model]:
             f"first_{n}",
             FULL,
             ("held_out",),
-            first,
+            seeds,
             sees[name],
             longer=plan["hospitals"][FULL] / n,
         )

@@ -252,23 +252,28 @@ def point_rows(test: str, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def learning_curve(plan: dict[str, Any], rows: pd.DataFrame, seeds: pd.DataFrame) -> pd.DataFrame:
-    """Return AUROCs on the held-out set by number of training patients, first seed each."""
+    """Return AUROCs on the held-out set by number of training patients.
+
+    Those of the mean of the seeds' scores, and beside them the least and greatest of one seed.
+    """
     columns = ["image", "patients", "n", "auroc", "se", "ci_low", "ci_high", "attainable", "share"]
+    columns += ["least_seed", "greatest_seed"]
     if rows.empty or seeds.empty:
         return pd.DataFrame(columns=columns)
     full = int(plan["hospitals"]["development"])
     found = []
     for image in (OTHER, MAIN):
-        ceiling = rows[(rows["set"] == "held_out") & (rows["model"] == image)]
         for count in (*plan["learning_curve"], full):
             name = image if count == full else f"{image}_of_{count}"
-            row = seeds[(seeds["set"] == "held_out") & (seeds["model"] == name)]
-            row = row[row["seed"] == plan["seeds"][0]]
-            if row.empty or ceiling.empty:
+            mean, single = (
+                frame[(frame["set"] == "held_out") & (frame["model"] == name)]
+                for frame in (rows, seeds)
+            )
+            if mean.empty:
                 continue
-            best = float(ceiling["attainable"].iloc[0])
-            one = row.iloc[0].to_dict() | {"image": image, "patients": count, "attainable": best}
-            found.append(one | {"share": (one["auroc"] - 0.5) / (best - 0.5)})
+            one = mean.iloc[0].to_dict() | {"image": image, "patients": count}
+            one |= {"least_seed": single["auroc"].min(), "greatest_seed": single["auroc"].max()}
+            found.append(one)
     return pd.DataFrame(found, columns=columns)
 
 
