@@ -215,11 +215,10 @@ def test_claims_follow_their_rules():
             }
         )
         ratio = {"map": "gradcam layer2", "measure": "energy_ratio", "region": "body and muscle"}
-        ratio |= {"control": "randomised", "ci_low": 0.2}
+        ratio |= {"control": "randomised", "trained_mean": 0.9, "ci_low": 0.2}
         other = [{"control": "cascade_head"}, {"region": "muscle"}, {"measure": "pointing"}]
-        maps = [ratio, {"map": "averaged gradcam layer2", "ci_low": -0.01}]
-        maps += [{"ci_low": -0.5, **one} for one in (*other, {"map": "attention layer2"})]
-        saliency = pd.DataFrame([ratio | row for row in maps])
+        other += [{"map": "averaged gradcam layer2"}, {"map": "attention layer2"}]
+        saliency = pd.DataFrame([ratio] + [ratio | {"ci_low": -0.5} | row for row in other])
         found = list(claims(aurocs, pd.DataFrame([gain]), saliency, curve))
         return {row["claim"]: row for row in found}
 
@@ -230,15 +229,41 @@ def test_claims_follow_their_rules():
     assert found["clinical A: share of the attainable excess"]["met"] == "not measured"
     assert found["clinical A fitted on 20000 patients: share of the excess"]["met"] == "yes"
     assert found["muscle without signal: larger end of the gain's interval"]["met"] == "no"
-    heat = "energy ratio in body and muscle above that of random weights, lower end"
-    assert {k: row["met"] for k, row in found.items() if k.endswith(heat)} == {
-        f"gradcam layer2: {heat}": "yes",
-        f"averaged gradcam layer2: {heat}": "no",
+    heat = "gradcam layer2: energy ratio in body and muscle"
+    assert {k: row["met"] for k, row in found.items() if "gradcam" in k} == {
+        heat: "no",
+        f"{heat} above that of random weights (lower end)": "yes",
     }
     null = "outcomes permuted between neighbours in risk: mean AUROC"
     assert found[null]["measured"] == "0.485"  # the free shuffle does not count
     assert found[null]["met"] == "yes"
     assert judged(auroc=0.36)[null]["met"] == "no"
+
+
+@pytest.mark.usefixtures("proof")
+def test_maps_are_compared_patient_by_patient_over_seeds_and_draws():
+    from saliency import compared
+
+    values = {
+        "trained_0": [1.0, 2.0, 3.0],
+        "trained_1": [3.0, 2.0, np.nan],  # a map that is zero everywhere
+        "randomised_0": [0.5, 0.5, 0.5],
+        "randomised_1": [1.5, 0.5, 1.5],
+        "cascade_head": [0.0, 0.0, 0.0],
+    }
+    rows = [
+        {"case": f"c{n}", "control": control, "energy_ratio": value}
+        for control, column in values.items()
+        for n, value in enumerate(column)
+    ]
+    found = {row["control"]: row for row in compared(pd.DataFrame(rows), "energy_ratio")}
+    full, cascade = found["randomised"], found["cascade_head"]
+    assert (full["trained_mean"], full["control_mean"]) == pytest.approx((7 / 3, 2.5 / 3))
+    assert full["difference"] == pytest.approx(1.5)
+    assert (full["trained_least"], full["trained_greatest"]) == (2.0, 2.5)
+    assert (full["trained_empty"], full["control_empty"]) == pytest.approx((1 / 6, 0.0))
+    assert cascade["trained_mean"] == 2.0  # of the seed that it was made from
+    assert (full["n"], full["left_out"]) == (3, 0)
 
 
 @pytest.mark.usefixtures("proof")

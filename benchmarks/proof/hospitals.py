@@ -183,12 +183,12 @@ def training_tables(
     Args:
         folder: of the set.
         first: numbers N of ``first_N.csv``, N/2 of each outcome.
-        permutations: number of ``permuted_k.csv``, even, outcomes shuffled between neighbours in true
-            risk. A free shuffle (``permuted.csv``) keeps a chance association with the risk, of a
-            correlation of about 0.03 with 1,214 patients. An AUROC does not see how faint a score
-            is, so that chance alone can move it by 0.1 where the image shows the risk well. Every
-            second one is the mirror of the one before, in which the other patient of each pair has
-            the fracture: what chance gives one of the two, it takes from the other.
+        permutations: even number of ``permuted_k.csv``, outcomes shuffled between neighbours in
+            true risk. A free shuffle (``permuted.csv``) keeps a chance association with the risk,
+            of a correlation of about 0.03 with 1,214 patients. An AUROC does not see how faint a
+            score is, so that chance alone can move it by 0.1 where the image shows the risk well.
+            Every second one is the mirror of the one before, in which the other patient of each
+            pair has the fracture: chance associations are opposite in the two.
         seed: of the shuffles.
     """
     table, truth = (

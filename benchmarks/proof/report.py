@@ -170,14 +170,17 @@ def saliency_lines(results: Path) -> list[str]:
     lines = [
         "Energy ratio: share of the heat within the region over the region's share of the picture "
         "(1: no better than chance). Pointing: share of patients whose hottest place lies within. "
-        "Trained is the mean over seeds, least and greatest seed beside it. The control has random "
-        "weights; cascades have them from the head down to the named part. GradCAM weighs each "
-        "place by its own gradient, averaged GradCAM by the slice's mean, as first published.",
+        "Trained is the mean over seeds, the control that over draws of random weights, least and "
+        "greatest beside them; the interval is over patients, for these very networks. Empty: "
+        "share of maps that are zero everywhere. Cascades have random weights from the head down "
+        "to the named part and are compared with the seed that they were made from. GradCAM weighs "
+        "each place by its own gradient, averaged GradCAM by the slice's mean, as first published.",
         "",
         *markdown(table),
     ]
     if (results / "saliency.png").is_file():
-        lines += ["", "![GradCAM of trained and randomised networks](saliency.png)"]
+        lines += ["", "![GradCAM of trained and randomised networks](saliency.png)", ""]
+        lines += ["Deeper stage, first seed, first draw; the slices with the most heat."]
     return lines
 
 
@@ -199,10 +202,10 @@ def saliency_panel(pixels: dict[str, Any], path: Path) -> None:
             at = int(pixels[f"{leading}_{n}"].sum(axis=(0, 1)).argmax())
             place.imshow(grey(image[..., at]), cmap="gray", vmin=0, vmax=255)
             shown = np.asarray(pixels[f"{key}_{n}"][..., at], np.float64)
-            if key == "region":
-                place.contour(shown, levels=[0.5], colors=[COLOURS[5]], linewidths=0.8)
-            else:
+            if key != "region":
                 place.imshow(overlay(shown))
+            region = np.asarray(pixels[f"region_{n}"][..., at], np.float64)
+            place.contour(region, levels=[0.5], colors=[COLOURS[5]], linewidths=0.6)
             place.set_axis_off()
             if n == 0:
                 place.set_title(title, fontsize=9, color=INK)

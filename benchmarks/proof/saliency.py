@@ -32,8 +32,8 @@ from monai_vfx.weights import TrainedModel
 from monai_vfx.workflow.running import quiet
 
 MODEL = "bone_muscle"
-CONTROLS = 3
-"""Draws of random weights: a patient's control is their mean, the trained value that of seeds."""
+CONTROLS = 10
+"""Draws of random weights, enough that one whose heat lies in one corner does not lead."""
 CASCADE = ("head", "decoder", "attention")
 GRADCAM, AVERAGED = "gradcam", "averaged gradcam"
 """Each place weighed by its own gradient, and by the slice's mean as first published."""
@@ -86,9 +86,8 @@ def measure_chunk(
                 rows.append(row | {"pointing": pointing_hit(heat, inside)})
         if number < SHOWN:
             views = {"image": image[0, 0].numpy(), "region": regions["body and muscle"]}
-            for control in (_TRAINED, _FULL):
-                for kind in (GRADCAM, AVERAGED):
-                    views[f"{control} {kind}"] = maps[f"{control}_0", shown_map(maps, kind)]
+            for control, kind in ((_TRAINED, GRADCAM), (_TRAINED, AVERAGED), (_FULL, GRADCAM)):
+                views[f"{control} {kind}"] = maps[f"{control}_0", shown_map(maps, kind)]
             shown |= {f"{name}_{number}": view for name, view in views.items()}
     pd.DataFrame(rows).to_csv(folder / "measures.csv", index=False)
     np.savez_compressed(folder / "shown.npz", **shown)  # type: ignore[arg-type]
@@ -176,26 +175,43 @@ def summarise(out: Path, results: Path) -> None:
     parts = [pd.read_csv(path).assign(chunk=path.parent.name) for path in paths]
     table = pd.concat(parts, ignore_index=True)
     table["case"] = table["chunk"] + "_" + table["case"]
-    table["draw"] = table["control"]
-    table["control"] = table["control"].str.replace(
-        rf"^({_TRAINED}|{_FULL})_\d+$", r"\1", regex=True
-    )
-    rows = []
-    for (name, region), part in table.groupby(["map", "region"], sort=False):
-        for measure in ("energy_ratio", "pointing"):
-            wide = part.pivot_table(index="case", columns="control", values=measure, dropna=False)
-            seeds = part[part["control"] == _TRAINED].groupby("draw")[measure].mean()
-            for control in wide.columns.drop(_TRAINED):
-                try:
-                    found = mean_difference(wide[_TRAINED], wide[control])
-                except ValueError:  # maps of fewer than two patients are not zero
-                    continue
-                row = {"map": name, "region": region, "measure": measure, "control": control}
-                row |= {"area_share": part["area"].mean(), "trained": found.first}
-                row |= {"least_seed": seeds.min(), "greatest_seed": seeds.max()}
-                row |= {"randomised": found.second, "difference": found.difference}
-                row |= {"ci_low": found.ci_low, "ci_high": found.ci_high}
-                rows.append(row | {"n": found.n, "left_out": found.left_out})
-    pd.DataFrame(rows).to_csv(results / "saliency.csv", index=False, float_format="%.4g")
+    rows = [
+        row | {"map": name, "region": region, "area_share": part["area"].mean()}
+        for (name, region), part in table.groupby(["map", "region"], sort=False)
+        for measure in ("energy_ratio", "pointing")
+        for row in compared(part, measure)
+    ]
+    columns = ["map", "region", "measure", "control", "area_share"]
+    frame = pd.DataFrame(rows)
+    frame = frame[columns + [name for name in frame if name not in columns]]
+    frame.to_csv(results / "saliency.csv", index=False, float_format="%.4g")
     with np.load(paths[0].with_name("shown.npz")) as pixels:
         saliency_panel(dict(pixels), results / "saliency.png")
+
+
+def compared(part: pd.DataFrame, measure: str) -> Iterator[dict[str, Any]]:
+    """Yield one measure of one map against each control, patient by patient.
+
+    A patient's value is the mean over seeds, his control's that over draws; a map that is zero
+    everywhere has none, and the share of such maps is told. The cascades are made from the first
+    seed and compared with it alone.
+
+    Args:
+        part: rows of one map and region with the columns case, control and the measure.
+        measure: its column.
+    """
+    wide = part.pivot_table(index="case", columns="control", values=measure, dropna=False)
+    seeds = wide[[name for name in wide if name.startswith(f"{_TRAINED}_")]]
+    draws = wide[[name for name in wide if name.startswith(f"{_FULL}_")]]
+    pairs = {name: (wide[[f"{_TRAINED}_0"]], wide[[name]]) for name in wide if "cascade" in name}
+    for control, (own, other) in ({_FULL: (seeds, draws)} | pairs).items():
+        try:
+            found = mean_difference(own.mean(axis=1), other.mean(axis=1))
+        except ValueError:  # maps of fewer than two patients are not zero
+            continue
+        row = {"measure": measure, "control": control}
+        for name, value, nets in (("trained", found.first, own), ("control", found.second, other)):
+            row |= {f"{name}_mean": value, f"{name}_empty": nets.isna().to_numpy().mean()}
+            row |= {f"{name}_least": nets.mean().min(), f"{name}_greatest": nets.mean().max()}
+        row |= {"difference": found.difference, "ci_low": found.ci_low, "ci_high": found.ci_high}
+        yield row | {"n": found.n, "left_out": found.left_out}
