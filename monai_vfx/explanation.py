@@ -43,10 +43,9 @@ class SliceGradCAM(GradCAM):
         map[h, w, d] = max(0, Σ_c ∂S/∂A[c, h, w, d] · A[c, h, w, d])
 
     Each place is weighed by its own gradient (HiResCAM). GradCAM as published takes the mean of the
-    gradient over h and w first, which is the same where a network averages its features. An
-    attention module weighs places, so their gradients differ, and the mean forgets which of them
-    count: on simulated patients, whose signal lies in bone and muscle, such maps find it no better
-    than maps of random weights (``benchmarks/proof``). ``average=True`` gives them all the same.
+    gradient over h and w first, which is the same where the score is linear in the mean of these
+    features. An attention module weighs places, so their gradients differ, and the mean forgets
+    which of them count; ``benchmarks/proof`` measures both. ``average=True`` gives the mean.
     Stock GradCAM averages over D as well and would let one slice's gradient colour another. The map
     is upsampled within each slice (:func:`upsample_slices`) and divided by its largest value over
     the **whole patient**, so slices can be compared with each other but patients cannot; a map that
@@ -154,7 +153,7 @@ def gradcam(
     Args:
         network: :class:`~monai_vfx.networks.AttentionCNNRNN`, or one with the same ``taps``.
         image: (1, C, H, W, D), in [-1, 1], on the network's device.
-        layer: encoder stage; a cell of ``layer3`` spans 16 mm, of ``layer4`` 32 mm.
+        layer: encoder stage; a cell of ``layer3`` spans 16 pixels, of ``layer4`` 32.
         class_index: 1 for the fracture.
         clinical: (1, F), where the network takes clinical variables.
         average: weigh all places of a slice by the mean of their gradients.

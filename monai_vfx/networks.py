@@ -187,7 +187,7 @@ class AttentionCNNRNN(nn.Module):
             _hazard_head(features + clinical_features, hazard_years) if hazard_years else None
         )
         if clinical_features:
-            # A rare yes lies many SDs from the mean: by a random weight it would drown the image.
+            # A rare yes lies many SDs from the mean: with a random weight it could drown the image.
             for head in filter(None, (self.head, self.hazard)):
                 nn.init.zeros_(head.weight[:, -clinical_features:])
         # On a CPU the encoder runs about twice as fast on channels-last memory.
