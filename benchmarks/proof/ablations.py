@@ -22,7 +22,15 @@ import numpy as np
 import pandas as pd
 import yaml
 from hospitals import chunks, simulate_chunk
-from jobs import Step, chosen_steps, is_recorded, run_steps, score_set, train_model
+from jobs import (
+    MOST_REFUSED,
+    Step,
+    chosen_steps,
+    is_recorded,
+    run_steps,
+    score_set,
+    train_model,
+)
 from monai.bundle import ConfigParser
 from plan import FULL, HERE, PatientSet, overlays_of, patient_sets, read_plan
 
@@ -35,6 +43,8 @@ REFERENCE = "bone_muscle"
 TESTED = "held_out"
 FAT_HU, MUSCLE_HU, NOISE_HU = -100.0, 50.0, 15.0
 JITTER_MM = 4.0
+MOST_REFUSED_OF_A_VARIANT = 0.2
+"""The checks may refuse a mask that was moved too far; the others are compared on their own."""
 
 
 def read_ablations() -> dict[str, dict[str, Any]]:
@@ -147,7 +157,8 @@ def score_anew(
                 for name in ("image", "mask"):
                     table[name] = [str(shown / path) for path in table[name]]
                 VARIANTS[variant](table, int(chunk.name.removeprefix("chunk_")))
-            score_set(folder / "scored", weights, shown / "cohort.csv", None)
+            most = MOST_REFUSED if variant is None else MOST_REFUSED_OF_A_VARIANT
+            score_set(folder / "scored", weights, shown / "cohort.csv", None, most)
             found = pd.read_csv(folder / "scored" / "predictions.csv", dtype={"case": str})
             found["case"] = [f"{chunk.name.removeprefix('chunk_')}_{c}" for c in found["case"]]
             partial_file = done.with_suffix(".partial")

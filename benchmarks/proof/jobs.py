@@ -157,17 +157,19 @@ def epochs_of(overlays: Sequence[str]) -> int:
     return int(merged["max_epochs"])
 
 
-def score_set(folder: Path, weights: Path, table: Path, cache: Path | None) -> list[Path]:
+def score_set(
+    folder: Path, weights: Path, table: Path, cache: Path | None, most_refused: float = MOST_REFUSED
+) -> list[Path]:
     """Score a set of patients with one network.
 
     Raises:
-        RuntimeError: more than :data:`MOST_REFUSED` of the patients were refused, as when the
-            cache of prepared images was removed.
+        RuntimeError: more than a share of ``most_refused`` of the patients were refused, as when
+            the cache of prepared images was removed.
     """
     metrics = evaluate(table, weights=weights, out=folder, cache_dir=cache)
     check_failures(folder)
     (folder / "features.csv").unlink()
-    if metrics["refused"] > MOST_REFUSED * (metrics["n"] + metrics["refused"]):
+    if metrics["refused"] > most_refused * (metrics["n"] + metrics["refused"]):
         raise RuntimeError(
             f"{metrics['refused']} patients of {table.parent.name} were refused, see "
             f"{folder / 'refused.jsonl'}; if crops/ was removed, remove the set's folder too"
