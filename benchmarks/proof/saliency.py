@@ -182,7 +182,7 @@ def summarise(out: Path, results: Path) -> None:
         for row in compared(part, measure)
     ]
     columns = ["map", "region", "measure", "control", "area_share"]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=None if rows else columns)  # none where all maps are zero
     frame = frame[columns + [name for name in frame if name not in columns]]
     frame.to_csv(results / "saliency.csv", index=False, float_format="%.4g")
     with np.load(paths[0].with_name("shown.npz")) as pixels:
