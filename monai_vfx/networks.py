@@ -70,6 +70,10 @@ class AttentionCNNRNN(nn.Module):
         attention_layers: the stages that are attended to; their vectors are concatenated.
         include_global: concatenate the average of the last stage too (the study's source leaves it
             out; see the module's note on ``pc``).
+        feature_norm: standardise each channel of the stages that are used, by a batch norm without
+            weights (Ioffe & Szegedy 2015), before attention and decoder. For pretrained encoders
+            whose stages end without activation (EfficientNet, MobileNet): features of SD 8 saturate
+            the attention's softmax and the GRU's gates from the first step on.
         decoder: ``gru`` or ``mean`` (the average over slices, without order).
         rnn_hidden: R, width of the GRU's state.
         bidirectional: read the slices both ways, giving 2·R.
@@ -118,6 +122,7 @@ class AttentionCNNRNN(nn.Module):
         attention: str = "pc",
         attention_layers: Sequence[str] = ("layer2", "layer3"),
         include_global: bool = False,
+        feature_norm: bool = False,
         decoder: str = "gru",
         rnn_hidden: int = 256,
         bidirectional: bool = False,
@@ -172,6 +177,15 @@ class AttentionCNNRNN(nn.Module):
         self.influential_layers = STAGES[: STAGES.index(deepest) + 1]
         for name, stage in self.stages.items():
             stage.requires_grad_(name in self.influential_layers)
+        used = (*attended, *((STAGES[-1],) if self.last_counts else ()))
+        self.feature_norms = nn.ModuleDict(
+            {
+                name: nn.BatchNorm2d(width[name], affine=False)
+                if feature_norm and name in used
+                else nn.Identity()
+                for name in STAGES
+            }
+        )
         for attend in self.attention.values():  # Adam would scale rounding noise to full steps
             attend.project.requires_grad_(self.last_counts)
         # decoder and heads
@@ -238,17 +252,22 @@ class AttentionCNNRNN(nn.Module):
         h = self._as_picture(fold_slices(x))  # (B, C, H, W, D) → (B·D, 3, H, W)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         local: dict[str, Tensor] = {}
-        for (name, stage), tap in zip(self.stages.items(), self.taps.values(), strict=True):
+        parts = zip(
+            self.stages.items(), self.taps.values(), self.feature_norms.values(), strict=True
+        )
+        standardised = h
+        for (name, stage), tap, norm in parts:
             if name in self.influential_layers:
                 h = stage(h)  # (B·D, c, h, w)
                 # The detour over (B, c, h, w, D) costs a third of a training step: only if watched.
                 if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not read on
                     if is_watched(tap):
                         h = fold_slices(watch(tap, unfold_slices(h, depth)))
-                local[name] = h
+                standardised = norm(h)
+                local[name] = standardised
         # Where the last stage does not count, any global vector gives the same attention.
         if self.last_counts:
-            pooled = F.adaptive_avg_pool2d(h, 1).flatten(1)  # (B·D, c)
+            pooled = F.adaptive_avg_pool2d(standardised, 1).flatten(1)  # (B·D, c)
         else:
             pooled = h.new_zeros(h.shape[0], self.pooled_channels)
         vectors: list[Tensor] = []

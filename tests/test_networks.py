@@ -41,6 +41,7 @@ def images(batch: int = 2, channels: int = 1) -> torch.Tensor:
         ({"slice_pooling": "attention"}, 384, 6),
         ({"bidirectional": True, "slice_pooling": "attention"}, 384, 12),
         ({"decoder": "mean"}, 384, 384),
+        ({"feature_norm": True}, 384, 6),
         ({"clinical_features": 3}, 384, 9),
     ],
 )
@@ -89,6 +90,24 @@ def test_spatial_attention_by_hand_dot() -> None:
     vector, weight = attend(local, torch.tensor([[float(np.log(2.0))]]))
     torch.testing.assert_close(weight, torch.tensor([[[1 / 3], [2 / 3]]]))
     torch.testing.assert_close(vector, torch.tensor([[1 / 3, 2 / 3]]))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"attention": "dot"}, {"attention": "none"}, {"include_global": True}]
+)
+def test_feature_norm_makes_large_features_as_good_as_small_ones(
+    settings: dict[str, object],
+) -> None:
+    found = []
+    for factor in (1.0, 50.0):
+        network = small(feature_norm=True, **settings).train()
+        network.dropout.p = 0.0
+        for stage in network.stages.values():
+            stage.register_forward_hook(lambda _module, _x, h, factor=factor: h * factor)
+        found.append(network(images()).detach())
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-3)
+    plain = [name for name in small(**settings).state_dict() if "feature_norms" in name]
+    assert plain == []  # weights of networks without it hold what they always held
 
 
 @pytest.mark.parametrize(

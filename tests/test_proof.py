@@ -70,7 +70,7 @@ def test_every_ablation_can_be_trained(tmp_path):
         for step in chain
         if "train" in step.name
     ]
-    assert len(trainings) == 17  # of 19, two are what the size has anyway
+    assert len(trainings) == 20  # of 22, two are what the size has anyway
     for step in trainings:
         training_configs(step.settings["overlays"])
 
@@ -121,14 +121,14 @@ def test_every_block_holds_both_outcomes(size):
     from monai_vfx.simulation import draw_patients
 
     plan = read_plan(size)
-    patients = next(one for one in patient_sets(plan) if one.name == "external")
-    for block in blocks(patients, plan["chunk"], plan["block"]):
-        drawn = [
-            person.fracture
-            for _, count, seed in block
-            for person in draw_patients(count, seed, patients.hospital, patients.signal)
-        ]
-        assert set(drawn) == {0, 1}
+    for patients in patient_sets(plan):
+        for block in blocks(patients, plan["chunk"], plan["block"]):
+            drawn = [
+                person.fracture
+                for _, count, seed in block
+                for person in draw_patients(count, seed, patients.hospital, patients.signal)
+            ]
+            assert set(drawn) == {0, 1}
 
 
 @pytest.mark.usefixtures("proof")
@@ -223,11 +223,12 @@ def test_claims_follow_their_rules():
         return {row["claim"]: row for row in found}
 
     found = judged()
-    assert found["bone: share of the attainable excess"]["met"] == "yes"
-    assert found["bone_muscle: share of the attainable excess"]["met"] == "no"
-    assert found["bone_muscle: standard error of the AUROC"]["met"] == "no"
-    assert found["clinical A: share of the attainable excess"]["met"] == "not measured"
-    assert found["clinical A fitted on 20000 patients: share of the excess"]["met"] == "yes"
+    assert found["held_out: bone, share of the attainable excess"]["met"] == "yes"
+    assert found["held_out: bone_muscle, share of the attainable excess"]["met"] == "no"
+    assert found["held_out: bone_muscle, standard error of the AUROC"]["met"] == "no"
+    assert found["confirmation: bone, share of the attainable excess"]["met"] == "not measured"
+    assert found["clinical A fitted on 1214 patients: mean share of the excess"]["met"] == "no"
+    assert found["clinical A fitted on 20000 patients: mean share of the excess"]["met"] == "yes"
     assert found["muscle without signal: larger end of the gain's interval"]["met"] == "no"
     heat = "gradcam layer2: energy ratio in body and muscle"
     assert {k: row["met"] for k, row in found.items() if "gradcam" in k} == {
@@ -342,11 +343,13 @@ def test_the_experiment_at_toy_size(tmp_path):
     run("ablations.py", str(out), "--size", "toy", "--workers", "1", "--only", *chosen)
     again = run("run.py", str(out), "--size", "toy", "--workers", "1", "--results", str(results))
     steps = [line for line in again.splitlines() if line.count("/") > 1]
-    assert not list(out.glob("crops_external*"))  # streamed
+    assert not list(out.glob("crops_*"))  # of streamed sets
     assert steps
     assert all(line.endswith("done before") for line in steps)
     aurocs = pd.read_csv(results / "aurocs.csv").set_index(["set", "model"])
-    assert {("held_out", "bone"), ("external", "bone_muscle")} <= set(aurocs.index)
+    assert {("held_out", "bone"), ("confirmation", "bone"), ("external", "bone_muscle")} <= set(
+        aurocs.index
+    )
     assert aurocs.loc[("held_out", "bone_muscle"), "n"] == 12
     assert set(pd.read_csv(results / "seeds.csv")["seed"]) == {0, 1}
     assert set(pd.read_csv(results / "saliency.csv")["control"]) >= {"randomised"}

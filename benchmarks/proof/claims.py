@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from plan import FRESH
 
 LEAST_SHARE, LEAST_CLINICAL = 0.80, 0.90
 LARGEST_ERROR = 0.01
@@ -45,17 +46,14 @@ def _about_maps(saliency: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    for model in ("bone", "bone_muscle"):
-        row = _row(aurocs, "held_out", model)
-        yield _claim(f"{model}: share of the attainable excess", f">= {LEAST_SHARE}",
-                     row.get("share"), lambda v: v >= LEAST_SHARE)  # fmt: skip
-        yield _claim(f"{model}: standard error of the AUROC", f"<= {LARGEST_ERROR}",
-                     row.get("se"), lambda v: v <= LARGEST_ERROR)  # fmt: skip
-    for letter in "ABCD":
-        row = _row(aurocs, "held_out", f"clinical_{letter}")
-        yield _claim(f"clinical {letter}: share of the attainable excess", f">= {LEAST_CLINICAL}",
-                     row.get("share"), lambda v: v >= LEAST_CLINICAL)  # fmt: skip
-    for test in ("held_out", "external"):
+    for test in ("held_out", FRESH):
+        for model in ("bone", "bone_muscle"):
+            row = _row(aurocs, test, model)
+            yield _claim(f"{test}: {model}, share of the attainable excess", f">= {LEAST_SHARE}",
+                         row.get("share"), lambda v: v >= LEAST_SHARE)  # fmt: skip
+            yield _claim(f"{test}: {model}, standard error of the AUROC", f"<= {LARGEST_ERROR}",
+                         row.get("se"), lambda v: v <= LARGEST_ERROR)  # fmt: skip
+    for test in ("held_out", FRESH, "external"):
         pair = _pair(pairs, test, "bone_muscle", "bone")
         better = pair.get("difference", np.nan) > 0
         yield _claim(f"{test}: bone + muscle above bone-only, DeLong p", "< 0.05",
@@ -79,14 +77,19 @@ def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[st
 
 
 def _about_size(curve: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Judge the clinical models where they are fitted on the most patients."""
+    """Judge the clinical models at the least and the greatest number of patients they were fitted on.
+
+    On the few thousand patients who have images the share of a model as weak as A has an interval
+    of 0.25 either way; these are tested on more, and the mean is over sets of that size.
+    """
     if curve.empty:
         return
-    most = int(curve["patients"].max())
-    found = curve[(curve["patients"] == most) & (curve["kind"] == "xgboost")]
-    for name, share in zip(found["model"], found["share"], strict=True):
-        claim = f"{name.replace('_', ' ')} fitted on {most} patients: share of the excess"
-        yield _claim(claim, f">= {LEAST_CLINICAL}", share, lambda v: v >= LEAST_CLINICAL)
+    trees = curve[curve["kind"] == "xgboost"]
+    for size in sorted({int(trees["patients"].min()), int(trees["patients"].max())}):
+        found = trees[trees["patients"] == size]
+        for name, share in zip(found["model"], found["share"], strict=True):
+            claim = f"{name.replace('_', ' ')} fitted on {size} patients: mean share of the excess"
+            yield _claim(claim, f">= {LEAST_CLINICAL}", share, lambda v: v >= LEAST_CLINICAL)
 
 
 def _claim(claim: str, rule: str, value: Any, met: Any) -> dict[str, Any]:

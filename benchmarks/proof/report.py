@@ -28,6 +28,7 @@ NAMES = {
 }
 SETS = {
     "held_out": "development hospital, held out",
+    "confirmation": "development hospital, drawn last (confirmation)",
     "external": "external hospital",
     "no_muscle_held_out": "development hospital, muscle without signal",
 }

@@ -1,6 +1,6 @@
 """Where the trained network looks, on patients whose bone and muscle are known to the voxel.
 
-GradCAM and attention of held-out patients, against the labels that the simulation painted and
+GradCAM and attention of patients whom no choice was made on, against the labels that the simulation painted and
 against the same network with random weights (all of it, and in cascade from the head on).
 """
 
@@ -19,7 +19,7 @@ from jobs import Step
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
-from plan import PatientSet, patient_sets
+from plan import FRESH, PatientSet, patient_sets
 from report import saliency_panel
 
 from monai_vfx.anatomy import LEVELS, MUSCLES, VERTEBRAE
@@ -43,8 +43,8 @@ _TRAINED, _FULL = "trained", "randomised"
 
 
 def saliency_steps(out: Path, plan: dict[str, Any]) -> list[Step]:
-    """List a step a chunk of held-out patients, made once more since their images were emptied."""
-    patients = next(one for one in patient_sets(plan) if one.name == "held_out")
+    """List a step a chunk of those patients, made once more since their images were emptied."""
+    patients = next(one for one in patient_sets(plan) if one.name == FRESH)
     wanted, steps = int(plan["saliency_patients"]), []
     for number, count, first in chunks(patients, plan["chunk"]):
         if wanted > 0:

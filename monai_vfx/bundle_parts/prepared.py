@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 NETWORK_SETTINGS = frozenset(
     {
         *("backbone", "attention", "attention_layers", "include_global", "decoder", "rnn_hidden"),
-        *("bidirectional", "slice_pooling", "dropout", "slices", "input_range"),
+        *("feature_norm", "bidirectional", "slice_pooling", "dropout", "slices", "input_range"),
         *("clinical_model", "clinical", "hazard_years"),
     }
 )
