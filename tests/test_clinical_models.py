@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
+from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from monai_vfx.clinical.engines import PENALTIES, SETTINGS, Kind, Linear, Trees
+from monai_vfx.clinical.engines import FIXED_TREES, PENALTIES, SETTINGS, Kind, Linear, Trees
 from monai_vfx.clinical.models import _checksum, fit_clinical, load_clinical
 from monai_vfx.clinical.variables import MODELS, design_matrix, patient_groups
 from monai_vfx.errors import CaseRefused, SettingError
@@ -198,6 +199,30 @@ def test_contributions_of_stumps_change_with_their_own_variable_alone() -> None:
     change = trees.contributions(moved) - trees.contributions(x)
     np.testing.assert_allclose(change[:, 0], trees.margin(moved) - trees.margin(x), atol=1e-5)
     np.testing.assert_allclose(change[:, 1:], 0, atol=1e-6)
+
+
+def test_rounds_of_many_trees_follow_a_smooth_risk_better_than_single_trees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attainable = float(norm.cdf(0.25 / 2**0.5))  # two Gaussians of SD 1 that lie 0.25 apart
+
+    def shares() -> list[float]:
+        found = []
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            ill = np.tile([0, 1], 10_600)
+            age = 70 + 8 * rng.normal(0.25 * ill)
+            table = pd.DataFrame({"age": age, "fracture": ill})
+            model = fit_clinical(table[:1200], ["age"])
+            value = roc_auc_score(ill[1200:], model.predict(table[1200:]))
+            found.append((value - 0.5) / (attainable - 0.5))
+        return found
+
+    together = shares()
+    assert np.mean(together) > 0.9
+    for name in ("num_parallel_tree", "subsample"):
+        monkeypatch.setitem(FIXED_TREES, name, 1)
+    assert np.mean(together) > np.mean(shares()) + 0.02
 
 
 def test_what_is_missing_or_constant_is_counted(fitted: Any) -> None:

@@ -79,8 +79,8 @@ def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[st
 def _about_size(curve: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Judge the clinical models at the least and the greatest number of patients they were fitted on.
 
-    On the few thousand patients who have images the share of a model as weak as A has an interval
-    of 0.25 either way; these are tested on more, and the mean is over sets of that size.
+    On the few thousand patients who have images the share of a model as weak as A has an
+    interval of 0.25 either way; these are tested on more, and the mean is over sets of that size.
     """
     if curve.empty:
         return
@@ -88,8 +88,9 @@ def _about_size(curve: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for size in sorted({int(trees["patients"].min()), int(trees["patients"].max())}):
         found = trees[trees["patients"] == size]
         for name, share in zip(found["model"], found["share"], strict=True):
-            claim = f"{name.replace('_', ' ')} fitted on {size} patients: mean share of the excess"
-            yield _claim(claim, f">= {LEAST_CLINICAL}", share, lambda v: v >= LEAST_CLINICAL)
+            who = f"{name.replace('_', ' ')} fitted on {size} patients"
+            yield _claim(f"{who}: mean share of the excess", f">= {LEAST_CLINICAL}",
+                         share, lambda v: v >= LEAST_CLINICAL)  # fmt: skip
 
 
 def _claim(claim: str, rule: str, value: Any, met: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ NO_MUSCLE: Signal = "no_muscle"
 """Signal of the simulation in which the muscle does not count, and prefix of its sets."""
 FULL = "development"
 FRESH = "confirmation"
-"""A third draw of the development hospital, on which nothing was chosen; the maps are measured there."""
+"""A third draw of the development hospital, for which nothing was chosen; maps are taken there."""
 KEPT = (FULL, "held_out", f"{NO_MUSCLE}_{FULL}")
 """Sets whose crops are read again and again; the others are scored block by block."""
 SEED_OF_SET = {"development": 11, "held_out": 12, "external": 13, "confirmation": 14}

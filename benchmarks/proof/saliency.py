@@ -1,7 +1,7 @@
 """Where the trained network looks, on patients whose bone and muscle are known to the voxel.
 
-GradCAM and attention of patients whom no choice was made on, against the labels that the simulation painted and
-against the same network with random weights (all of it, and in cascade from the head on).
+GradCAM and attention of patients whom no choice was made on, against the labels that the simulation
+painted and against the same network with random weights (all of it, and in cascade from the head).
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ FIXED_TREES: Json = {
     "tree_method": "hist",
     "max_bin": 64,
     "learning_rate": 0.1,
+    "num_parallel_tree": 10,
+    "subsample": 0.5,
     "min_child_weight": 5.0,
     "reg_lambda": 5.0,
     "nthread": 1,  # tables are small, and one thread adds up in one order

@@ -6,10 +6,11 @@ probabilities: it is proper, changes smoothly where the AUROC of a few fractures
 the probabilities usable for what follows (calibration, fusion). Of equal settings
 the simplest wins.
 
-* ``xgboost``: depth 1-3 and 10-100 trees at a learning rate of 0.1, each leaf holding at least 5
-  units of Hessian (20 patients at a probability of one half), weights penalised by 5. Fifteen
-  inner fits: the numbers of trees are read off the same ones. Missing values go the way that
-  each split has learned for them.
+* ``xgboost``: depth 1-3 and 10-100 rounds at a learning rate of 0.1, each leaf holding at least 5
+  units of Hessian (20 patients at a probability of one half), weights penalised by 5. A round is
+  the mean of ten trees, each grown on half of the patients: single trees make steps of a risk that
+  follows age smoothly. Fifteen inner fits: the numbers of rounds are read off the same ones.
+  Missing values go the way that each split has learned for them.
 * ``logistic``: an L2 penalty of 1/C, C from 0.001 to 10. Missing values take the training median,
   and a 0/1 term says that they were missing. Continuous variables are scaled to SD 1. Terms of 0
   and 1 are centred only: scaled as well, a state of three patients would be hardly penalised.
@@ -17,7 +18,8 @@ the simplest wins.
 Training on sampled controls, a score is the probability of being a case *in such a sample*, never
 a five-year risk. Files are JSON: nothing is un-pickled.
 
-Sources: Chen and Guestrin 2016 (XGBoost); Lundberg and Lee 2017, Lundberg et al. 2020 (SHAP).
+Sources: Chen and Guestrin 2016 (XGBoost); Friedman 2002 (stochastic gradient boosting); Lundberg
+and Lee 2017, Lundberg et al. 2020 (SHAP).
 """
 
 from __future__ import annotations
