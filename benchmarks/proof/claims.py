@@ -77,7 +77,7 @@ def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[st
 
 
 def _about_size(curve: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Judge the clinical models at the least and the greatest number of patients they were fitted on.
+    """Judge the clinical models at the least and the greatest number of patients fitted on.
 
     On the few thousand patients who have images the share of a model as weak as A has an
     interval of 0.25 either way; these are tested on more, and the mean is over sets of that size.
