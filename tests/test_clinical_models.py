@@ -304,7 +304,7 @@ def test_pure_noise_gets_the_simplest_model() -> None:
     frame["fracture"] = np.random.default_rng(7).permutation(np.arange(300) % 2)
     assert fit_clinical(frame, MODELS["D"], "logistic").hyperparameters["C"] == PENALTIES[0]
     trees = fit_clinical(frame, MODELS["D"], "xgboost").hyperparameters
-    assert (trees["max_depth"], trees["rounds"]) == (1, 10)
+    assert (trees["max_depth"], trees["rounds"]) == (1, 25)
 
 
 def test_too_few_fractures_are_wrong_use(fitted: Any) -> None:

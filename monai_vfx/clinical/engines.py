@@ -35,7 +35,7 @@ FIXED_TREES: Json = {
     "nthread": 1,  # tables are small, and one thread adds up in one order
 }
 DEPTHS = (1, 2, 3)
-ROUNDS = (10, 25, 50, 100)
+ROUNDS = (25, 50, 100)
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 SETTINGS: dict[Kind, list[Json]] = {
     "xgboost": [{"max_depth": depth, "rounds": n} for depth in DEPTHS for n in ROUNDS],

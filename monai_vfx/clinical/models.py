@@ -6,7 +6,7 @@ probabilities: it is proper, changes smoothly where the AUROC of a few fractures
 the probabilities usable for what follows (calibration, fusion). Of equal settings
 the simplest wins.
 
-* ``xgboost``: depth 1-3 and 10-100 rounds at a learning rate of 0.1, each leaf holding at least 5
+* ``xgboost``: depth 1-3 and 25-100 rounds at a learning rate of 0.1, each leaf holding at least 5
   units of Hessian (20 patients at a probability of one half), weights penalised by 5. A round is
   the mean of ten trees, each grown on half of the patients: single trees make steps of a risk that
   follows age smoothly. Fifteen inner fits: the numbers of rounds are read off the same ones.
@@ -77,7 +77,7 @@ class ClinicalModel:
         inner_scores: (n,) out-of-fold probabilities of the rows it was fitted on, by the inner
             folds and the chosen setting; NaN for rows left out. Not in the
             file: empty in a model that was read from one. The
-            choice among a dozen settings was made on them, which makes them very slightly better
+            choice among a few settings was made on them, which makes them very slightly better
             than new patients' would be.
         cases: names of the rows that fit, imputation, scaling and tuning saw; not written either.
     """
