@@ -22,7 +22,7 @@ from monai_vfx.simulation.hazard import Signal
 from monai_vfx.simulation.patients import draw_patients
 
 TEST_SEED, FIRST_SEED = 901_000, 920_000
-"""Far from those of the sets that have images, and not those that the trees' settings were chosen on."""
+"""Far from those of sets that have images, and from those that the trees' settings come from."""
 
 
 def fit_by_size(
