@@ -56,11 +56,13 @@ def read_ablations() -> dict[str, dict[str, Any]]:
 
 def ablation_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
     """List a training and its scoring an ablation; a scoring alone where the image is changed."""
-    seed = plan["seeds"][0]
-    reference = out / "models" / REFERENCE / f"seed_{seed}" / "model.pt"
     anew = {"images": [step.settings["folder"] for step in image_steps(out, plan)]}
     chains = []
     for name, entry in read_ablations().items():
+        seed = seed_of(plan, entry)
+        if seed is None:
+            continue
+        reference = out / "models" / REFERENCE / f"seed_{seed}" / "model.pt"
         folder = out / "ablations" / name
         test = {"folder": folder / TESTED, "weights": folder / "model.pt"}
         scoring = Step(f"ablation/{name}/score", score_anew, {**test, **anew, "variant": None})
@@ -90,6 +92,12 @@ def ablation_chains(out: Path, plan: dict[str, Any]) -> list[list[Step]]:
             chain.append(Step(f"ablation/{name}/tidy", tidy, {"folder": folder / "crops"}))
         chains.append(chain)
     return chains
+
+
+def seed_of(plan: dict[str, Any], entry: dict[str, Any]) -> int | None:
+    """Return the seed of an ablation and its reference; None where the size has fewer seeds."""
+    seeds, number = plan["seeds"], entry.get("seed_number", 0)
+    return int(seeds[number]) if number < len(seeds) else None
 
 
 def changed(
@@ -210,20 +218,23 @@ VARIANTS = {
 def summarise(out: Path, plan: dict[str, Any], results: Path) -> None:
     """Write ``ablations.csv``: each AUROC against its reference's on the same patients."""
     cohort = out / "sets" / TESTED / "cohort.csv"
-    model = out / "models" / REFERENCE / f"seed_{plan['seeds'][0]}" / TESTED / "block_0"
-    if not (model / "predictions.csv").is_file():
-        return
     found = read_ablations()
     folders = {name: out / "ablations" / name / TESTED for name in found}
+    for seed in plan["seeds"]:
+        folders[f"{REFERENCE}, seed {seed}"] = (
+            out / "models" / REFERENCE / f"seed_{seed}" / TESTED / "block_0"
+        )
     scores = {
         name: _scores(folder / "predictions.csv")
-        for name, folder in ({REFERENCE: model} | folders).items()
+        for name, folder in folders.items()
         if (folder / "predictions.csv").is_file()
     }
+    if not set(found) & set(scores):
+        return
     truth = pd.read_csv(cohort, dtype={"case": str}).set_index("case")["fracture"]
     rows = []
     for name, entry in found.items():
-        against = entry.get("against", REFERENCE)
+        against = entry.get("against", f"{REFERENCE}, seed {seed_of(plan, entry)}")
         if not {name, against} <= set(scores):
             continue
         both = pd.concat([scores[name], scores[against]], axis=1, keys=["own", "other"]).dropna()
