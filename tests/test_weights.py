@@ -139,7 +139,7 @@ def test_settings_of_the_sidecar_are_those_of_the_bundle() -> None:
     rules = schema("model_settings")
     assert set(rules["properties"]) == set(common["model_settings"])
     later = {"clinical_model", "clinical", "hazard_years"}  # weights of before go on to work
-    later |= {"in_channels", "window_2_hu", "window_3_hu", "input_range"}
+    later |= {"in_channels", "window_2_hu", "window_3_hu", "input_range", "feature_norm"}
     assert set(rules["required"]) == set(common["model_settings"]) - later
     defaults = {name: common[name] for name in common["model_settings"]}
     assert violations(defaults, "model_settings") == []
