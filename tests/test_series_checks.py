@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,9 +275,13 @@ def test_values_that_need_more_bits_than_stated_are_refused(copied: Path, signed
         header.BitsStored, header.HighBit, header.PixelRepresentation = 11, 10, signed
 
     edit(copied, store)
+    logger, filters = logging.getLogger("pydicom"), list(warnings.filters)
     with pytest.raises(CaseRefused, match="BitsStored") as refused:
         open_volume(copied).read()
     assert refused.value.code == "pixel_format"
+    # While the refusal lives, its traceback holds every frame; pydicom speaks again all the same.
+    assert not logger.disabled
+    assert list(warnings.filters) == filters
 
 
 def test_bits_of_an_overlay_above_the_high_bit_are_refused(copied: Path) -> None:

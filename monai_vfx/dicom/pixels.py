@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ def _padding(header: Any) -> tuple[int, int] | None:
 
 def decoded(
     files: Files, source: Source, frames: Sequence[int | None], deflated: bool
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield the stored values (rows, columns) of frames of one file, none other decoded.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -96,9 +97,10 @@ class Series:
         with Files() as files:
             for source, places in by_source.items():
                 numbers = [self.frame_numbers[k] if self.frame_numbers else None for k in places]
-                frames = decoded(files, source, numbers, self.deflated)
-                for k, stored in zip(places, frames, strict=True):
-                    out[k - chosen.start] = self._part(k, stored, rows, columns)
+                # Closed at once: a refusal's traceback would hold it, and keep pydicom silenced.
+                with closing(decoded(files, source, numbers, self.deflated)) as frames:
+                    for k, stored in zip(places, frames, strict=True):
+                        out[k - chosen.start] = self._part(k, stored, rows, columns)
         return out.T
 
     def _part(self, k: int, stored: Any, rows: slice, columns: slice) -> Any:
