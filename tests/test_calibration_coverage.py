@@ -102,7 +102,9 @@ def test_twenty_cohorts(sampling, score, hospital):
     )
     assert abs(relative.mean()) < 0.10
     assert np.mean(np.abs(relative) < 0.10) >= 0.9
-    assert 0.88 <= coverage <= 0.99
+    # All twenty of them hold by chance alone one time in three; that the stated spread is not too
+    # wide is tested against that of new cohorts (test_calibration_risk).
+    assert coverage >= 0.88
     assert 0.8 <= slopes.mean() <= 1.2
     assert np.mean((slopes > 0.8) & (slopes < 1.2)) >= 0.9
     assert np.mean([row["raw_held"] for row in found]) == 0.0
