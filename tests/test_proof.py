@@ -335,6 +335,39 @@ def test_ideal_scores_belong_to_their_patients(tmp_path):
     assert auroc(people["fracture"], -people["bone_z"]).value == pytest.approx(bone, abs=0.05)
 
 
+@pytest.mark.usefixtures("proof")
+@pytest.mark.parametrize(
+    ("model", "called"),
+    [
+        ("bone", "image, bone-only"),
+        ("bone_muscle_of_400", "image, bone + muscle, 400 patients"),
+        ("no_muscle_bone", "image, bone-only"),
+        ("clinical_C", "clinical C"),
+        ("frax_hip", "FRAX stand-in, hip"),
+    ],
+)
+def test_scores_have_names_in_words_on_the_page(model, called):
+    from report import name_of
+
+    assert name_of(model) == called
+
+
+@pytest.mark.usefixtures("proof")
+def test_permuted_outcomes_are_told_by_their_mirrored_pairs():
+    from report import permuted_lines
+
+    rows = [("permuted", 0.37), ("bone", 0.7)]
+    rows += [("permuted_0", 0.6), ("permuted_1", 0.5), ("permuted_2", 0.4), ("permuted_3", 0.46)]
+    table = pd.DataFrame(rows, columns=["model", "auroc"])
+    table[["ci_low", "ci_high", "score_sd"]] = 0.35, 0.39, 0.0137
+    text = "\n".join(permuted_lines(table))
+    assert (
+        "Shuffled freely, once: 0.370 (0.350 to 0.390), probabilities with an SD of 0.014" in text
+    )
+    assert "mean of 4 networks 0.490, standard error over the pairs 0.060" in text  # (0.55, 0.43)
+    assert "| 1 | 0.400 | 0.460 | 0.430 |" in text
+
+
 @pytest.mark.slow
 def test_the_experiment_at_toy_size(tmp_path):
     out, results = tmp_path / "out", tmp_path / "results"

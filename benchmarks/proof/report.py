@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from monai_vfx.report.pixels import grey, overlay
 NAMES = {
     "bone": "image, bone-only",
     "bone_muscle": "image, bone + muscle",
-    "permuted": "image, outcomes permuted freely",
     "imaging_baseline": "imaging baseline",
     "frax_major": "FRAX stand-in, major",
     "frax_hip": "FRAX stand-in, hip",
@@ -42,6 +42,8 @@ TABLES = {
         *("bone_muscle", "fusion_A", "fusion_B", "fusion_C", "fusion_D"),
     ),
 }
+ENDS = ("mean", "least", "greatest")
+SHARES = ("least_share", "greatest_share")
 
 
 def write_report(results: Path) -> Path:
@@ -66,7 +68,8 @@ def write_report(results: Path) -> Path:
     ]
     lines += ["", "## Claims", "", *markdown(_read(results, "claims"))]
     for test in aurocs["set"].unique() if len(aurocs) else ():
-        part = aurocs[(aurocs["set"] == test) & ~aurocs["model"].str.contains("_of_")]
+        elsewhere = aurocs["model"].str.contains("_of_|^permuted")  # sections of their own
+        part = aurocs[(aurocs["set"] == test) & ~elsewhere]
         lines += ["", f"## {SETS.get(test, test)}", "", *auroc_table(part)]
         _save(forest(part), results / f"forest_{test}.png")
         lines += ["", f"![AUROCs with intervals](forest_{test}.png)"]
@@ -75,22 +78,24 @@ def write_report(results: Path) -> Path:
             if table:
                 lines += ["", f"### {title}", "", *table]
     lines += ["", "## Spread over seeds", "", *seed_table(seeds)]
+    if len(aurocs) and aurocs["model"].str.startswith("permuted").any():
+        lines += ["", "## Permuted outcomes", "", *permuted_lines(aurocs)]
     curve = _read(results, "learning_curve")
     if len(curve):
         _save(learning_figure(curve), results / "learning_curve.png")
         lines += ["", "## Learning curve", "", "![AUROC by patients](learning_curve.png)", ""]
-        lines += markdown(curve)
+        lines += learning_table(curve)
     if (results / "clinical_curve.csv").is_file():
         lines += ["", "## Clinical models by number of patients", ""]
         lines += [
             "Fitted on sets drawn anew, without images, and tested on the same large set.",
             "",
         ]
-        lines += markdown(_read(results, "clinical_curve"))
+        lines += clinical_table(_read(results, "clinical_curve"))
     if (results / "saliency.csv").is_file():
         lines += ["", "## Where the network looks", "", *saliency_lines(results)]
     if (results / "ablations.csv").is_file():
-        lines += ["", "## Ablations", "", *markdown(_read(results, "ablations"))]
+        lines += ["", "## Ablations", "", *ablation_table(_read(results, "ablations"))]
     page = results / "results.md"
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return page
@@ -104,11 +109,10 @@ def auroc_table(part: pd.DataFrame) -> list[str]:
         ("share of attainable (95 %)", "share", "share_low", "share_high"),
     ):
         if value in part:
-            cells = zip(part[value], part[low], part[high], strict=True)
-            shown[label] = [estimate(*cell) for cell in cells]
+            shown[label] = estimates(part, value, low, high)
     shown.insert(2, "SE", [f"{value:.4f}" for value in part["se"]])
     if "attainable" in part:
-        shown.insert(3, "attainable", [number(value) for value in part["attainable"]])
+        shown.insert(3, "attainable", numbers(part["attainable"]))
     shown["fractures"] = [f"{e} of {n}" for e, n in zip(part["events"], part["n"], strict=True)]
     return markdown(shown)
 
@@ -161,13 +165,88 @@ def seed_table(seeds: pd.DataFrame) -> list[str]:
         if len(part) > 1:
             row = {"set": SETS.get(str(test), str(test)), "model": name_of(str(model))}
             row |= {"mean": number(part["auroc"].mean()), "SD": f"{part['auroc'].std():.4f}"}
-            rows.append(row | {"seeds": ", ".join(number(value) for value in part["auroc"])})
+            rows.append(row | {"seeds": ", ".join(numbers(part["auroc"]))})
     return markdown(pd.DataFrame(rows)) if rows else ["One seed a model."]
+
+
+def permuted_lines(aurocs: pd.DataFrame) -> list[str]:
+    """Return what networks trained on shuffled outcomes reach, a row a mirrored pair."""
+    found = aurocs.set_index("model")["auroc"]
+    mirrored = found[found.index.str.match(r"permuted_\d+$")].to_numpy()
+    lines = []
+    if "permuted" in found:
+        row = aurocs[aurocs["model"] == "permuted"].iloc[0]
+        lines += [
+            f"Shuffled freely, once: {estimate(row['auroc'], row['ci_low'], row['ci_high'])}, "
+            f"probabilities with an SD of {row['score_sd']:.2g}."
+        ]
+    if len(mirrored) > 2:
+        pairs = mirrored.reshape(-1, 2)
+        error = pairs.mean(axis=1).std(ddof=1) / np.sqrt(len(pairs))
+        lines += [
+            "",
+            f"Shuffled between neighbours in true risk: mean of {mirrored.size} networks "
+            f"{mirrored.mean():.3f}, standard error over the pairs {error:.3f}. Single networks "
+            "rank patients by whatever their weights respond to, with probabilities that hardly "
+            "differ.",
+            "",
+        ]
+        rows = {"pair": range(len(pairs)), "first": numbers(pairs[:, 0])}
+        rows |= {"mirrored": numbers(pairs[:, 1]), "mean": numbers(pairs.mean(axis=1))}
+        lines += markdown(pd.DataFrame(rows))
+    return lines
+
+
+def learning_table(curve: pd.DataFrame) -> list[str]:
+    """Return the learning curve as lines of Markdown."""
+    shown = {"model": [name_of(image) for image in curve["image"]], "patients": curve["patients"]}
+    shown |= {"AUROC (95 %)": estimates(curve, "auroc", "ci_low", "ci_high")}
+    shown |= {"attainable": numbers(curve["attainable"]), "share": numbers(curve["share"])}
+    shown |= {"single seeds": spans(curve, "least_seed", "greatest_seed")}
+    return markdown(pd.DataFrame(shown))
+
+
+def clinical_table(curve: pd.DataFrame) -> list[str]:
+    """Return the clinical models by number of patients as lines of Markdown."""
+    kinds = {"xgboost": "boosted trees", "logistic": "logistic regression"}
+    shown = {"model": [name_of(model) for model in curve["model"]]}
+    shown |= {"fitted by": [kinds[kind] for kind in curve["kind"]]}
+    shown |= {"patients": curve["patients"], "sets": curve["sets"]}
+    shown |= {"AUROC": numbers(curve["auroc"]), "attainable": numbers(curve["attainable"])}
+    shown |= {"share": numbers(curve["share"]), "sets from, to": spans(curve, *SHARES)}
+    return markdown(pd.DataFrame(shown))
+
+
+def ablation_table(table: pd.DataFrame) -> list[str]:
+    """Return the ablations as lines of Markdown."""
+    shown = {"ablation": table["ablation"].str.replace("_", " "), "question": table["question"]}
+    shown |= {"patients": table["n"], "AUROC": numbers(table["auroc"])}
+    against = zip(table["reference"], table["against"].str.replace("_", " "), strict=True)
+    shown |= {"against": [f"{value:.3f} ({name})" for value, name in against]}
+    shown |= {"difference (95 %)": estimates(table, "difference", "ci_low", "ci_high")}
+    shown |= {"DeLong p": [f"{value:.2g}" for value in table["p"]]}
+    return markdown(pd.DataFrame(shown))
+
+
+def saliency_table(table: pd.DataFrame) -> list[str]:
+    """Return the measures of the maps as lines of Markdown."""
+    shown = table[["map", "region", "measure", "control"]].replace("_", " ", regex=True)
+    for who, label in (("trained", "trained"), ("control", "its control")):
+        cells = table[[f"{who}_{end}" for end in ENDS]].to_numpy()
+        shown[f"{label} (from, to)"] = [
+            estimate(*row) if row[1] < row[2] else number(row[0]) for row in cells
+        ]
+    shown["difference (95 %)"] = estimates(table, "difference", "ci_low", "ci_high")
+    for who, label in (("trained", "empty"), ("control", "of the control")):
+        shown[label] = [f"{value:.2g}" for value in table[f"{who}_empty"]]
+    return markdown(shown)
 
 
 def saliency_lines(results: Path) -> list[str]:
     """Return the measures of the maps, and the panel if its pixels are there."""
     table = _read(results, "saliency")
+    shares = table.groupby("region", sort=False)["area_share"].mean()
+    areas = ", ".join(f"{region} {share:.2f}" for region, share in shares.items())
     lines = [
         "Energy ratio: share of the heat within the region over the region's share of the picture "
         "(1: no better than chance). Pointing: share of patients whose hottest place lies within. "
@@ -177,7 +256,10 @@ def saliency_lines(results: Path) -> list[str]:
         "to the named part and are compared with the seed that they were made from. GradCAM weighs "
         "each place by its own gradient, averaged GradCAM by the slice's mean, as first published.",
         "",
-        *markdown(table),
+        f"Patients: {several(table['n'])}; maps left out: {several(table['left_out'])}. Share of "
+        f"the area: {areas}.",
+        "",
+        *saliency_table(table),
     ]
     if (results / "saliency.png").is_file():
         lines += ["", "![GradCAM of trained and randomised networks](saliency.png)", ""]
@@ -257,22 +339,43 @@ def forest(part: pd.DataFrame) -> Figure:
 
 def name_of(model: str) -> str:
     """Return how a score is called on the page."""
+    model, _, patients = model.removeprefix("no_muscle_").partition("_of_")
     kind, _, rest = model.partition("_")
-    words = {
-        **{"fusion": "image + ", "clinical": "clinical ", "logistic": "logistic "},
-        "permuted": "image, outcomes permuted between neighbours in risk, ",
-    }
-    return NAMES.get(model) or (words[kind] + rest if kind in words else model.replace("_", " "))
+    words = {"fusion": "image + ", "clinical": "clinical ", "logistic": "logistic "}
+    name = NAMES.get(model) or (words[kind] + rest if kind in words else model.replace("_", " "))
+    return f"{name}, {patients} patients" if patients else name
 
 
 def number(value: float) -> str:
     """Return three digits, or nothing for a missing value."""
-    return "" if pd.isna(value) else f"{value:.3f}"
+    return "" if pd.isna(value) else f"{value:z.3f}"
+
+
+def numbers(values: Iterable[float]) -> list[str]:
+    """Return each with three digits."""
+    return [number(value) for value in values]
 
 
 def estimate(value: float, low: float, high: float) -> str:
     """Return a value with its interval."""
-    return "" if pd.isna(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return "" if pd.isna(value) else f"{value:z.3f} ({low:z.3f} to {high:z.3f})"
+
+
+def estimates(table: pd.DataFrame, *names: str) -> list[str]:
+    """Return the values of a column with those of the two columns of their ends."""
+    return [estimate(*row) for row in table[list(names)].to_numpy()]
+
+
+def spans(table: pd.DataFrame, low: str, high: str) -> list[str]:
+    """Return from where to where each row goes."""
+    ends = table[[low, high]].to_numpy()
+    return [f"{a:.3f} to {b:.3f}" if a < b else number(a) for a, b in ends]
+
+
+def several(values: pd.Series) -> str:
+    """Return the one value, or the least and the greatest."""
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def markdown(frame: pd.DataFrame) -> list[str]:
