@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -150,6 +151,8 @@ def phantoms(
     The labels are those painted, without the errors that a written mask has.
     """
     # A cohort of another size has other people; of this one the first are always the same.
+    # Hospitals do not share a seed: their phantoms would be siblings.
+    seed += 10_000 * get_args(Hospital).index(hospital)
     for row, patient in enumerate(draw_patients(max(count, COHORT), seed, hospital)[:count]):
         yield f"{hospital} {row}", partial(_phantom, patient, row, hospital, field_of_view, seed)
 
