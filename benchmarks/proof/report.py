@@ -42,8 +42,6 @@ TABLES = {
         *("bone_muscle", "fusion_A", "fusion_B", "fusion_C", "fusion_D"),
     ),
 }
-ENDS = ("mean", "least", "greatest")
-SHARES = ("least_share", "greatest_share")
 
 
 def write_report(results: Path) -> Path:
@@ -63,7 +61,8 @@ def write_report(results: Path) -> Path:
         "",
         f"Sizes: {', '.join(f'{name} {n}' for name, n in plan['hospitals'].items())}; "
         f"signal {plan['signal']}; seeds {', '.join(map(str, plan['seeds']))}. A network's score "
-        "is the mean of its seeds. Shares are (AUROC - 0.5) / (attainable - 0.5), their intervals "
+        "is the mean of its seeds; image + clinical has the first alone. Shares are "
+        "(AUROC - 0.5) / (attainable - 0.5), their intervals "
         "bootstrapped over patients.",
     ]
     lines += ["", "## Claims", "", *markdown(_read(results, "claims"))]
@@ -213,7 +212,8 @@ def clinical_table(curve: pd.DataFrame) -> list[str]:
     shown |= {"fitted by": [kinds[kind] for kind in curve["kind"]]}
     shown |= {"patients": curve["patients"], "sets": curve["sets"]}
     shown |= {"AUROC": numbers(curve["auroc"]), "attainable": numbers(curve["attainable"])}
-    shown |= {"share": numbers(curve["share"]), "sets from, to": spans(curve, *SHARES)}
+    shown |= {"share": numbers(curve["share"])}
+    shown |= {"sets from, to": spans(curve, "least_share", "greatest_share")}
     return markdown(pd.DataFrame(shown))
 
 
@@ -232,7 +232,7 @@ def saliency_table(table: pd.DataFrame) -> list[str]:
     """Return the measures of the maps as lines of Markdown."""
     shown = table[["map", "region", "measure", "control"]].replace("_", " ", regex=True)
     for who, label in (("trained", "trained"), ("control", "its control")):
-        cells = table[[f"{who}_{end}" for end in ENDS]].to_numpy()
+        cells = table[[f"{who}_{end}" for end in ("mean", "least", "greatest")]].to_numpy()
         shown[f"{label} (from, to)"] = [
             estimate(*row) if row[1] < row[2] else number(row[0]) for row in cells
         ]
