@@ -131,7 +131,7 @@ def make_spine(rng: np.random.Generator, height_cm: float, male: bool, age: floa
     breadth = size * (1.06 if male else 1.0) * rng.normal(1.0, 0.03)
     lordosis = float(np.clip(rng.normal(1.0, 0.22), 0.45, 1.5))
     depression = float(rng.uniform(0.7, 1.6))
-    flare = 0.09 + 0.0015 * (age - 50) * rng.uniform(0.3, 1.7)
+    flare = 0.18 + 0.0015 * (age - 50) * rng.uniform(0.3, 1.7)
     degeneration = np.clip(1.0 - 0.006 * (age - 50) * rng.uniform(0.2, 1.6, len(SIZES)), 0.5, 1.0)
     pieces = []
     for (name, expected), disc in zip(SIZES.items(), degeneration, strict=True):
