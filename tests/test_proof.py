@@ -368,6 +368,23 @@ def test_permuted_outcomes_are_told_by_their_mirrored_pairs():
     assert "| 1 | 0.400 | 0.460 | 0.430 |" in text
 
 
+@pytest.mark.usefixtures("proof")
+@pytest.mark.parametrize(("reference", "said"), [(0.7466, False), (0.7614, True)])
+def test_ablations_of_another_run_are_told_apart(reference, said):
+    from report import ablation_lines
+
+    seeds = pd.DataFrame({"set": "held_out", "model": "bone_muscle", "seed": [0, 1]})
+    seeds[["n", "auroc"]] = 3000, 0.74664
+    table = pd.DataFrame({"ablation": ["no_attention", "narrow_crop"], "question": "Why?"})
+    table[["n", "auroc"]] = [[3000, 0.75], [1000, 0.7]]
+    table["against"] = "bone_muscle, seed 0"
+    table["reference"] = [reference, 0.72]  # the second's patients are not the page's
+    table[["difference", "ci_low", "ci_high", "p"]] = 0.01, 0.0, 0.02, 0.04
+    text = "\n".join(ablation_lines(table, seeds))
+    assert ("bone muscle, seed 0 had 0.761 in it, here it has 0.747" in text) == said
+    assert text.count("| no attention |") == 1
+
+
 @pytest.mark.slow
 def test_the_experiment_at_toy_size(tmp_path):
     out, results = tmp_path / "out", tmp_path / "results"

@@ -94,7 +94,7 @@ def write_report(results: Path) -> Path:
     if (results / "saliency.csv").is_file():
         lines += ["", "## Where the network looks", "", *saliency_lines(results)]
     if (results / "ablations.csv").is_file():
-        lines += ["", "## Ablations", "", *ablation_table(_read(results, "ablations"))]
+        lines += ["", "## Ablations", "", *ablation_lines(_read(results, "ablations"), seeds)]
     page = results / "results.md"
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return page
@@ -215,6 +215,25 @@ def clinical_table(curve: pd.DataFrame) -> list[str]:
     shown |= {"share": numbers(curve["share"])}
     shown |= {"sets from, to": spans(curve, "least_share", "greatest_share")}
     return markdown(pd.DataFrame(shown))
+
+
+def ablation_lines(table: pd.DataFrame, seeds: pd.DataFrame) -> list[str]:
+    """Return the ablations; where their references are not this run's networks, say so first."""
+    own = seeds[seeds["set"] == "held_out"]
+    names = own["model"] + ", seed " + own["seed"].astype(str)
+    own = own.assign(against=names).merge(table, on=["against", "n"], suffixes=("", "_ablation"))
+    differs = own[(own["reference"] - own["auroc"]).abs() > 1e-3]
+    lines = []
+    if len(differs):
+        first = differs.iloc[0]
+        lines += [
+            "These come from another run than the rest of the page: "
+            f"{str(first['against']).replace('_', ' ')} had {first['reference']:.3f} in it, here "
+            f"it has {first['auroc']:.3f}. Each ablation is compared "
+            "with the network of its own run.",
+            "",
+        ]
+    return lines + ablation_table(table)
 
 
 def ablation_table(table: pd.DataFrame) -> list[str]:

@@ -37,8 +37,8 @@ LABELLED = ("T11", "T12", "L1", "L2", "L3", "L4", "L5")
 _FACTOR = {"T9": 1.12, "T10": 1.10, "T11": 1.08, "T12": 1.04, "L1": 1.0, "L2": 0.97, "L3": 0.94}
 _FACTOR |= {"L4": 0.94, "L5": 0.98, "S1": 0.9, "S2": 0.7, "S3": 0.6}
 _FAR = np.float32(50.0)
-# SD of the core's texture in units of the patient's: finer or fainter grains leave bone more even than
-# in real CT, coarser or stronger ones look blotchy in axial slices (benchmarks/realism).
+# SD of the core's texture in units of the patient's: finer or fainter grains leave bone more even
+# than in real CT, coarser or stronger ones look blotchy in axial slices (benchmarks/realism).
 _GRAIN = 2.0
 
 
