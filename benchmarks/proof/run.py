@@ -186,7 +186,7 @@ def run(
         if "saliency" in stages:
             from saliency import saliency_steps
 
-            run_steps(out, [saliency_steps(out, plan)], only, workers)
+            run_steps(out, [[step] for step in saliency_steps(out, plan)], only, workers)
         if "results" in stages:
             from ablations import summarise as ablations
             from clinical_curve import summarise as curve
