@@ -2,9 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 OUT ?= demo_output
-# Of `make localiser`: where bank and trainings go, how long they train, from which random numbers,
+# Of `make segmentation`: where bank and trainings go, how long they train, from which random numbers,
 # processes that paint, threads of each training (None: as torch chooses).
-RUNS ?= $(CURDIR)/runs/localiser
+RUNS ?= $(CURDIR)/runs/segmentation
 ITERATIONS ?= 3200
 SEED ?= 0
 PROCESSES ?= 2
@@ -14,7 +14,7 @@ THREADS ?= None
 SIZE ?= cpu
 PROOF ?= runs/proof-$(SIZE)
 
-.PHONY: demo test test-slow fuzz lint docs bench proof localiser train-locator train-refiner install clean
+.PHONY: demo test test-slow fuzz lint docs bench proof segmentation train-locator train-refiner install clean
 
 demo: install
 	$(BIN)/vfx demo --out $(OUT)
@@ -41,7 +41,7 @@ lint: install
 
 # Writes the table of codes into docs/inputs.md.
 docs: install
-	$(BIN)/python -m monai_vfx.codes docs/inputs.md
+	$(BIN)/python -m monai_vfx.workflows.codes_page docs/inputs.md
 
 bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
@@ -50,15 +50,15 @@ bench: install
 proof: install
 	$(BIN)/python benchmarks/proof/run.py $(PROOF) --size $(SIZE) --workers $(PROCESSES)
 
-# Trains the vertebra localiser's two networks from nothing and puts them into its bundle. On few
-# cores they are quickest side by side, one thread each: make -j2 localiser THREADS=1
-TRAIN := cd bundles/vertebra_localiser && $(CURDIR)/$(BIN)/python -m monai.bundle run
+# Trains the vertebra segmentation's two networks from nothing and puts them into its bundle. On few
+# cores they are quickest side by side, one thread each: make -j2 segmentation THREADS=1
+TRAIN := cd bundles/vertebrae_ct_segmentation && $(CURDIR)/$(BIN)/python -m monai.bundle run
 FILES := --meta_file configs/metadata.json --logging_file configs/logging.conf \
   --cache_dir $(RUNS)/bank --seed $(SEED)
 REFINER := ,'configs/refiner.yaml'
 
-localiser: train-locator train-refiner
-	$(BIN)/python -c "from monai_vfx.bundle_parts.localiser_training import publish; \
+segmentation: train-locator train-refiner
+	$(BIN)/python -c "from monai_vfx.vertebrae.training.training import publish; \
 	  publish({'locator': '$(RUNS)/locator', 'refiner': '$(RUNS)/refiner'})"
 
 train-refiner: LAST := $(REFINER)

@@ -40,10 +40,9 @@ def stock_chain() -> Any:
         Spacingd,
     )
 
+    from monai_vfx.core.geometry import LPS, world_positions
     from monai_vfx.transforms import SampleSlicesd, VertebraCropd
     from monai_vfx.transforms.centres import find_body_slices
-    from monai_vfx.transforms.crops import LPS
-    from monai_vfx.volumes import world_positions
 
     keys = ("image", "mask")
 
@@ -75,7 +74,7 @@ def stock_chain() -> Any:
 
 def measure(chain: str, image: Path, mask: Path) -> dict[str, Any]:
     """Run one chain twice in this process; time the second run."""
-    from monai_vfx.workflow import preprocessing
+    from monai_vfx.workflows import preprocessing
 
     run = stock_chain() if chain == "stock" else preprocessing()
     item = {"image": str(image), "mask": str(mask)}
@@ -95,7 +94,7 @@ def find_case(folder: Path) -> tuple[Path, Path]:
         with tarfile.open(real / "dicom.tar.xz") as archive:
             archive.extractall(folder / "dicom", filter="data")
         return folder / "dicom", real / "vertebral_bodies.nii.gz"
-    from monai_vfx.cohort import read_cohort
+    from monai_vfx.analysis.cohort import read_cohort
     from monai_vfx.simulation import simulate_hospital
 
     item = read_cohort(simulate_hospital(folder / "hospital", 1, seed=0))[0]

@@ -4,7 +4,7 @@ The public names are loaded when they are first used, so that importing the pack
 
 >>> import monai_vfx
 >>> monai_vfx.CaseRefused.__module__
-'monai_vfx.errors'
+'monai_vfx.core.errors'
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monai_vfx.errors import CaseRefused
-    from monai_vfx.networks import AttentionCNNRNN
-    from monai_vfx.preflight import load_case
-    from monai_vfx.results import Prediction
-    from monai_vfx.volumes import open_volume
-    from monai_vfx.workflow import predict, train
+    from monai_vfx.case.case import load_case
+    from monai_vfx.core.errors import CaseRefused
+    from monai_vfx.core.results import Prediction
+    from monai_vfx.io.volume import open_volume
+    from monai_vfx.model.network import AttentionCNNRNN
+    from monai_vfx.workflows.predict import predict
+    from monai_vfx.workflows.train import train
 
 _HOME = {
-    "AttentionCNNRNN": "networks",
-    "CaseRefused": "errors",
-    "Prediction": "results",
-    "load_case": "preflight",
-    "open_volume": "volumes",
-    "predict": "workflow",
-    "train": "workflow",
+    "AttentionCNNRNN": "model.network",
+    "CaseRefused": "core.errors",
+    "Prediction": "core.results",
+    "load_case": "case.case",
+    "open_volume": "io.volume",
+    "predict": "workflows.predict",
+    "train": "workflows.train",
 }
 
 __all__ = [

@@ -34,10 +34,10 @@ from jobs import (
 from monai.bundle import ConfigParser
 from plan import FULL, HERE, PatientSet, overlays_of, patient_sets, read_plan
 
-from monai_vfx.anatomy import MUSCLES
-from monai_vfx.bundle_parts.overlays import config_files
-from monai_vfx.evaluation import auroc, delong_test, difference_interval
-from monai_vfx.study.steps import alone_in
+from monai_vfx.analysis.evaluation import auroc, delong_test, difference_interval
+from monai_vfx.core.anatomy import MUSCLES
+from monai_vfx.core.files import only_run_in
+from monai_vfx.model.bundle.overlays import config_files
 
 REFERENCE = "bone_muscle"
 TESTED = "held_out"
@@ -256,7 +256,7 @@ def _scores(path: Path) -> pd.Series:
 def run(out: Path, size: str, only: Sequence[str] = (), workers: int = 1) -> None:
     """Do the chosen ablations that are not done."""
     out, plan = out.resolve(), read_plan(size)
-    with alone_in(out):
+    with only_run_in(out):
         chains = ablation_chains(out, plan)
         if any(step.work is score_anew for chain in chains for step in chosen_steps(chain, only)):
             run_steps(out, [[step] for step in image_steps(out, plan)], (), workers)

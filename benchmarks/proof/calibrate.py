@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from monai_vfx.evaluation.discrimination import auroc
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.simulation.hazard import (
     BONE_TERMS,
     HAZARDS,

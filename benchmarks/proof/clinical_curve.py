@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from monai_vfx.clinical import fit_clinical
-from monai_vfx.clinical.variables import MODELS
-from monai_vfx.evaluation import auroc
+from monai_vfx.analysis.clinical import fit_clinical
+from monai_vfx.analysis.clinical.variables import MODELS
+from monai_vfx.analysis.evaluation import auroc
 from monai_vfx.simulation import best_scores
 from monai_vfx.simulation.hazard import Signal
 from monai_vfx.simulation.patients import draw_patients

@@ -22,15 +22,15 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from plan import PatientSet
 
-from monai_vfx.bundle_parts import PreparedImages
-from monai_vfx.bundle_parts.overlays import config_files, training_configs
-from monai_vfx.clinical import IMAGING_VARIABLES, feature_table
-from monai_vfx.cohort import read_cohort
-from monai_vfx.errors import find_refusal
-from monai_vfx.results import write_json
+from monai_vfx.analysis.clinical import IMAGING_VARIABLES, feature_table
+from monai_vfx.analysis.cohort import read_cohort
+from monai_vfx.core.errors import find_refusal
+from monai_vfx.core.files import write_json
+from monai_vfx.model.bundle import PreparedImages
+from monai_vfx.model.bundle.overlays import config_files, training_configs
 from monai_vfx.simulation import simulate_hospital
 from monai_vfx.simulation.mask_errors import EDGE_SD_MM
-from monai_vfx.workflow.running import quiet
+from monai_vfx.workflows.run_bundle import quiet
 
 TABLES = ("cohort.csv", "truth.csv", "features.csv")
 Variant = Callable[[Path, pd.DataFrame], None]

@@ -17,13 +17,13 @@ from typing import Any
 import pandas as pd
 from monai.bundle import ConfigParser
 
-from monai_vfx.bundle_parts.overlays import config_files
-from monai_vfx.clinical import IMAGING_VARIABLES, fit_clinical, threshold_rows
-from monai_vfx.clinical.variables import MODELS
-from monai_vfx.processes import run_tasks
-from monai_vfx.study.images import check_failures
-from monai_vfx.study.steps import Steps
-from monai_vfx.workflow import evaluate, train
+from monai_vfx.analysis.clinical import IMAGING_VARIABLES, fit_clinical, threshold_rows
+from monai_vfx.analysis.clinical.variables import MODELS
+from monai_vfx.core.workers import run_tasks
+from monai_vfx.model.bundle.overlays import config_files
+from monai_vfx.workflows import evaluate, train
+from monai_vfx.workflows.study.images import check_failures
+from monai_vfx.workflows.study.steps import Steps
 
 RESULT = ("model.pt", "model.json", "split.json", "metrics_history.csv")
 _WATCH = "watch of the parent"

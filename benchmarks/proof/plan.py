@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from monai_vfx.errors import SettingError
+from monai_vfx.core.errors import SettingError
 from monai_vfx.simulation.hazard import Signal
 from monai_vfx.simulation.populations import Hospital
 

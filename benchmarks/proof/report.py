@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from monai_vfx.report.evaluation_figures import ForestRow, forest_figure
-from monai_vfx.report.figures import COLOURS, INK, QUIET, calm, figure_png
-from monai_vfx.report.pixels import grey, overlay
+from monai_vfx.analysis.evaluation.figures import ForestRow, forest_figure
+from monai_vfx.outputs.report.figures import COLOURS, INK, QUIET, calm, figure_png
+from monai_vfx.outputs.report.pixels import grey, overlay
 
 NAMES = {
     "bone": "image, bone-only",

@@ -30,7 +30,8 @@ from jobs import (
 )
 from plan import FULL, NO_MUSCLE, Model, PatientSet, models, overlays_of, patient_sets, read_plan
 
-from monai_vfx.study.steps import alone_in, same_study
+from monai_vfx.core.files import only_run_in
+from monai_vfx.workflows.study.steps import same_study
 
 STAGES = ("hospitals", "train", "score", "stream", "clinical", "saliency", "results", "report")
 
@@ -172,7 +173,7 @@ def run(
 ) -> None:
     """Run the chosen stages; see the module's text."""
     out, plan = out.resolve(), read_plan(size)
-    with alone_in(out):
+    with only_run_in(out):
         same_study(out, {"size": size, "plan": plan})
         if "hospitals" in stages:
             for patients in patient_sets(plan):

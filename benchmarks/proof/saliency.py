@@ -22,14 +22,14 @@ from monai.transforms import Compose
 from plan import FRESH, PatientSet, patient_sets
 from report import saliency_panel
 
-from monai_vfx.anatomy import LEVELS, MUSCLES, VERTEBRAE
-from monai_vfx.cohort import read_cohort
-from monai_vfx.evaluation.saliency import energy_ratio, mean_difference, pointing_hit
-from monai_vfx.explanation import attention_heat, gradcam, randomised
-from monai_vfx.networks import AttentionCNNRNN
+from monai_vfx.analysis.cohort import read_cohort
+from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
+from monai_vfx.model.checkpoint import TrainedModel
+from monai_vfx.model.gradcam import attention_heat, gradcam, randomised
+from monai_vfx.model.network import AttentionCNNRNN
+from monai_vfx.model.saliency import energy_ratio, mean_difference, pointing_hit
 from monai_vfx.transforms import SampleSlices, VertebraCrop, VertebraCropd
-from monai_vfx.weights import TrainedModel
-from monai_vfx.workflow.running import quiet
+from monai_vfx.workflows.run_bundle import quiet
 
 MODEL = "bone_muscle"
 CONTROLS = 10

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from monai_vfx.cohort.tables import contingency_test
+from monai_vfx.analysis.cohort.baseline_tables import contingency_test
 from monai_vfx.simulation import draw_patients
 
 MEANS: dict[str, dict[str, tuple[float, float]]] = {

@@ -24,9 +24,9 @@ from cases import Seen, phantoms, real_cases, resliced
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from monai_vfx.anatomy import VERTEBRAE
-from monai_vfx.bodies import voxel_spacing
-from monai_vfx.shapes import HUVolume, Points
+from monai_vfx.core.anatomy import VERTEBRAE
+from monai_vfx.core.arrays import HUVolume, Points
+from monai_vfx.core.geometry import voxel_spacing
 
 BEHIND_MM = 18.0
 """The crop's centre lies so far behind the body's."""

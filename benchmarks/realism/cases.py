@@ -13,15 +13,15 @@ from typing import get_args
 import nibabel as nib
 import numpy as np
 
-from monai_vfx.anatomy import LEVELS, MUSCLES, VERTEBRAE
-from monai_vfx.bodies import voxel_spacing
-from monai_vfx.shapes import Affine, HUVolume, LabelVolume
+from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
+from monai_vfx.core.arrays import Affine, HUVolume, LabelVolume
+from monai_vfx.core.geometry import voxel_spacing
+from monai_vfx.io.volume import open_volume
 from monai_vfx.simulation import draw_patients
 from monai_vfx.simulation.patients import Patient
 from monai_vfx.simulation.phantom import make_phantom
 from monai_vfx.simulation.populations import Hospital
 from monai_vfx.simulation.scanner import SLICE_MM, FieldOfView
-from monai_vfx.volumes import open_volume
 
 REAL = {"tcga_ov_abdomen": "enhanced, 3 mm", "totalseg_example": "native, 3 mm"}
 """Folder of the real CT → its name in tables."""
@@ -36,7 +36,7 @@ class Seen:
     Args:
         name: of the case; no patient's.
         hu: (i, j, k) HU; i to the patient's right, j to the front, k to the head.
-        labels: (i, j, k) bodies by VerSe number, muscles as in :mod:`monai_vfx.anatomy`.
+        labels: (i, j, k) bodies by VerSe number, muscles as in :mod:`monai_vfx.core.anatomy`.
         affine: (4, 4) voxel index → RAS mm, nearly diagonal.
         enhanced: whether contrast medium was given.
     """

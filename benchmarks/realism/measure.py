@@ -26,7 +26,7 @@ from cases import REAL, Seen, phantoms, real_case, resliced
 from matplotlib.figure import Figure
 from quantities import measure
 
-from monai_vfx.report.figures import COLOURS, INK, calm, figure_png
+from monai_vfx.outputs.report.figures import COLOURS, INK, calm, figure_png
 
 RANGES = Path(__file__).resolve().with_name("ranges.yaml")
 SHOWN = {

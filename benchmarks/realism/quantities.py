@@ -39,10 +39,9 @@ import numpy.typing as npt
 from cases import Seen
 from scipy import ndimage, optimize
 
-from monai_vfx.anatomy import LEVELS, MUSCLES, VERTEBRAE
-from monai_vfx.bodies import box_affine, nonzero_box, voxel_spacing
-from monai_vfx.shapes import Points
-from monai_vfx.volumes import world_positions
+from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
+from monai_vfx.core.arrays import Points
+from monai_vfx.core.geometry import box_affine, nonzero_box, voxel_spacing, world_positions
 
 DEPTH_MM, MUSCLE_DEPTH_MM, CLOSING_MM = 4.0, 3.0, 4.0
 NOISE_RADIUS_MM, COARSE_MM, FINE_MM = 6.5, 2.0, 1.5

@@ -6,7 +6,7 @@ import click
 
 from monai_vfx.cli.batch import batch
 from monai_vfx.cli.calibrate import calibrate
-from monai_vfx.cli.cases import explain, localise, predict
+from monai_vfx.cli.cases import explain, predict, segment
 from monai_vfx.cli.check import check
 from monai_vfx.cli.clinical import clinical
 from monai_vfx.cli.cohort import cohort
@@ -31,7 +31,7 @@ for command in (
     demo,
     simulate,
     check,
-    localise,
+    segment,
     predict,
     explain,
     train,

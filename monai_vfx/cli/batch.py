@@ -22,7 +22,7 @@ from monai_vfx.cli.common import (
     say,
     writable,
 )
-from monai_vfx.pacs.address import PacsAddress
+from monai_vfx.io.dicomweb.address import PacsAddress
 
 
 @click.command()
@@ -62,7 +62,7 @@ def batch(
     the exit status is 3 if there was one. Run the same command again to go on after a stop, or to
     try the refused cases once more.
     """
-    from monai_vfx.batch import predict_batch
+    from monai_vfx.workflows.many import predict_batch
 
     counts = predict_batch(
         manifest,

@@ -11,7 +11,7 @@ import click
 from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, say, writable
 
 if TYPE_CHECKING:
-    from monai_vfx.shapes import Json  # imports numpy
+    from monai_vfx.core.arrays import Json  # imports numpy
 
 
 @click.command()
@@ -63,8 +63,8 @@ def calibrate(
     Without --population and --refit the patients are taken to have come unselected.
     """
     writable(out)
-    from monai_vfx.calibration.risk import MATCHED, Kind
-    from monai_vfx.study.calibration_job import run_calibration
+    from monai_vfx.analysis.calibration.job import run_calibration
+    from monai_vfx.analysis.calibration.risk import MATCHED, Kind
 
     kinds: dict[str, Kind] = {
         "matched": "matched_controls",

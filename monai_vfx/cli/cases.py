@@ -1,4 +1,4 @@
-"""One CT: predict, explain, localise."""
+"""One CT: predict, explain, segment."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from monai_vfx.cli.common import (
     warn,
     writable,
 )
-from monai_vfx.errors import CaseRefused, CaseWarning, SettingError, find_refusal
-from monai_vfx.pacs import PacsAddress, local_image, store
+from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError, find_refusal
+from monai_vfx.io.dicomweb import PacsAddress, local_image, store
 
 
 @click.command()
@@ -144,13 +144,13 @@ def explain(
 @click.option(
     "--weights",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with other weights of the localiser.  [default: those of the package]",
+    help="Folder with other weights of the vertebra segmentation.  [default: those of the package]",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for mask, picture and facts.")
 @DEIDENTIFY_OPTION
 @STORE_OPTION
 @exit_statuses
-def localise(
+def segment(
     image: Path | PacsAddress,
     series_uid: str | None,
     weights: Path | None,
@@ -158,17 +158,17 @@ def localise(
     deidentify: bool,
     service: PacsAddress | None,
 ) -> None:
-    """Find and name the vertebrae of a CT: OUT/mask.nii.gz, localiser.png, localisation.json.
+    """Find and name the vertebrae of a CT: OUT/mask.nii.gz, segmentation.png, segmentation.json.
 
     Of a DICOM series also mask.dcm (DICOM SEG). This is the mask that the other commands make by
     themselves; correct it where it is wrong, and give it to them with --mask.
     """
-    from monai_vfx.mask_sources.source import SEGMENTATION, localise_case
+    from monai_vfx.vertebrae.sources.source import SEGMENTATION, segment_case
 
     _exports(image, (), service, deidentify)
     writable(out)
     with local_image(image, series_uid, say) as local:
-        document = localise_case(
+        document = segment_case(
             local, out, series_uid=series_uid, weights=weights, deidentify=deidentify
         )
     answer(document)
@@ -176,7 +176,7 @@ def localise(
     if document["refusal"] is not None:
         refuse(CaseRefused(**document["refusal"]))
     _store(out, service, (SEGMENTATION,))
-    say(f"confidence {document['confidence']:.3f}; look at {out / 'localiser.png'}")
+    say(f"confidence {document['confidence']:.3f}; look at {out / 'segmentation.png'}")
 
 
 def _run_case(
@@ -191,11 +191,12 @@ def _run_case(
     **settings: Any,
 ) -> None:
     """Run the cheap checks, then the bundle; leave a record of a refusal too."""
-    from monai_vfx.dicom.headers import Deidentifier
-    from monai_vfx.outputs import OBJECTS
-    from monai_vfx.preflight import check_image, load_case
-    from monai_vfx.results import Prediction, place_for_refusal, write_json
-    from monai_vfx.weights import read_sidecar
+    from monai_vfx.case.case import check_image, load_case
+    from monai_vfx.core.files import write_json
+    from monai_vfx.core.results import Prediction, place_for_refusal
+    from monai_vfx.model.checkpoint import read_sidecar
+    from monai_vfx.outputs.hospital import OBJECTS
+    from monai_vfx.outputs.hospital.dicom_headers import Deidentifier
 
     settings["export"] = _exports(image, settings["export"], service, settings["deidentify"])
     writable(out)
@@ -207,7 +208,7 @@ def _run_case(
                 load_case(local, mask, series_uid=series_uid, scheme=scheme)
             else:
                 check_image(local, series_uid)
-            from monai_vfx.workflow import predict as run  # MONAI, only for what may pass
+            from monai_vfx.workflows import predict as run  # MONAI, only for what may pass
 
             prediction = run(
                 local,
@@ -248,7 +249,7 @@ def _exports(
     Raises:
         SettingError: that cannot be written of this image, or must not go into a PACS.
     """
-    from monai_vfx.outputs import check_export
+    from monai_vfx.outputs.hospital import check_export
 
     if service is not None and deidentify:
         raise SettingError(

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from monai_vfx.anatomy import MADE_MASKS
 from monai_vfx.cli.common import (
     FOLDER,
     REFUSED,
@@ -21,8 +20,9 @@ from monai_vfx.cli.common import (
     warn,
     writable,
 )
-from monai_vfx.errors import CaseWarning, SettingError
-from monai_vfx.pacs import PacsAddress, local_image
+from monai_vfx.core.anatomy import MADE_MASKS
+from monai_vfx.core.errors import CaseWarning, SettingError
+from monai_vfx.io.dicomweb import PacsAddress, local_image
 
 
 @click.command()
@@ -96,8 +96,8 @@ def _check_one(
     json_file: Path | None,
     out: Path | None,
 ) -> None:
-    from monai_vfx.results import write_json
-    from monai_vfx.screening.one import check_one
+    from monai_vfx.core.files import write_json
+    from monai_vfx.workflows.check.case import check_one
 
     with (
         local_image(image, series_uid, say) as local,
@@ -133,8 +133,8 @@ def _check_many(
     workers: int,
     out: Path,
 ) -> None:
-    from monai_vfx.screening.job import Settings, check_many
-    from monai_vfx.screening.manifest import find_studies, read_manifest
+    from monai_vfx.workflows.check.manifest import find_studies, read_manifest
+    from monai_vfx.workflows.check.many import Settings, check_many
 
     if studies and not source.is_dir():
         raise SettingError("studies: IMAGE must be a folder of studies")

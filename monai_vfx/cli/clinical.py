@@ -43,7 +43,7 @@ def clinical(
     Scores are probabilities in the sample they were trained on, not five-year risks.
     """
     writable(out)
-    from monai_vfx.study.clinical_job import run_clinical
+    from monai_vfx.analysis.clinical.job import run_clinical
 
     document = run_clinical(
         table,

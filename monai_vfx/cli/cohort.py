@@ -21,10 +21,10 @@ from monai_vfx.cli.common import (
     say,
     writable,
 )
-from monai_vfx.errors import CaseRefused
+from monai_vfx.core.errors import CaseRefused
 
 if TYPE_CHECKING:
-    from monai_vfx.shapes import Json  # imports numpy
+    from monai_vfx.core.arrays import Json  # imports numpy
 
 
 @click.command()
@@ -66,8 +66,8 @@ def cohort(
 
     Faults of the table are named all at once, here and in OUT/faults.csv (exit status 3).
     """
-    from monai_vfx.cohort.gate import read_gate
-    from monai_vfx.study.cohort_job import read_settings, run_cohort
+    from monai_vfx.analysis.cohort.check_table import read_gate
+    from monai_vfx.analysis.cohort.job import read_settings, run_cohort
 
     check_gate(gate, exclude_warnings)
     eligibility, matching = read_settings(settings, assignments)
@@ -113,7 +113,7 @@ def _tell(flow: Json) -> None:
 
 def _refuse(refusal: CaseRefused, out: Path) -> NoReturn:
     """Name what is wrong: the first faults for people, all of them for machines."""
-    from monai_vfx.cohort.sheet import LISTED_FAULTS, FaultyTable
+    from monai_vfx.core.tables import LISTED_FAULTS, FaultyTable
 
     answer: Json = {
         "status": "refused",

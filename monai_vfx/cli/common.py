@@ -18,8 +18,8 @@ from typing import Any, NoReturn, ParamSpec
 
 import click
 
-from monai_vfx.anatomy import MADE_MASKS, SCHEMES
-from monai_vfx.errors import (
+from monai_vfx.core.anatomy import MADE_MASKS, SCHEMES
+from monai_vfx.core.errors import (
     CaseRefused,
     CaseWarning,
     MissingDependencyError,
@@ -27,7 +27,7 @@ from monai_vfx.errors import (
     find_cause,
     find_refusal,
 )
-from monai_vfx.pacs.address import PacsAddress, is_address, parse_address
+from monai_vfx.io.dicomweb.address import PacsAddress, is_address, parse_address
 
 P = ParamSpec("P")
 
@@ -132,7 +132,7 @@ MASK_OPTION = click.option(
     type=MaskChoice(),
     default="auto",
     show_default=True,
-    help="auto: the localiser makes one; a label map (NIfTI, NRRD); a folder of per-structure "
+    help="auto: the segmentation makes one; a label map (NIfTI, NRRD); a folder of per-structure "
     "files; a DICOM SEG or RTSTRUCT; totalsegmentator, spine-segment: that tool, where it is "
     "installed.",
 )
@@ -142,13 +142,13 @@ MADE_MASKS_OPTION = click.option(
     type=click.Choice(MADE_MASKS),
     default="auto",
     show_default=True,
-    help="Who makes the masks of rows that name none: the localiser, or a tool by its name.",
+    help="Who makes the masks of rows that name none: the segmentation, or a tool by its name.",
 )
 COMPARE_OPTION = click.option(
     "--compare-mask/--no-compare-mask",
     default=True,
     show_default=True,
-    help="Whether the levels of a mask that is given are compared with the localiser's (some "
+    help="Whether the levels of a mask that is given are compared with the segmentation's (some "
     "seconds); a case whose levels differ is refused.",
 )
 
@@ -173,7 +173,7 @@ class LabelScheme(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return a known name or an existing path; a mapping is read here, to fail early."""
-        from monai_vfx.label_mapping import is_mapping_file, read_mapping
+        from monai_vfx.case.mask.mapping import is_mapping_file, read_mapping
 
         if value in SCHEMES:
             return str(value)
@@ -277,7 +277,7 @@ def exit_statuses(command: Callable[P, None]) -> Callable[P, None]:
 
 def check_gate(gate: Path | None, exclude_warnings: tuple[str, ...]) -> None:
     """Name what is wrong with a gate before anything heavy is loaded."""
-    from monai_vfx.cohort.gate import read_gate
+    from monai_vfx.analysis.cohort.check_table import read_gate
 
     if gate is not None:
         read_gate(gate, exclude_warnings)
@@ -286,7 +286,7 @@ def check_gate(gate: Path | None, exclude_warnings: tuple[str, ...]) -> None:
 
 
 def _case_name(_: click.Context, __: click.Parameter, value: str) -> str:
-    from monai_vfx.results import check_case_name
+    from monai_vfx.core.results import check_case_name
 
     try:
         return check_case_name(value)

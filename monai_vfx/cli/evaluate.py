@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from monai_vfx.cli.common import FOLDER, SEED, TABLE, exit_statuses, say, writable
-from monai_vfx.errors import SettingError
+from monai_vfx.core.errors import SettingError
 
 if TYPE_CHECKING:
-    from monai_vfx.shapes import Json  # imports numpy
+    from monai_vfx.core.arrays import Json  # imports numpy
 
 
 @click.command()
@@ -80,7 +80,7 @@ def evaluate(
 
     AUROCs with intervals, paired tests, decisions, calibration, subgroups, analyses over time.
     """
-    from monai_vfx.evaluation.score_table import Columns, check_table, read_score_table
+    from monai_vfx.analysis.evaluation.score_table import Columns, check_table, read_score_table
 
     settings: dict[str, Any] = {"rules": rules} if rules else {}
     if reference is not None:
@@ -90,7 +90,7 @@ def evaluate(
         read_score_table(table), Columns(label, scores, risks, time, event, subgroups, covariates)
     )
     writable(out)
-    from monai_vfx.study.evaluation_job import run_evaluation
+    from monai_vfx.analysis.evaluation.job import run_evaluation
 
     document = run_evaluation(
         table,

@@ -19,10 +19,10 @@ from monai_vfx.cli.common import (
     say,
     writable,
 )
-from monai_vfx.errors import CaseRefused, SettingError
+from monai_vfx.core.errors import CaseRefused, SettingError
 
 if TYPE_CHECKING:
-    from monai_vfx.shapes import Json  # imports numpy
+    from monai_vfx.core.arrays import Json  # imports numpy
 
 
 @click.command()
@@ -81,7 +81,7 @@ def morphometry(
     if fit_normal and not is_table:
         raise SettingError("--fit-normal needs a table of heights: one CT is no normal population")
     writable(out)
-    from monai_vfx.study.morphometry_job import run_morphometry_case, run_morphometry_table
+    from monai_vfx.analysis.morphometry.job import run_morphometry_case, run_morphometry_table
 
     try:
         if is_table:
@@ -116,8 +116,8 @@ def morphometry(
 
 def _refused(refusal: CaseRefused, out: Path) -> Json:
     """Leave the record of a refusal beside what is there, with every fault of a table."""
-    from monai_vfx.cohort.sheet import FaultyTable
-    from monai_vfx.results import write_json
+    from monai_vfx.core.files import write_json
+    from monai_vfx.core.tables import FaultyTable
 
     facts = {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
     document: Json = {"status": "refused", "refusal": facts}

@@ -116,7 +116,7 @@ def _write_registry(context: click.Context, out: Path, seed: int) -> None:
     table = writable(out) / "cohort.csv"
     if table.exists():
         raise click.UsageError(f"{out} holds a hospital already: choose another folder")
-    from monai_vfx.cohort.table import write_patients
+    from monai_vfx.analysis.cohort.patients_csv import write_patients
     from monai_vfx.simulation.registry import draw_registry
 
     write_patients(draw_registry(seed), table)
@@ -129,6 +129,6 @@ def _write_registry(context: click.Context, out: Path, seed: int) -> None:
 @exit_statuses
 def demo(out: Path, seed: int) -> None:
     """Do the whole job on a simulated hospital, on a CPU: train, test, predict, explain, report."""
-    from monai_vfx.demo import run_demo
+    from monai_vfx.workflows.demo import run_demo
 
     run_demo(writable(out), seed=seed)

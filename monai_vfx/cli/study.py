@@ -21,6 +21,6 @@ def study(plan: Path, out: Path, pdf: bool, made_masks: str) -> None:
 
     A study that was stopped, however it was, goes on where it stood and ends in the same numbers.
     """
-    from monai_vfx.study.run import run_study
+    from monai_vfx.workflows.study.run import run_study
 
     click.echo(json.dumps(run_study(plan, writable(out), pdf=pdf, made_masks=made_masks)))

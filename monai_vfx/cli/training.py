@@ -73,13 +73,13 @@ def train(
     A run that was stopped goes on where its last checkpoint left it, and ends as if it had never
     been stopped.
     """
-    from monai_vfx.cohort import read_cohort
+    from monai_vfx.analysis.cohort import read_cohort
 
     read_cohort(cohort)  # faults are named before anything heavy is loaded
     check_gate(gate, exclude_warnings)
     writable(out)
-    from monai_vfx.bundle_parts.overlays import default_folds
-    from monai_vfx.workflow import train as run
+    from monai_vfx.model.bundle.overlays import default_folds
+    from monai_vfx.workflows import train as run
 
     folds = folds or default_folds(overlays, cohort)
     settings: dict[str, Any] = {}

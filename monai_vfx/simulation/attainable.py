@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from monai_vfx.clinical.variables import MODELS, column_of
-from monai_vfx.evaluation.discrimination import auroc
+from monai_vfx.analysis.clinical.variables import MODELS, column_of
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.simulation.hazard import BONE_TERMS, HAZARDS, Signal, log_hazard
 from monai_vfx.simulation.people import draw_matched, draw_people
 from monai_vfx.simulation.populations import POPULATIONS, Hospital

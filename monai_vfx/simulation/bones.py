@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from monai_vfx.shapes import LabelVolume
+from monai_vfx.core.arrays import LabelVolume
 from monai_vfx.simulation.canvas import (
     Canvas,
     Field,

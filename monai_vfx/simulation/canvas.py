@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.shapes import LabelVolume, Region
+from monai_vfx.core.arrays import LabelVolume, Region
 
 Field = npt.NDArray[np.float32]
 Knots = tuple[float, ...]

@@ -15,9 +15,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from monai_vfx.dicom.writing import SeriesFacts, write_ct_series
-from monai_vfx.shapes import Affine
+from monai_vfx.core.arrays import Affine
 from monai_vfx.simulation.attainable import attainable_record
+from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from monai_vfx.simulation.hazard import HAZARDS, UNITS, Signal
 from monai_vfx.simulation.mask_errors import EDGE_SD_MM, with_edge_errors
 from monai_vfx.simulation.patients import (

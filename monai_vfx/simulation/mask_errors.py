@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from monai_vfx.shapes import Affine, LabelVolume
+from monai_vfx.core.arrays import Affine, LabelVolume
 
 EDGE_SD_MM = 0.8
 """SD of the in-plane error of an edge. Automatic contours of bodies and muscles differ from a

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from monai_vfx.evaluation.discrimination import auroc
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.simulation.hazard import (
     BONE_TERMS,
     HAZARDS,

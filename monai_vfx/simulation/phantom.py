@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.shapes import Affine, LabelVolume
+from monai_vfx.core.arrays import Affine, LabelVolume
 from monai_vfx.simulation.bones import paint_spine
 from monai_vfx.simulation.canvas import Canvas
 from monai_vfx.simulation.organs import paint_organs

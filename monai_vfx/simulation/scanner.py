@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from monai_vfx.shapes import Affine
+from monai_vfx.core.arrays import Affine
 from monai_vfx.simulation.canvas import Field
 from monai_vfx.simulation.populations import Hospital
 

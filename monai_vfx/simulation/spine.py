@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_vfx.anatomy import VERTEBRAE
+from monai_vfx.core.anatomy import VERTEBRAE
 from monai_vfx.simulation.canvas import Field, Point, superellipse
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from monai_vfx.anatomy import MUSCLES
-from monai_vfx.shapes import Region
+from monai_vfx.core.anatomy import MUSCLES
+from monai_vfx.core.arrays import Region
 from monai_vfx.simulation.canvas import Canvas, Field, Tube
 from monai_vfx.simulation.patients import Patient
 from monai_vfx.simulation.spine import Spine

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 
 SMOOTHING_MM = 6.0
 """Standard deviation along the spine of the kernel that smooths the centroids."""

@@ -13,11 +13,9 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import MetaKeys, TraceKeys
 
-from monai_vfx.anatomy import LEVELS, VERTEBRAE
-from monai_vfx.shapes import Affine, Points
-
-LPS = np.array([-1.0, -1.0, 1.0])
-"""RAS+ ↔ LPS."""
+from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.core.arrays import Affine, Points
+from monai_vfx.core.geometry import LPS
 
 
 class VertebraCrop(InvertibleTransform):

@@ -21,12 +21,12 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
-from monai_vfx.errors import CaseWarning
-from monai_vfx.preflight import Case, check_voxels, load_case
-from monai_vfx.shapes import Affine, Points, Region
+from monai_vfx.case.case import Case, check_voxels, load_case
+from monai_vfx.core.arrays import Affine, Points, Region
+from monai_vfx.core.errors import CaseWarning
+from monai_vfx.core.geometry import LPS, world_positions
+from monai_vfx.io.volume import Volume
 from monai_vfx.transforms.centres import BodySlices, find_body_slices
-from monai_vfx.transforms.crops import LPS
-from monai_vfx.volumes import Volume, world_positions
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class RegionReader(ImageReader):
             (i, j, k) float32 in HU, and :attr:`CTRegion.meta`.
 
         Raises:
-            CaseRefused: see :meth:`monai_vfx.volumes.Volume.read` and
-                :func:`monai_vfx.preflight.check_voxels`.
+            CaseRefused: see :meth:`monai_vfx.io.volume.Volume.read` and
+                :func:`monai_vfx.case.case.check_voxels`.
         """
         hu = img.case.volume.read(img.region)
         check_voxels(img.case, img.region, hu)
@@ -142,7 +142,7 @@ class LocateSpined(MapTransform):
     """Open the CT by its headers and the mask on its grid, and find the region around T12-L4.
 
     Reads the paths of CT and mask; puts a :class:`CTRegion` and a MetaTensor (1, i, j, k) of labels
-    (uint8 values of :mod:`monai_vfx.anatomy`) of that region in their place. An item may also
+    (uint8 values of :mod:`monai_vfx.core.anatomy`) of that region in their place. An item may also
     carry ``series_uid`` and ``scheme``, the label scheme of its mask.
 
     Args:

@@ -1,0 +1,1 @@
+"""Judging cohorts: the statistics, the jobs that run them, their figures."""

@@ -1,0 +1,191 @@
+"""Out-of-fold scores: each patient judged by models that never saw this patient's fold.
+
+For each outer fold a model is tuned and fitted on the others (:func:`fit_clinical`: imputation,
+scaling and the inner folds see those rows alone), thresholds are chosen on its inner out-of-fold
+probabilities, and the fold is scored once. Which cases each fit saw is returned for the audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from monai_vfx.analysis.clinical.engines import Floats, Kind
+from monai_vfx.analysis.clinical.models import ClinicalModel, fit_clinical
+from monai_vfx.analysis.clinical.variables import outcomes, patient_groups
+from monai_vfx.analysis.evaluation.thresholds import DEFAULT_RULES, choose_thresholds
+from monai_vfx.core.arrays import Json
+from monai_vfx.core.errors import SettingError
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """A cross-fitted model.
+
+    Attributes:
+        name: of the score, such as ``clinical_A``.
+        folds: (n,) fold of each patient.
+        scores: (n,) out-of-fold probabilities in [0, 1]; NaN where none of a patient's variables
+            is known.
+        thresholds: rows (score, fold, rule, threshold, chosen_on, n, events), one a fold and rule.
+        inner: rows (case, fold, score): the probabilities that patients *outside* a fold got from
+            the inner folds of its model.
+        models: fold → model.
+        audit: one entry a fold: ``score``, ``fold``, ``tested`` (cases of the fold) and ``seen``,
+            which holds the cases that the ``fit`` saw (imputation, scaling and tuning included)
+            and those that the ``threshold`` was chosen on.
+    """
+
+    name: str
+    folds: npt.NDArray[np.int64]
+    scores: Floats
+    thresholds: pd.DataFrame
+    inner: pd.DataFrame = field(repr=False)
+    models: dict[int, ClinicalModel] = field(repr=False)
+    audit: list[Json] = field(repr=False)
+
+    def predict(self, frame: pd.DataFrame) -> Floats:
+        """Return the fold ensemble's score (n,) of other patients: the mean probability.
+
+        Raises:
+            CaseRefused: ``cohort_invalid``, see ``design_matrix``.
+        """
+        scores: Floats = np.mean([model.predict(frame) for model in self.models.values()], axis=0)
+        return scores
+
+    def contributions(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return SHAP values (n, variables + 1) of each patient by the model of this one's fold.
+
+        Args:
+            frame: the table that was cross-fitted, in its order.
+        """
+        parts = [
+            model.contributions(frame[self.folds == fold]) for fold, model in self.models.items()
+        ]
+        return pd.concat(parts).loc[frame.index]
+
+
+def cross_fit(
+    frame: pd.DataFrame,
+    names: Sequence[str],
+    kind: Kind = "xgboost",
+    seed: int = 0,
+    *,
+    name: str = "clinical",
+) -> CrossFit:
+    """Cross-fit a model over the folds of a table.
+
+    Args:
+        frame: patient table with ``case``, ``fold``, ``fracture`` and the variables; ``patient``
+            and ``pair`` where there are such.
+        names: variables, such as ``MODELS["D"]``.
+        kind: ``xgboost`` or ``logistic``.
+        seed: of the inner folds.
+        name: of the score.
+
+    Raises:
+        CaseRefused: ``cohort_invalid`` for values that are none.
+        SettingError: folds that tear a patient or a pair, or too few patients.
+    """
+    folds, groups, y = given_folds(frame), patient_groups(frame), outcomes(frame)
+    cases = frame["case"].astype(str).to_numpy()
+    scores = np.full(len(frame), np.nan)
+    models: dict[int, ClinicalModel] = {}
+    rows, inner, audit = [], [], []
+    for fold in sorted(set(folds.tolist())):
+        test, train = folds == fold, folds != fold
+        model = fit_clinical(frame[train], names, kind, seed, groups[train])
+        scores[test] = model.predict(frame[test])
+        known = np.isfinite(model.inner_scores)
+        labels, chosen_from = y[train][known], model.inner_scores[known]
+        rows.append(threshold_rows(name, fold, labels, chosen_from, "inner folds"))
+        inner.append(
+            pd.DataFrame({"case": cases[train][known], "fold": fold, "score": chosen_from})
+        )
+        models[fold] = model
+        seen = {"fit": list(model.cases), "threshold": cases[train][known].tolist()}
+        audit.append({"score": name, "fold": fold, "tested": cases[test].tolist(), "seen": seen})
+    return CrossFit(
+        name=name,
+        folds=folds,
+        scores=scores,
+        thresholds=pd.concat(rows, ignore_index=True),
+        inner=pd.concat(inner, ignore_index=True),
+        models=models,
+        audit=audit,
+    )
+
+
+def threshold_rows(
+    name: str, fold: int | str, y: npt.ArrayLike, scores: npt.ArrayLike, chosen_on: str
+) -> pd.DataFrame:
+    """Choose a threshold by each rule, as rows of ``thresholds.csv``.
+
+    Args:
+        name: of the score.
+        fold: that the thresholds are for, or ``frozen`` for other hospitals.
+        y: (n,) outcomes; rows without a score are passed over.
+        scores: (n,).
+        chosen_on: in words, such as ``inner folds``.
+    """
+    labels, values = np.asarray(y, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    known = np.isfinite(values)
+    return pd.DataFrame(
+        [
+            {
+                "score": name,
+                "fold": str(fold),
+                "rule": chosen.rule,
+                "threshold": chosen.threshold,
+                "chosen_on": chosen_on,
+                "n": chosen.n,
+                "events": chosen.events,
+            }
+            for chosen in choose_thresholds(labels[known], values[known], DEFAULT_RULES)
+        ]
+    )
+
+
+def assign_folds(frame: pd.DataFrame, folds: int = 10, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Return a fold (n,) for each row: stratified by outcome, patients and pairs together.
+
+    The rule, and the result, are those of :func:`monai_vfx.analysis.cohort.split_folds`.
+
+    Raises:
+        SettingError: when a class has fewer groups than there are folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    y, groups = outcomes(frame), frame["case"].to_numpy()[patient_groups(frame)]
+    fewest = min(len(set(groups[y == value])) for value in (0, 1))
+    if folds < 2 or fewest < folds:
+        raise SettingError(
+            f"folds ({folds}) must be at least 2 and at most the smaller class ({fewest} patients)"
+        )
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    assigned = np.empty(len(frame), dtype=np.int64)
+    for number, (_, held_out) in enumerate(splitter.split(np.zeros(len(y)), y, groups)):
+        assigned[held_out] = number
+    return assigned
+
+
+def given_folds(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Return the table's folds (n,), checked.
+
+    Raises:
+        SettingError: a row without fold, fewer than two folds, or a patient or pair in several.
+    """
+    if "fold" not in frame.columns or frame["fold"].isna().any():
+        raise SettingError("the table must give every row a fold")
+    folds: npt.NDArray[np.int64] = frame["fold"].to_numpy(dtype=np.int64)
+    if len(set(folds.tolist())) < 2:
+        raise SettingError("the table must hold at least two folds")
+    of_group = pd.Series(folds).groupby(patient_groups(frame)).nunique()
+    torn = int((of_group > 1).sum())
+    if torn:
+        raise SettingError(f"fold: {torn} patients or pairs lie in several folds, the rule is one")
+    return folds

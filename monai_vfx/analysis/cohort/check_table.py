@@ -1,0 +1,195 @@
+"""The quality gate: which rows of a table the pre-flight let through.
+
+``check.csv`` (:mod:`monai_vfx.workflows.check`) says of each case whether it was accepted and what
+it was
+warned of. It counts only while image and mask are the ones that were checked.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from monai_vfx.core.arrays import Json
+from monai_vfx.core.errors import REFUSALS, WARNINGS, CaseRefused, SettingError
+from monai_vfx.core.hashing import content_hash, file_state
+from monai_vfx.core.tables import read_sheet, write_sheet
+
+GATED_TABLE = "cohort.csv"
+"""Name of a table without the rows that the gate left out."""
+_NEEDED = (
+    *("case", "status", "code", "message", "remedy", "warnings"),
+    *("image_state", "image_sha256", "mask_state", "mask_sha256"),
+)
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A ``check.csv`` and what it is asked.
+
+    Attributes:
+        rows: case → its row.
+        sha256: of the file.
+        exclude_warnings: codes of warnings that leave a case out as well.
+    """
+
+    rows: dict[str, dict[str, str]]
+    sha256: str
+    exclude_warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Why the gate left out a case.
+
+    Attributes:
+        reason: in words, for a flow.
+        refusal: as other refused cases are listed.
+    """
+
+    reason: str
+    refusal: CaseRefused
+
+
+def read_gate(path: str | Path, exclude_warnings: Sequence[str] = ()) -> Gate:
+    """Read a ``check.csv``.
+
+    Args:
+        path: of the file.
+        exclude_warnings: codes of warnings that leave a case out.
+
+    Raises:
+        CaseRefused: ``gate_stale``, when it is no such table.
+        SettingError: a code that is no warning's.
+    """
+    unknown = [code for code in exclude_warnings if code not in WARNINGS]
+    if unknown:
+        raise SettingError(
+            f"exclude_warning ({', '.join(unknown)}) must be a warning's code: "
+            f"{', '.join(sorted(WARNINGS))}"
+        )
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CaseRefused("gate_stale", f"the gate cannot be read ({type(error).__name__})") from (
+            error
+        )
+    table = csv.DictReader(StringIO(text, newline=""))
+    missing = [name for name in _NEEDED if name not in (table.fieldnames or ())]
+    if missing:
+        raise CaseRefused("gate_stale", f"the gate is no check.csv: it lacks {', '.join(missing)}")
+    rows = {row["case"]: row for row in table}
+    if any(row["status"] == "refused" and row["code"] not in REFUSALS for row in rows.values()):
+        raise CaseRefused("gate_stale", "the gate holds codes that this version does not know")
+    return Gate(rows, hashlib.sha256(text.encode()).hexdigest(), tuple(exclude_warnings))
+
+
+def judge(gate: Gate, cases: Iterable[tuple[str, str, str]]) -> dict[str, LeftOut]:
+    """Say which cases the gate leaves out.
+
+    Args:
+        gate: of :func:`read_gate`.
+        cases: (case, path of the image, path of the mask; empty where there is none) of each row.
+
+    Raises:
+        CaseRefused: ``gate_stale``, naming the rows that the gate does not hold or whose image or
+            mask is not the one that was checked.
+    """
+    left_out: dict[str, LeftOut] = {}
+    absent, changed = [], []
+    for case, image, mask in cases:
+        row = gate.rows.get(case)
+        if row is None:
+            absent.append(case)
+        elif not (_same(image, row, "image") and _same(mask, row, "mask")):
+            changed.append(case)
+        elif (verdict := _verdict(row, gate.exclude_warnings)) is not None:
+            left_out[case] = verdict
+    found = [
+        f"{len(names)} of the rows {what}: {', '.join(names[:_LISTED])}"
+        + (" …" if len(names) > _LISTED else "")
+        for names, what in (
+            (absent, "are not in the gate"),
+            (changed, "have another image or mask than was checked"),
+        )
+        if names
+    ]
+    if found:
+        raise CaseRefused("gate_stale", "; ".join(found))
+    return left_out
+
+
+def apply_gate(
+    table: str | Path, gate: Gate, folder: str | Path
+) -> tuple[Path, dict[str, LeftOut]]:
+    """Return a table without the rows that the gate leaves out.
+
+    Args:
+        table: with ``case`` and ``image``, checked (:func:`monai_vfx.analysis.cohort.read_cohort`).
+        gate: of :func:`read_gate`.
+        folder: for the shorter table, ``cohort.csv``.
+
+    Returns:
+        The table (the same one where all rows pass), and who is left out.
+
+    Raises:
+        CaseRefused: ``gate_stale``.
+    """
+    table = Path(table)
+    sheet = read_sheet(table)
+    rows = [dict(zip(sheet.header, map(str.strip, cells), strict=True)) for cells in sheet.cells]
+    for row in rows:
+        for name in ("image", "mask"):
+            if row.get(name):
+                row[name] = str((table.parent / row[name]).resolve())
+    left_out = judge(gate, ((row["case"], row["image"], row.get("mask", "")) for row in rows))
+    if not left_out:
+        return table, {}
+    kept = [row for row in rows if row["case"] not in left_out]
+    gated = Path(folder) / GATED_TABLE
+    gated.parent.mkdir(parents=True, exist_ok=True)
+    write_sheet(gated, sheet.header, kept)
+    return gated, left_out
+
+
+def gate_facts(gate: Gate, left_out: dict[str, LeftOut]) -> Json:
+    """Return what a record says of a gate: how many it left out, and why."""
+    counts = Counter(found.reason for found in left_out.values())
+    return {
+        "exclude_warnings": list(gate.exclude_warnings),
+        "left_out": len(left_out),
+        "reasons": dict(sorted(counts.items())),
+    }
+
+
+def _verdict(row: dict[str, str], exclude: Sequence[str]) -> LeftOut | None:
+    if row["status"] == "refused":
+        refusal = CaseRefused(row["code"], row["message"], row["remedy"])
+        return LeftOut(f"Pre-flight refuses: {row['code']}", refusal)
+    warned = set(row["warnings"].split(";"))
+    code = next((code for code in exclude if code in warned), None)
+    if code is None:
+        return None
+    text = f"the check warned of {code} ({WARNINGS[code]})"
+    return LeftOut(f"Pre-flight warns: {code}", CaseRefused("gate_excluded", text))
+
+
+def _same(path: str, row: dict[str, str], what: str) -> bool:
+    """Whether a file is the one that was checked: by size and time, else by its content."""
+    state, digest = row[f"{what}_state"], row[f"{what}_sha256"]
+    if not path:
+        return not state
+    if what == "image" and not state:  # its check did not come so far
+        return row["status"] == "refused"
+    place: Any = Path(path)
+    try:
+        return bool(file_state(place) == state or (digest and content_hash(place) == digest))
+    except OSError:
+        return False

@@ -1,0 +1,339 @@
+"""From a patient table to the set that models are made of: flow, matching, folds, tables, figures.
+
+Nobody is lost silently: every row of the table is selected or stands in ``excluded.csv`` with the
+step and the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import yaml
+
+from monai_vfx.analysis.cohort.balance import balance
+from monai_vfx.analysis.cohort.baseline_tables import baseline_table
+from monai_vfx.analysis.cohort.check_table import Gate, judge
+from monai_vfx.analysis.cohort.figures import flow_figure, love_plot
+from monai_vfx.analysis.cohort.flow import Eligibility, Flow, select_eligible, with_adequate_images
+from monai_vfx.analysis.cohort.matching import Matched, Matching, match
+from monai_vfx.analysis.cohort.patients_csv import read_patients, write_patients
+from monai_vfx.analysis.cohort.training_items import CohortItem, split_folds, tied_groups
+from monai_vfx.analysis.cohort.variables import CLINICAL, VARIABLES
+from monai_vfx.core.arrays import Json
+from monai_vfx.core.errors import CaseRefused, SettingError
+from monai_vfx.core.files import write_json
+from monai_vfx.core.hashing import sha256_of
+from monai_vfx.core.results import run_record
+from monai_vfx.core.tables import Fault, FaultyTable
+from monai_vfx.outputs.report.figures import save_figure
+
+Section = TypeVar("Section", Eligibility, Matching)
+
+
+def run_cohort(
+    table: str | Path,
+    out: str | Path,
+    eligibility: Eligibility | None = None,
+    matching: Matching | None = None,
+    folds: int | None = 10,
+    seed: int = 0,
+    need: Sequence[str] = (),
+    gate: Gate | None = None,
+) -> Json:
+    """Select the patients of a study.
+
+    Writes ``flow.json``; ``analysed.csv`` (who passed the rules of eligibility), ``selected.csv``
+    (cases and controls with adequate images, with ``pair`` and ``fold``), ``excluded.csv`` (case,
+    step, reason), ``balance.csv``, ``table2.csv``, ``cohort.json`` (what is returned),
+    ``run.json``, and ``figures/flow`` and ``figures/love``, each as SVG and PNG. Without matching
+    there is no balance and no love plot. The same inputs give the same bytes, but for the time
+    in ``run.json``.
+
+    Args:
+        table: patient table (``docs/cohort.md``).
+        out: folder for the results.
+        eligibility: rules; the study's by default.
+        matching: of controls; the study's by default.
+        folds: number of folds, at least 2; None leaves ``fold`` empty (a set that is only
+            tested). A table with its own column ``fold`` keeps it.
+        seed: of matching and folds.
+        need: columns that the table must have, such as ``image`` and ``mask``, which must then be
+            there for every row. Images and masks that are named must exist in any case.
+
+        gate: verdicts of the pre-flight; who it leaves out is counted in the flow's first step.
+
+    Returns:
+        Counts with n and events, settings, the result of matching, and the files.
+
+    Raises:
+        FaultyTable: the table has faults; all are in ``out/faults.csv``.
+        CaseRefused: ``cohort_invalid``, when no case or no non-case is left.
+            ``gate_stale``.
+        SettingError: a rule needs a column that the table lacks, or ``folds`` cannot be had.
+    """
+    table, out = Path(table), Path(out)
+    eligibility, matching = eligibility or Eligibility(), matching or Matching()
+    frame = _read(table, out, need)
+    passed, flow = (frame, None) if gate is None else _gated(frame, gate)
+    analysed, flow = select_eligible(passed, eligibility, flow)
+    pool = with_adequate_images(analysed, eligibility)
+    _check_groups(pool)
+    matched = match(pool, matching, seed)
+    if matching.method != "none":
+        flow = _matched_step(flow, pool, matched, matching)
+    selected = _with_folds(matched.frame, folds, seed)
+    files = _write_tables(out, analysed, selected, flow)
+    compared = matched.expanded()
+    files |= _write_comparisons(out, pool, compared, matching)
+    files |= _write_flow(out, flow)
+    result: Json = {
+        "counts": _counts(frame, analysed, pool, selected),
+        "eligibility": asdict(eligibility),
+        "matching": {**asdict(matching), "variables": list(matching.variables)},
+        "matched": matched.to_json() if matching.method != "none" else None,
+        "gate": None if gate is None else list(gate.exclude_warnings),
+        "folds": folds,
+        "seed": seed,
+        "simulated": bool("simulated" in frame and (frame["simulated"] == 1).any()),
+        "flow": flow.to_json(),
+        "files": {name: str(path.relative_to(out)) for name, path in sorted(files.items())},
+    }
+    write_json(out / "cohort.json", result)
+    inputs = {"table": sha256_of(table)} | ({} if gate is None else {"gate": gate.sha256})
+    settings = {name: result[name] for name in ("eligibility", "matching", "gate", "folds", "seed")}
+    write_json(out / "run.json", run_record("cohort", settings, inputs))
+    return result
+
+
+def read_settings(
+    path: str | Path | None = None, assignments: Sequence[str] = ()
+) -> tuple[Eligibility, Matching]:
+    """Return the rules that a file and ``NAME=VALUE`` words set; the study's where they do not.
+
+    Args:
+        path: YAML with the sections ``eligibility`` and ``matching``, either or both.
+        assignments: words such as ``min_age=55``; the value is YAML. They win over the file.
+
+    Raises:
+        SettingError: an unknown section or name, or a value that cannot be used.
+
+    >>> read_settings(None, ["min_age=55", "ratio=2"])[1].ratio
+    2
+    >>> read_settings(None, ["min_aeg=55"])
+    Traceback (most recent call last):
+    ...
+    monai_vfx.core.errors.SettingError: there is no setting min_aeg; eligibility has min_age, ...
+    """
+    sections: dict[str, Json] = {"eligibility": {}, "matching": {}}
+    known = {
+        name: [field.name for field in fields(kind)]
+        for name, kind in (("eligibility", Eligibility), ("matching", Matching))
+    }
+    listed = "; ".join(f"{name} has {', '.join(names)}" for name, names in known.items())
+    for name, section in _load_yaml(path).items() if path else ():
+        if name not in sections or not isinstance(section, dict | None):
+            raise SettingError(f"there is no section {name} of settings; {listed}")
+        unknown = [str(key) for key in section or {} if key not in known[name]]
+        if unknown:
+            raise SettingError(f"{name} has no setting {', '.join(unknown)}; {listed}")
+        sections[name] |= section or {}
+    for word in assignments:
+        key, sign, value = word.partition("=")
+        where = next((name for name, names in known.items() if key in names), None)
+        if where is None or not sign:
+            raise SettingError(f"there is no setting {word if not sign else key}; {listed}")
+        sections[where][key] = yaml.safe_load(value)
+    return _section(Eligibility, sections["eligibility"]), _section(Matching, sections["matching"])
+
+
+def _load_yaml(path: str | Path) -> Mapping[str, object]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingError(f"the settings cannot be read as YAML ({error})") from error
+    if not isinstance(content, dict | None):
+        raise SettingError("the settings must be sections: eligibility, matching")
+    return content or {}
+
+
+def _section(kind: type[Section], settings: Json) -> Section:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    try:
+        return kind(**values)
+    except SettingError:
+        raise
+    except (TypeError, ValueError) as error:  # such as a word where a number belongs
+        raise SettingError(f"{kind.__name__.lower()}: {settings}: {error}") from error
+
+
+def _read(table: Path, out: Path, need: Sequence[str]) -> pd.DataFrame:
+    """Read the table; where it has faults, list them all in ``faults.csv``."""
+    listing = out / "faults.csv"
+    try:
+        frame = read_patients(table, need, check_paths=True)
+    except FaultyTable as refusal:
+        _write_rows(
+            listing,
+            [field.name for field in fields(Fault)],
+            [(f.row, f.column, f.value, f.rule) for f in refusal.faults],
+        )
+        raise
+    listing.unlink(missing_ok=True)  # of an earlier run, before the table was corrected
+    return frame
+
+
+def _gated(frame: pd.DataFrame, gate: Gate) -> tuple[pd.DataFrame, Flow]:
+    """Leave out whom the pre-flight refused or warned of."""
+    if "image" not in frame:
+        raise SettingError("gate: the table needs the column image, whose CTs were checked")
+    masks = frame["mask"] if "mask" in frame else pd.Series("", index=frame.index)
+    paths = zip(frame["case"], frame["image"].fillna(""), masks.fillna(""), strict=True)
+    left_out = judge(gate, ((str(case), image, mask) for case, image, mask in paths))
+    why = frame["case"].map(lambda case: left_out[case].reason if case in left_out else "")
+    rules = [(reason, why == reason) for reason in sorted({*why} - {""})]
+    flow = Flow.start(frame)
+    return flow.leave_out("gate", "Accepted by the pre-flight", frame, rules)
+
+
+def _check_groups(pool: pd.DataFrame) -> None:
+    events = int(pool["fracture"].sum())
+    if not 0 < events < len(pool):
+        raise CaseRefused(
+            "cohort_invalid",
+            f"after the rules of eligibility {events} rows with and {len(pool) - events} without "
+            "a fracture are left; both are needed",
+            "Check the columns that the rules use, or relax the rules.",
+        )
+
+
+def _matched_step(flow: Flow, pool: pd.DataFrame, matched: Matched, settings: Matching) -> Flow:
+    """Count who was not matched or not chosen, with the reason."""
+    listings = pd.concat([matched.unmatched_cases, matched.unusable_controls])
+    reason_of = {str(case): _readable(str(reason)) for case, reason in listings.to_numpy()}
+    out = ~pool["case"].isin(matched.frame["case"])
+    reasons = pool["case"].map(reason_of)
+    rules = [(words, out & (reasons == words)) for words in sorted(set(reason_of.values()))]
+    rules.append(("Not chosen as a control", out))
+    method = {"propensity": "matched", "risk_set": "drawn from risk sets,"}[settings.method]
+    words = f"Cases and controls, {method} 1:{settings.ratio}"
+    return flow.leave_out("matched", words, pool, rules)[1]
+
+
+def _readable(reason: str) -> str:
+    """Give variables in a reason their names for people.
+
+    >>> _readable("bmi, scan_year not known")
+    'BMI, year of the CT not known'
+    """
+    names, sign, rest = reason.rpartition(" not known")
+    if not sign or rest:
+        return reason[:1].upper() + reason[1:]
+    titles = [VARIABLES[n].title if n in VARIABLES else n for n in names.split(", ")]
+    words = [titles[0], *(t if t.isupper() else t[:1].lower() + t[1:] for t in titles[1:])]
+    return ", ".join(words) + sign
+
+
+def _with_folds(frame: pd.DataFrame, folds: int | None, seed: int) -> pd.DataFrame:
+    """Add the column ``fold``: groups of patient and pair stay whole, classes are spread."""
+    frame = frame.copy()
+    given = frame.pop("fold") if "fold" in frame else pd.Series(float("nan"), index=frame.index)
+    if folds is None:
+        frame["fold"] = float("nan")
+        return frame
+    ties = frame[["patient", "pair"]].astype(object).where(frame[["patient", "pair"]].notna(), "")
+    groups = tied_groups(
+        [{"patient": str(patient), "pair": str(pair)} for patient, pair in ties.to_numpy()]
+    )
+    cases = frame["case"].tolist()
+    items = [
+        CohortItem(
+            case=case,
+            image="",
+            mask="",
+            label=int(label),
+            simulated=False,
+            pair=cases[group],
+            fold=None if pd.isna(number) else int(number),
+        )
+        for case, label, group, number in zip(cases, frame["fracture"], groups, given, strict=True)
+    ]
+    fold_of = {
+        item["case"]: number
+        for number, (_, held_out) in enumerate(split_folds(items, folds, seed))
+        for item in held_out
+    }
+    frame["fold"] = frame["case"].map(fold_of).astype("int64")
+    return frame
+
+
+def _write_tables(
+    out: Path, analysed: pd.DataFrame, selected: pd.DataFrame, flow: Flow
+) -> dict[str, Path]:
+    files = {name: out / f"{name}.csv" for name in ("analysed", "selected", "excluded")}
+    write_patients(analysed, files["analysed"])
+    write_patients(selected, files["selected"])
+    _write_rows(files["excluded"], ["case", "step", "reason"], flow.excluded)
+    return files
+
+
+def _write_comparisons(
+    out: Path, pool: pd.DataFrame, compared: pd.DataFrame, settings: Matching
+) -> dict[str, Path]:
+    """Write Table 2 and, after matching, how alike the groups are."""
+    files = {"table2": out / "table2.csv"}
+    baseline_table(compared, "fracture").to_csv(files["table2"], index=False, lineterminator="\n")
+    if settings.method == "none":
+        return files
+    columns = {*pool.columns, *(["scan_year"] if "scan_date" in pool else [])}
+    extra = [name for name in (*settings.variables, "scan_year") if name not in CLINICAL]
+    names = [name for name in dict.fromkeys([*CLINICAL, *extra]) if name in columns]
+    names = [name for name in names if name == "scan_year" or pool[name].notna().any()]
+    result = balance(pool, compared, names)
+    files["balance"] = out / "balance.csv"
+    result.to_csv(files["balance"], index=False, lineterminator="\n")
+    # A case's follow-up ends at its fracture, so its length cannot and need not be balanced.
+    shown = result[result["variable"] != "follow_up_years"]
+    figure = love_plot(shown, len(pool), len(compared))
+    for path in save_figure(figure, out / "figures" / "love"):
+        files[f"love_{path.suffix[1:]}"] = path
+    return files
+
+
+def _write_flow(out: Path, flow: Flow) -> dict[str, Path]:
+    files = {"flow": out / "flow.json"}
+    write_json(files["flow"], flow.to_json())
+    for path in save_figure(flow_figure(flow.to_json()), out / "figures" / "flow"):
+        files[f"flow_{path.suffix[1:]}"] = path
+    return files
+
+
+def _counts(
+    frame: pd.DataFrame, analysed: pd.DataFrame, pool: pd.DataFrame, selected: pd.DataFrame
+) -> Json:
+    tables = {
+        "scans": frame,
+        "analysed": analysed,
+        "adequate_images": pool,
+        "selected": selected,
+    }
+    return {
+        name: {"n": len(rows), "events": int(rows["fracture"].sum())}
+        for name, rows in tables.items()
+    }
+
+
+def _write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    partial.replace(path)

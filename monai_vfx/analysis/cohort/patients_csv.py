@@ -1,0 +1,227 @@
+"""A patient table: checked whole, every fault named, then typed columns.
+
+Rules for one cell are in :mod:`monai_vfx.analysis.cohort.cells`, those across cells in
+:mod:`monai_vfx.analysis.cohort.contradictions`; here are columns, paths and types.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from monai_vfx.analysis.cohort.cells import check_cell
+from monai_vfx.analysis.cohort.contradictions import find_contradictions
+from monai_vfx.analysis.cohort.variables import COLUMNS, Variable
+from monai_vfx.core.errors import SettingError
+from monai_vfx.core.tables import HIDDEN, Fault, Sheet, path_exists, read_sheet, refuse_faults
+
+_RENAME = {"height": "height_cm", "weight": "weight_kg", "gender": "sex"}
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A table's values and faults.
+
+    Attributes:
+        raw: the cells as they stand, by column; index is the spreadsheet's row.
+        values: what they mean; None where empty or at fault.
+    """
+
+    raw: pd.DataFrame
+    values: pd.DataFrame
+    faults: list[Fault]
+
+
+def find_faults(
+    path: str | Path, need: Sequence[str] = (), check_paths: bool = False
+) -> list[Fault]:
+    """Name everything that is wrong with a patient table.
+
+    Args:
+        path: CSV in UTF-8, separated by commas, one row a CT (``data_schemas/cohort.schema.json``).
+        need: further columns that the table must have; with ``image`` or ``mask`` among them,
+            each row must name a path that exists. Other cells may be empty.
+        check_paths: whether the images and masks that are named must exist, needed or not.
+
+    Returns:
+        All faults by row and column; empty for a good table. The header is row 1. Values of the
+        column ``patient`` are not shown.
+    """
+    return _check(Path(path), need, check_paths).faults
+
+
+def read_patients(
+    path: str | Path, need: Sequence[str] = (), check_paths: bool = False
+) -> pd.DataFrame:
+    """Read a patient table whose every cell keeps the rules.
+
+    Args:
+        path: as :func:`find_faults` takes it.
+        need: columns that the caller uses; as :func:`find_faults` takes them.
+        check_paths: as :func:`find_faults` takes it.
+
+    Returns:
+        One row a CT in the table's order, with the columns of the table. Numbers and 0/1 are
+        float64 with NaN where the cell is empty (``fracture``, never empty, is int64),
+        ``scan_date`` is datetime64, text is str or NaN. ``patient`` is there always: where it
+        is empty it is the ``case``. ``image`` and ``mask`` are absolute. Columns that the
+        schema does not know hold their text, NaN where empty.
+
+    Raises:
+        CaseRefused: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
+    """
+    path = Path(path)
+    checked = _check(path, need, check_paths)
+    refuse_faults(checked.faults)
+    return _typed(checked.values.reset_index(drop=True), path.parent)
+
+
+def write_patients(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write a patient table so that :func:`read_patients` gives it back.
+
+    Whole numbers are written without a decimal point, dates as YYYY-MM-DD; the same table gives
+    the same bytes.
+    """
+    frame = frame.copy()
+    for name in frame.columns:
+        column = COLUMNS.get(name)
+        if column and column.kind in ("binary", "whole"):
+            frame[name] = pd.to_numeric(frame[name]).astype("Int64")
+        elif column and column.kind == "date":
+            frame[name] = pd.to_datetime(frame[name]).dt.strftime("%Y-%m-%d")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    frame.to_csv(partial, index=False, lineterminator="\n")
+    partial.replace(path)
+
+
+def outcome_times(frame: pd.DataFrame) -> tuple[Floats, Ints]:
+    """Return the time and kind of each row's end of follow-up, for analyses of time.
+
+    Args:
+        frame: of :func:`read_patients`, with ``follow_up_years``; an empty or absent ``death``
+            means that follow-up did not end by death.
+
+    Returns:
+        (n,) years from the CT, NaN where the follow-up is not known; (n,) events: 0 censored,
+        1 fracture, 2 death without fracture.
+
+    Raises:
+        SettingError: the table has no column ``follow_up_years``.
+
+    >>> table = pd.DataFrame({"fracture": [1, 0, 0], "death": [0, 1, None],
+    ...                       "follow_up_years": [2.0, 3.5, 7.0]})
+    >>> outcome_times(table)
+    (array([2. , 3.5, 7. ]), array([1, 2, 0]))
+    """
+    if "follow_up_years" not in frame:
+        raise SettingError("times need the column follow_up_years, which the table does not have")
+    time = frame["follow_up_years"].to_numpy(np.float64)
+    fracture = frame["fracture"].to_numpy() == 1
+    died = frame["death"].to_numpy() == 1 if "death" in frame else np.zeros(len(frame), dtype=bool)
+    return time, np.where(fracture, 1, np.where(died, 2, 0)).astype(np.int64)
+
+
+def _check(path: Path, need: Sequence[str], check_paths: bool) -> _Checked:
+    sheet = read_sheet(path)
+    faults = list(sheet.faults)
+    if sheet.header:
+        faults += _column_faults(sheet, need)
+    raw = pd.DataFrame(sheet.cells, columns=sheet.header, index=sheet.numbers, dtype=object)
+    values = raw.copy()
+    for name in raw.columns:
+        if name in COLUMNS:
+            values[name] = _check_column(raw[name], COLUMNS[name], faults)
+        else:
+            values[name] = raw[name].where(raw[name].str.strip() != "", None)
+    for name in ("image", "mask"):
+        if name in raw and (check_paths or name in need):
+            faults += _path_faults(raw[name], path.parent, required=name in need)
+    faults += find_contradictions(raw, values)
+    place = {name: n for n, name in enumerate(sheet.header)}
+    faults.sort(key=lambda fault: (fault.row, place.get(fault.column, -1)))
+    return _Checked(raw, values, faults)
+
+
+def _column_faults(sheet: Sheet, need: Sequence[str]) -> Iterator[Fault]:
+    """Name columns that are missing and columns that look misspelt."""
+    absent = [name for name in COLUMNS if name not in sheet.header]
+    wanted = [name for name in absent if COLUMNS[name].required]
+    wanted += [name for name in need if name not in sheet.header and name not in wanted]
+    likely = {_nearest(name, absent): name for name in sheet.header if name not in COLUMNS}
+    for name in wanted:
+        hint = f": is it {likely[name]!r}?" if name in likely else ""
+        yield Fault(1, name, "", f"the column is missing{hint}")
+    for known, name in likely.items():
+        if known and known not in wanted:
+            yield Fault(1, name, "", f"is not a known column: is {known} meant? rename it")
+
+
+def _nearest(name: str, absent: Sequence[str]) -> str | None:
+    """Return the known column that a name is likely meant to be.
+
+    >>> _nearest("Age", ["age"]), _nearest("wieght_kg", ["weight_kg"]), _nearest("site", ["sex"])
+    ('age', 'weight_kg', None)
+    """
+    plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
+    plain = _RENAME.get(plain, plain)
+    if plain in absent:
+        return plain
+    if plain[-1:].isdigit():  # image2 or age_65 is a column of its own
+        return None
+    return next(iter(difflib.get_close_matches(plain, absent, n=1, cutoff=0.85)), None)
+
+
+def _check_column(raw: pd.Series[str], column: Variable, faults: list[Fault]) -> pd.Series[str]:
+    """Return the column's values; each different cell is checked once."""
+    known = {cell: check_cell(column, cell) for cell in dict.fromkeys(raw)}
+    if any(rules for _, rules in known.values()):
+        for row, cell in zip(raw.index, raw, strict=True):
+            shown = HIDDEN if column.name == "patient" else cell
+            faults.extend(Fault(row, column.name, shown, rule) for rule in known[cell][1])
+    return pd.Series([known[cell][0] for cell in raw], index=raw.index, dtype=object)
+
+
+def _path_faults(raw: pd.Series[str], folder: Path, required: bool) -> Iterator[Fault]:
+    name = str(raw.name)
+    for row, cell in raw.items():
+        text = cell.strip()
+        if not text and required:
+            yield Fault(int(str(row)), name, "", "must not be empty")
+        elif text and not path_exists(folder / text):
+            hint = " (write / between folders)" if "\\" in text else ""
+            yield Fault(int(str(row)), name, cell, f"must be a path that exists{hint}")
+
+
+def _typed(values: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Turn values into columns of their types."""
+    columns: dict[str, object] = {}
+    for name in values.columns:
+        column = COLUMNS.get(name)
+        cells = values[name]
+        if column is None or column.kind in ("text", "category"):
+            columns[name] = cells.where(cells.notna(), np.nan)
+        elif column.kind == "path":
+            columns[name] = cells.map(lambda p: str((folder / p).resolve()), na_action="ignore")
+            columns[name] = cells.where(cells.isna(), columns[name]).where(cells.notna(), np.nan)
+        elif column.kind == "date":
+            columns[name] = pd.to_datetime(cells)
+        else:
+            whole = column.kind == "binary" and column.required
+            columns[name] = cells.astype(np.int64 if whole else np.float64)
+        if name == "case" and "patient" not in values:
+            columns["patient"] = cells
+    frame = pd.DataFrame(columns)
+    frame["patient"] = frame["patient"].where(frame["patient"].notna(), frame["case"])
+    return frame

@@ -1,0 +1,192 @@
+"""Whether predicted absolute risks come true.
+
+For risks only: a score of a model trained on sampled controls is no risk before it is calibrated.
+The unit is the patient; every number carries its ``n`` and ``events``.
+
+Sources: Cox 1958 and Miller 1993 (recalibration slope and intercept); Austin and
+Steyerberg 2019 (integrated calibration index, ICI); Debray 2017 (interval of the ratio of
+expected to observed events); Steyerberg 2010 (scaled Brier score).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logit
+
+from monai_vfx.analysis.evaluation.discrimination import _quantile, check_outcome, wilson_interval
+from monai_vfx.core.arrays import Json
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def calibration_summary(
+    y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10, confidence: float = 0.95
+) -> Json:
+    """Return the entry ``calibration`` of ``evaluation.json`` for a score that is a risk.
+
+    Slope b of logit p = a + b logit r, and intercept a of logit p = a + logit r (calibration in
+    the large: 0 when as many fracture as predicted), both by maximum likelihood with Wald
+    intervals. The ICI is the mean distance between the risk and a lowess curve of the outcome on
+    it (two thirds of the patients, no robustness rounds). The Brier score is scaled as
+    1 - Brier / (p (1 - p)) with p the observed share: 0 for predicting p for all, 1 for perfect.
+
+    What has no answer is None, and ``notes`` says why: slope and intercept with a risk of exactly
+    0 or 1 (its logit is infinite), the slope with one risk for all or with risks that separate the
+    outcomes, the ICI where more than half of the patients share one risk.
+
+    Args:
+        y: (n,), 0 or 1, both present.
+        risk: (n,), predicted absolute risk, in [0, 1].
+        bins: groups of equal size for the reliability plot, at least 2; equal risks stay
+            together, so there may be fewer.
+        confidence: level of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: on anything ``check_outcome`` rejects, a risk outside [0, 1] (percent?),
+            fewer than 2 bins, or a level outside (0, 1).
+
+    >>> summary = calibration_summary([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.4], bins=2)
+    >>> summary["brier"], summary["expected_observed"], summary["slope"]
+    (0.125, 1.0, None)
+    >>> summary["notes"]
+    ['slope: the risks separate the outcomes, so it has no finite estimate']
+    """
+    quantile = _quantile(confidence)
+    outcome, named = check_outcome(y, risk=risk)
+    risks = named["risk"]
+    if risks.min() < 0 or risks.max() > 1:
+        raise ValueError(
+            f"risk spans {risks.min()} to {risks.max()}; it must lie in [0, 1] (percent: / 100)"
+        )
+    if bins < 2:
+        raise ValueError(f"bins ({bins}) must be at least 2")
+    notes: list[str] = []
+    slope = intercept = None
+    extreme = int(((risks == 0) | (risks == 1)).sum())
+    if extreme:
+        notes.append(f"slope and intercept: {extreme} patients have a risk of exactly 0 or 1")
+    else:
+        intercept = _fit(outcome, risks, slope=False)
+        obstacle = _slope_obstacle(outcome, risks)
+        if obstacle:
+            notes.append(f"slope: {obstacle}")
+        else:
+            slope = _fit(outcome, risks, slope=True)
+    ici = _integrated_index(outcome, risks)
+    if ici is None:
+        notes.append("ici: more than half of the patients have the same risk, no curve fits them")
+    observed, brier = float(outcome.mean()), float(((risks - outcome) ** 2).mean())
+    ratio = float(risks.sum() / outcome.sum())
+    spread = quantile * np.sqrt((1 - observed) / outcome.sum())
+    return {
+        "kind": "risk",
+        "n": outcome.size,
+        "events": int(outcome.sum()),
+        "confidence": confidence,
+        "slope": slope and slope[0],
+        "slope_ci": slope and _wald(slope, quantile),
+        "intercept": intercept and intercept[0],
+        "intercept_ci": intercept and _wald(intercept, quantile),
+        "brier": brier,
+        "scaled_brier": 1 - brier / (observed * (1 - observed)),
+        "ici": ici,
+        "mean_predicted": float(risks.mean()),
+        "observed": observed,
+        "expected_observed": ratio,
+        "expected_observed_ci": [ratio * float(np.exp(side * spread)) for side in (-1, 1)],
+        "bins": reliability_bins(outcome, risks, bins=bins, confidence=confidence),
+        "notes": notes,
+    }
+
+
+def reliability_bins(
+    y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10, confidence: float = 0.95
+) -> list[Json]:
+    """Group patients by risk and set predicted beside observed shares, with Wilson intervals.
+
+    Args:
+        y: (n,), 0 or 1, both present.
+        risk: (n,), in [0, 1].
+        bins: groups of equal size; equal risks stay together, so there may be fewer.
+        confidence: level of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: on anything ``check_outcome`` rejects.
+
+    >>> rows = reliability_bins([0, 0, 1, 1], [0.1, 0.1, 0.2, 0.6], bins=2)
+    >>> [(round(row["predicted"], 2), row["observed"], row["n"]) for row in rows]
+    [(0.1, 0.0, 2), (0.4, 1.0, 2)]
+    """
+    outcome, named = check_outcome(y, risk=risk)
+    risks = named["risk"]
+    edges = np.quantile(risks, np.arange(1, bins) / bins, method="inverted_cdf")
+    group = np.searchsorted(np.unique(edges), risks, side="left")
+    rows = []
+    for number in np.unique(group):
+        members = group == number
+        share = wilson_interval(
+            int(outcome[members].sum()), int(members.sum()), confidence=confidence
+        )
+        rows.append(
+            {
+                "predicted": float(risks[members].mean()),
+                "observed": share.value,
+                "ci": [share.ci_low, share.ci_high],
+                "n": share.n,
+                "events": share.successes,
+            }
+        )
+    return rows
+
+
+def _slope_obstacle(outcome: Bools, risks: Floats) -> str | None:
+    """Say why the slope has no finite maximum-likelihood estimate, or None if it has one."""
+    if np.ptp(risks) == 0:
+        return "all patients have the same risk"
+    events, others = risks[outcome], risks[~outcome]
+    # Albert and Anderson 1984: with one variable the estimate is finite when the ranges overlap.
+    if events.min() >= others.max() or events.max() <= others.min():
+        return "the risks separate the outcomes, so it has no finite estimate"
+    return None
+
+
+def _fit(outcome: Bools, risks: Floats, *, slope: bool) -> tuple[float, float]:
+    """Return slope, or intercept in the large, with its standard error."""
+    from statsmodels.api import GLM, add_constant, families  # a second to import
+
+    linear = logit(risks)
+    if slope:
+        fitted = GLM(outcome.astype(float), add_constant(linear), families.Binomial()).fit(
+            tol=1e-10
+        )
+        return float(fitted.params[1]), float(fitted.bse[1])
+    constant = np.ones((outcome.size, 1))
+    model = GLM(outcome.astype(float), constant, families.Binomial(), offset=linear)
+    fitted = model.fit(tol=1e-10)
+    return float(fitted.params[0]), float(fitted.bse[0])
+
+
+def _wald(estimate: tuple[float, float], quantile: float) -> list[float]:
+    value, error = estimate
+    return [value - quantile * error, value + quantile * error]
+
+
+def _integrated_index(outcome: Bools, risks: Floats) -> float | None:
+    """Return the ICI, or None where a curve would rest on one risk."""
+    from statsmodels.nonparametric.smoothers_lowess import lowess
+
+    values, place, counts = np.unique(risks, return_inverse=True, return_counts=True)
+    if counts.max() > risks.size / 2:
+        return None  # lowess divides by zero when a window holds a single risk
+    if values.size < 10:
+        # Too few distinct risks for a curve: the share within each is the smooth itself.
+        smooth = (np.bincount(place, outcome) / counts)[place]
+    else:
+        # Between risks closer than half a percent of their range, a straight line is enough.
+        near = 0.005 * float(np.ptp(risks))
+        smooth = lowess(
+            outcome.astype(float), risks, frac=2 / 3, it=0, delta=near, return_sorted=False
+        )
+    return float(np.abs(np.clip(smooth, 0, 1) - risks).mean())

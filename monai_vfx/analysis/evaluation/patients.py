@@ -1,0 +1,97 @@
+"""The patients of an evaluation: who has which score, who belongs together, their samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from monai_vfx.analysis.evaluation.bootstrap import Counts, auroc_samples, draw_counts
+from monai_vfx.analysis.evaluation.discrimination import Floats
+from monai_vfx.analysis.evaluation.score_table import Columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_KEPT = 4
+"""Sets of samples kept at a time; scores with gaps of their own would fill the memory."""
+
+
+@dataclass
+class Patients:
+    """The checked table, its outcome, who belongs together, and the bootstrap samples so far."""
+
+    table: pd.DataFrame
+    columns: Columns
+    samples: int
+    seed: int
+    prevalence: float | None
+    notes: list[str] = field(default_factory=list)
+    _drawn: dict[bytes, Counts] = field(default_factory=dict)
+    _resampled: dict[tuple[str, bytes], Floats] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        labels = self.table[self.columns.label].to_numpy(np.float64)
+        self.outcome: npt.NDArray[np.bool_] = np.asarray(labels == 1, dtype=np.bool_)
+        self.groups = _tied(self.table)
+        if any(
+            name in self.table and self.table[name].dropna().duplicated().any()
+            for name in ("case", "patient")
+        ):
+            self.notes.append(
+                "Some patients have several rows: DeLong's and Wilson's intervals take rows as "
+                "independent and are too narrow; the bootstrap draws whole patients."
+            )
+
+    def having(self, *names: str) -> npt.NDArray[np.bool_]:
+        """Return which patients have an entry in all of these columns, (n,)."""
+        there = self.table[list(names)].notna().to_numpy()
+        return np.asarray(there.all(axis=1), dtype=np.bool_)
+
+    def values(self, name: str) -> Floats:
+        """Return a column of numbers, (n,), NaN where there is none."""
+        return self.table[name].to_numpy(np.float64)
+
+    def resampled(self, name: str, rows: npt.NDArray[np.bool_]) -> Floats:
+        """Return a score's AUROC in each bootstrap sample of these patients, (samples,)."""
+        key = (name, rows.tobytes())
+        if key not in self._resampled:
+            self._resampled[key] = auroc_samples(
+                self.outcome[rows], self.values(name)[rows], self.counts(rows)
+            )
+        return self._resampled[key]
+
+    def counts(self, rows: npt.NDArray[np.bool_]) -> Counts:
+        """Return the bootstrap samples of these patients, the same for the same patients."""
+        key = rows.tobytes()
+        if key not in self._drawn:
+            if len(self._drawn) == _KEPT:
+                del self._drawn[next(iter(self._drawn))]
+            groups = None if self.groups is None else self.groups[rows]
+            self._drawn[key] = draw_counts(
+                self.outcome[rows], groups=groups, samples=self.samples, seed=self.seed
+            )
+        return self._drawn[key]
+
+
+def _tied(table: pd.DataFrame) -> npt.NDArray[np.int64] | None:
+    """Number the groups that ``patient`` and ``pair`` tie together; None if nobody is tied."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = np.arange(len(table))
+    first, second = [rows[:0]], [rows[:0]]
+    for name in ("case", "patient", "pair"):
+        if name in table:
+            there = np.flatnonzero(table[name].notna().to_numpy())
+            _, start, code = np.unique(
+                table[name].to_numpy()[there].astype(str), return_index=True, return_inverse=True
+            )
+            first.append(there)
+            second.append(there[start][code])
+    edges = (np.concatenate(first), np.concatenate(second))
+    graph = coo_array((np.ones(edges[0].size), edges), shape=(len(table), len(table)))
+    number, member = connected_components(graph, directed=False)
+    return None if number == len(table) else np.asarray(member, dtype=np.int64)

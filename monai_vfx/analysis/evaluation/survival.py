@@ -1,0 +1,307 @@
+"""How well a score or a risk foresees fractures by a horizon, with censoring and death.
+
+A patient is ``time`` (years, ≥ 0) and ``event``: 0 censored, 1 fracture, 2 death without fracture.
+
+Ties follow one rule everywhere: what happens at a time happens before what is censored at that
+time. So a patient observed without fracture for exactly the horizon is known to be event-free at
+it; one observed for less is censored.
+
+Sources: Blanche, Dartigues and Jacqmin-Gadda 2013 (time-dependent AUROC with competing events);
+Graf 1999 and Schoop 2011 (Brier score).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logit
+from scipy.stats import rankdata
+
+from monai_vfx.analysis.evaluation.discrimination import (
+    _finite_vector,
+    _quantile,
+    hanley_mcneil_variance,
+)
+from monai_vfx.analysis.evaluation.incidence import (
+    CENSORED,
+    DEATH,
+    FRACTURE,
+    Bools,
+    Floats,
+    check_times,
+    cumulative_incidence,
+    cumulative_risk,
+    kaplan_meier,
+    yearly_intervals,
+)
+from monai_vfx.core.arrays import Json
+
+__all__ = [
+    "TimeAuroc",
+    "check_times",
+    "cumulative_incidence",
+    "cumulative_risk",
+    "kaplan_meier",
+    "time_auroc",
+    "time_brier",
+    "time_summary",
+    "yearly_intervals",
+]
+
+
+@dataclass(frozen=True)
+class TimeAuroc:
+    """A cumulative/dynamic AUROC at a horizon.
+
+    Args:
+        value: in [0, 1].
+        variance: of ``value``, the estimation of the censoring weights included.
+        ci_low: lower bound, in [0, 1].
+        ci_high: upper bound, in [0, 1].
+        n: patients.
+        cases: fractures by the horizon.
+        controls: patients known not to have fractured by the horizon, the dead among them.
+    """
+
+    value: float
+    variance: float
+    ci_low: float
+    ci_high: float
+    n: int
+    cases: int
+    controls: int
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What is known at the horizon, with the weights that make up for the censored."""
+
+    case: Bools
+    control: Bools
+    weight: Floats
+    """(n,): 1 / G at the patient's last relevant moment; 0 for the censored; sums to n."""
+
+
+def time_auroc(
+    time: npt.ArrayLike,
+    event: npt.ArrayLike,
+    score: npt.ArrayLike,
+    horizon_years: float,
+    *,
+    confidence: float = 0.95,
+) -> TimeAuroc:
+    """Return the AUROC for fracture by a horizon, weighted for censoring.
+
+    Cases fractured by the horizon. Controls did not: they were observed without fracture to the
+    horizon, or died before it (the second of Blanche's two definitions; the question is who
+    fractures, and the dead do not). The censored in between have no weight; the others are
+    weighted by 1 / G, the Kaplan-Meier chance of not being censored up to (left limit) their
+    event or the horizon. Without censoring this is the plain AUROC.
+
+    The interval is on the logit scale with the influence-function variance. An AUROC of 0 or 1
+    gets the exact bound of :func:`monai_vfx.analysis.evaluation.auroc`; a variance of zero
+    otherwise
+    (all scores equal) is replaced by Hanley and McNeil's.
+
+    Args:
+        time: (n,), years.
+        event: (n,), 0, 1 or 2.
+        score: (n,), finite; higher means more likely to fracture.
+        horizon_years: > 0.
+        confidence: level of the interval, in (0, 1).
+
+    Raises:
+        ValueError: on anything :func:`check_times` rejects, no case or no control at the horizon,
+            or follow-up that ends before it.
+
+    >>> area = time_auroc([1, 5, 2, 6], [1, 0, 2, 0], [0.9, 0.2, 0.4, 0.95], 5)
+    >>> round(area.value, 3), area.cases, area.controls
+    (0.667, 1, 3)
+    """
+    quantile = _quantile(confidence)
+    years, codes = check_times(time, event)
+    scores = _same_length("score", score, years)
+    known = _observe(years, codes, horizon_years)
+    cases, controls = int(known.case.sum()), int(known.control.sum())
+    if not cases or not controls:
+        raise ValueError(
+            f"at {horizon_years} years there are {cases} fractures and {controls} patients known "
+            "to be without; both must occur"
+        )
+    case_weight, control_weight = known.weight * known.case, known.weight * known.control
+    below, above = _weighted_placements(scores, case_weight, control_weight)
+    case_share, control_share = case_weight.mean(), control_weight.mean()
+    value = float((case_weight * below).sum() / case_weight.sum())
+    if value in (0.0, 1.0):
+        bound = float(((1 - confidence) / 2) ** (1 / min(cases, controls)))
+        low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
+        return TimeAuroc(value, 0.0, low, high, years.size, cases, controls)
+    direct = case_weight * (below - value) / case_share
+    direct += control_weight * (above - value) / control_share
+    influence = direct + _censoring_influence(years, codes, horizon_years, direct)
+    variance = float((influence**2).sum() / years.size**2)
+    if variance < 1e-15:
+        variance = hanley_mcneil_variance(value, events=cases, nonevents=controls)
+    half = quantile * np.sqrt(variance) / (value * (1 - value))
+    low, high = expit(logit(value) + np.array([-half, half]))
+    return TimeAuroc(value, variance, float(low), float(high), years.size, cases, controls)
+
+
+def time_brier(
+    time: npt.ArrayLike, event: npt.ArrayLike, risk: npt.ArrayLike, horizon_years: float
+) -> float:
+    """Return the Brier score at a horizon, weighted for censoring: mean of w (fracture - risk)².
+
+    The dead count as patients without a fracture, as in :func:`time_auroc`.
+
+    Args:
+        time: (n,), years.
+        event: (n,), 0, 1 or 2.
+        risk: (n,), absolute risk of a fracture by the horizon, in [0, 1].
+        horizon_years: > 0.
+
+    Raises:
+        ValueError: on anything :func:`check_times` rejects, a risk outside [0, 1], or follow-up
+            that ends before the horizon.
+
+    >>> time_brier([1, 5], [1, 0], [0.5, 0.1], 5)
+    0.13
+    """
+    years, codes = check_times(time, event)
+    risks = _same_length("risk", risk, years)
+    if risks.min() < 0 or risks.max() > 1:
+        raise ValueError(f"risk spans {risks.min()} to {risks.max()}; it must lie in [0, 1]")
+    known = _observe(years, codes, horizon_years)
+    return float((known.weight * (known.case - risks) ** 2).mean())
+
+
+def time_summary(
+    time: npt.ArrayLike,
+    event: npt.ArrayLike,
+    score: npt.ArrayLike,
+    horizon_years: float,
+    risk: npt.ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+) -> Json:
+    """Return the entry ``time`` of ``evaluation.json`` for a score.
+
+    Args:
+        time: (n,), years.
+        event: (n,), 0, 1 or 2.
+        score: (n,), finite; higher means more likely to fracture.
+        horizon_years: > 0.
+        risk: (n,), absolute risk by the horizon, in [0, 1]; without it ``brier`` is None.
+        confidence: level of the interval, in (0, 1).
+
+    Returns:
+        ``horizon_years``, ``auroc``, ``ci``, ``brier``, and how many of the ``n`` patients
+        fractured by the horizon (``events``), were ``censored`` before it (observed for less than
+        the horizon, event-free) or died before it (``deaths``).
+
+    Raises:
+        ValueError: as :func:`time_auroc` and :func:`time_brier`.
+    """
+    years, codes = check_times(time, event)
+    area = time_auroc(years, codes, score, horizon_years, confidence=confidence)
+    return {
+        "horizon_years": float(horizon_years),
+        "auroc": area.value,
+        "ci": [area.ci_low, area.ci_high],
+        "brier": None if risk is None else time_brier(years, codes, risk, horizon_years),
+        "n": area.n,
+        "events": area.cases,
+        "censored": area.n - area.cases - area.controls,
+        "deaths": int(((codes == DEATH) & (years <= horizon_years)).sum()),
+    }
+
+
+def _same_length(name: str, values: npt.ArrayLike, years: Floats) -> Floats:
+    vector = _finite_vector(name, values)
+    if vector.size != years.size:
+        raise ValueError(f"{name} has {vector.size} values and time {years.size}; one a patient")
+    return vector
+
+
+def _censoring_table(
+    years: Floats, codes: npt.NDArray[np.int64]
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return distinct times of censoring, with at risk of it, censored, and G after each.
+
+    Events come before censoring at the same time, so they have left the risk set.
+    """
+    times = np.unique(years[codes == CENSORED])
+    at_risk = years.size - np.searchsorted(np.sort(years), times, side="left")
+    gone = np.searchsorted(times, years[codes != CENSORED])
+    same = np.isin(years[codes != CENSORED], times)
+    left = at_risk - np.bincount(gone[same], minlength=times.size)
+    censored = np.bincount(np.searchsorted(times, years[codes == CENSORED]), minlength=times.size)
+    remaining = np.cumprod(1 - censored / left)
+    return times, left.astype(np.float64), censored.astype(np.float64), remaining
+
+
+def _observe(years: Floats, codes: npt.NDArray[np.int64], horizon_years: float) -> _Observed:
+    """Say who is a case, who a control, and with which weight, at the horizon."""
+    if not (np.isfinite(horizon_years) and horizon_years > 0):
+        raise ValueError(f"horizon_years ({horizon_years}) must be above 0")
+    happened = (codes != CENSORED) & (years <= horizon_years)
+    free = ~happened & (years >= horizon_years)
+    times, _, _, remaining = _censoring_table(years, codes)
+    moment = np.minimum(years, horizon_years)
+    chance = np.concatenate([[1.0], remaining])[np.searchsorted(times, moment, side="left")]
+    if not free.any() and not happened[years == years.max()].all():
+        raise ValueError(
+            f"follow-up ends at {years.max()} years, before the horizon of {horizon_years}"
+        )
+    weight = np.divide(1.0, chance, out=np.zeros_like(chance), where=happened | free)
+    case = happened & (codes == FRACTURE)
+    return _Observed(case=case, control=(happened & ~case) | free, weight=weight)
+
+
+def _weighted_placements(
+    scores: Floats, case_weight: Floats, control_weight: Floats
+) -> tuple[Floats, Floats]:
+    """Return each patient's weighted share of controls below, and of cases above (ties half)."""
+    place = rankdata(scores, method="dense").astype(np.int64) - 1
+    controls = np.bincount(place, control_weight)
+    cases = np.bincount(place, case_weight)
+    below = (np.cumsum(controls) - controls / 2) / controls.sum()
+    above = (np.cumsum(cases[::-1])[::-1] - cases / 2) / cases.sum()
+    return below[place], above[place]
+
+
+def _censoring_influence(
+    years: Floats, codes: npt.NDArray[np.int64], horizon_years: float, direct: Floats
+) -> Floats:
+    """Return what a patient adds to the estimate by way of the censoring weights.
+
+    A weight 1 / G(u-) moves by m(u-) / G(u-), m being the patient's censoring martingale over the
+    share at risk; so each patient's ``direct`` influence, summed over those who are weighted
+    after a time s, meets the patient's martingale at s.
+    """
+    n = years.size
+    times, at_risk, censored, _ = _censoring_table(years, codes)
+    within = times < horizon_years
+    times, at_risk, censored = times[within], at_risk[within], censored[within]
+    if not times.size:
+        return np.zeros(n)
+    moment = np.minimum(years, horizon_years)
+    order = np.argsort(moment, kind="stable")
+    tails = np.concatenate([np.cumsum(direct[order][::-1])[::-1], [0.0]])
+    later = tails[np.searchsorted(moment[order], times, side="right")] / n
+    jump = later / (at_risk / n)
+    compensator = np.concatenate([[0.0], np.cumsum(jump * censored / at_risk)])
+    # At risk of censoring at s: still observed at s, and no event at s itself.
+    event = codes != CENSORED
+    upto = np.where(
+        event,
+        np.searchsorted(times, years, side="left"),
+        np.searchsorted(times, years, side="right"),
+    )
+    own = np.zeros(n)
+    counted = ~event & (years < horizon_years)
+    own[counted] = jump[np.searchsorted(times, years[counted])]
+    influence: Floats = own - compensator[upto]
+    return influence

@@ -1,0 +1,140 @@
+"""Does a vertebra already look fractured? Heights of the mask, with what slices leave unsure.
+
+The rule is Genant's first grade: a loss of a fifth of a height against the posterior one, or of the
+posterior one against a neighbour's. How far a measured ratio may lie off was measured on wedges
+(``docs/morphometry.md``) and grows with the slice distance; error of the mask comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from monai_vfx.analysis.morphometry.heights import MEASURED, measure_heights
+from monai_vfx.analysis.morphometry.ratios import HEIGHTS, RATIOS, add_ratios, ratios_of
+from monai_vfx.core.anatomy import LEVELS
+from monai_vfx.core.arrays import Affine, LabelVolume
+
+LOWEST_RATIO = 0.80
+"""A ratio at or below it is a fracture (Genant, grade 1 and more)."""
+SURE_SD = 2.0
+"""A ratio is sure to lie on one side of the cut when it is so many SD off it."""
+RATIO_SD: dict[float, float] = {1.0: 0.008, 1.5: 0.013, 2.5: 0.023, 3.0: 0.027, 5.0: 0.063}
+"""Slice distance or thickness, mm → SD of a ratio of heights: the largest of the four kinds."""
+THICKEST_MM = 5.0
+"""Thicker slices were not measured."""
+
+NORMAL, UNCLEAR, FRACTURED, NOT_ASSESSABLE = "normal", "unclear", "fractured", "not_assessable"
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What the heights of T12-L4 say.
+
+    Attributes:
+        status: ``fractured``: a ratio lies surely at or below the cut. ``unclear``: one may.
+            ``normal``: all are there and surely above. ``not_assessable``: none is known to be
+            low, but some are missing, or no SD is known.
+        levels: those that are fractured, or else unclear.
+        lowest: the lowest ratio; None where there is none. ``at`` says of which level and kind.
+        sd: of a ratio; None where it is not known.
+        below: whether the lowest ratio itself lies at or below the cut.
+        resolution_mm: the larger of slice distance and thickness.
+        resampled: the mask was drawn on another grid.
+    """
+
+    status: str
+    levels: tuple[str, ...]
+    lowest: float | None
+    at: str | None
+    sd: float | None
+    below: bool
+    resolution_mm: float
+    resampled: bool = False
+
+    @property
+    def text(self) -> str:
+        """The finding with its uncertainty, for a warning."""
+        if self.resampled:
+            return (
+                "the mask was drawn on another grid, so that it cannot be told whether a vertebra "
+                "is fractured"
+            )
+        if self.sd is None:
+            return (
+                f"with slices of {self.resolution_mm:.1f} mm it cannot be told whether a vertebra "
+                f"is fractured (at most {THICKEST_MM:g} mm)"
+            )
+        found = "none" if self.lowest is None else f"{self.lowest:.2f}"
+        return (
+            f"{', '.join(self.levels)}: lowest ratio {found} ({self.at}), "
+            f"± {SURE_SD * self.sd:.2f} at slices of {self.resolution_mm:.1f} mm; "
+            f"the cut is {LOWEST_RATIO:.2f}"
+        )
+
+
+def ratio_sd(resolution_mm: float) -> float | None:
+    """Return the SD of a ratio of heights; None for slices thicker than were measured.
+
+    >>> ratio_sd(0.5), ratio_sd(4.0), ratio_sd(6.0)
+    (0.008, 0.045, None)
+    """
+    if resolution_mm > THICKEST_MM + 0.01:
+        return None
+    return float(np.interp(resolution_mm, list(RATIO_SD), list(RATIO_SD.values())))
+
+
+def suspect_fracture(
+    labels: LabelVolume,
+    affine: Affine,
+    cut: Sequence[str],
+    resolution_mm: float,
+    resampled: bool = False,
+) -> Suspicion:
+    """Judge the heights of T12-L4.
+
+    Args:
+        labels: (i, j, k) bodies under VerSe numbers.
+        affine: (4, 4) index → world mm, RAS+.
+        cut: levels known to be cut by the field of view.
+        resolution_mm: the larger of slice distance and nominal thickness.
+        resampled: the mask was drawn on another grid, whose error is not known.
+    """
+    bodies, _ = measure_heights(labels, affine, cut)
+    heights = pd.DataFrame(
+        [
+            [getattr(bodies[level], name) if level in bodies else np.nan for name in HEIGHTS]
+            for level in MEASURED
+        ],
+        columns=list(HEIGHTS),
+    ).assign(case="case", level=MEASURED)
+    rows = add_ratios(heights).set_index("level")[list(RATIOS)].to_dict("index")
+    sd = None if resampled else ratio_sd(resolution_mm)
+    known = [
+        (float(rows[level][name]), level, name)
+        for level in LEVELS
+        for name in ratios_of(level)
+        if not np.isnan(rows[level][name])
+    ]
+    lowest, at = None, None
+    if known:
+        lowest, level, name = min(known)
+        at = f"{level} {RATIOS[name]}"
+    if sd is None:
+        return Suspicion(NOT_ASSESSABLE, (), lowest, at, None, False, resolution_mm, resampled)
+    complete = len(known) == sum(len(ratios_of(level)) for level in LEVELS)
+    margin = SURE_SD * sd
+    sure = _levels(known, LOWEST_RATIO - margin)
+    perhaps = _levels(known, LOWEST_RATIO + margin)
+    status = FRACTURED if sure else UNCLEAR if perhaps else NORMAL if complete else NOT_ASSESSABLE
+    below = lowest is not None and lowest <= LOWEST_RATIO
+    return Suspicion(status, sure or perhaps, lowest, at, sd, below, resolution_mm)
+
+
+def _levels(known: list[tuple[float, str, str]], limit: float) -> tuple[str, ...]:
+    """Return the levels with a ratio at or below a limit, cranial to caudal."""
+    low = {level for ratio, level, _ in known if ratio <= limit}
+    return tuple(level for level in LEVELS if level in low)

@@ -1,0 +1,1 @@
+"""The checks a case must pass, one a file."""

@@ -1,0 +1,160 @@
+"""Can labelled bodies be vertebral bodies: their sizes, and the steps from one to the next.
+
+What no vertebra can be is refused; what is rare is a warning. The limits are wide on purpose: they
+shall find two vertebrae under one label, a label of a disc or a voxel size that is wrong, and let
+pass the small, the large and the crushed. Adult lumbar bodies measure some 20-35 mm in height,
+25-42 mm from front to back, 33-60 mm from side to side and 15-65 ml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.core.arrays import Affine, Points
+from monai_vfx.core.errors import CaseRefused, CaseWarning
+
+POSSIBLE: dict[str, tuple[float, float]] = {
+    "height_mm": (4.0, 55.0),
+    "depth_mm": (12.0, 65.0),
+    "width_mm": (18.0, 85.0),
+    "volume_ml": (3.0, 120.0),
+}
+"""Measure of a whole body of T12-L4 → least and greatest possible value."""
+
+USUAL: dict[str, tuple[float, float]] = {
+    "height_mm": (12.0, 42.0),
+    "depth_mm": (20.0, 52.0),
+    "width_mm": (28.0, 65.0),
+    "volume_ml": (9.0, 80.0),
+}
+"""Measure → least and greatest usual value."""
+
+NEIGHBOUR_RATIO = 1.8
+"""A body whose volume is this many times its neighbour's, or more, is unusual."""
+
+LONGEST_STEP = 1.65
+"""Longest distance of two neighbours' centres, as a multiple of the median between T12 and L4.
+One vertebra without a label between two makes it about 2."""
+
+_INNER = (0.005, 0.995)  # quantiles that stand for a body's ends: single voxels stick out
+
+
+@dataclass(frozen=True)
+class BodyMeasures:
+    """Size of one body along its own axes, its centre in mm (RAS+)."""
+
+    height_mm: float
+    depth_mm: float
+    width_mm: float
+    volume_ml: float
+    centre: Points
+
+
+def measure_bodies(present: dict[int, Points], affine: Affine) -> dict[str, BodyMeasures]:
+    """Measure the bodies of T12-L4.
+
+    Height runs along the line through the neighbours' centres, depth and width square to it,
+    towards the patient's back and left. The ends are the 0.5th and 99.5th percentile of the voxels'
+    centres, a voxel further apart.
+
+    Args:
+        present: label value → voxel indices (n, 3).
+        affine: (4, 4) index → world mm, RAS+.
+    """
+    points = {
+        level: present[VERTEBRAE[level]] @ affine[:3, :3].T + affine[:3, 3]
+        for level in LEVELS
+        if VERTEBRAE[level] in present
+    }
+    centres = np.array([at.mean(axis=0) for at in points.values()])
+    lines = np.gradient(centres, axis=0) if len(centres) > 1 else np.array([[0.0, 0.0, -1.0]])
+    voxel = float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
+    found = {}
+    for (level, at), line, centre in zip(points.items(), lines, centres, strict=True):
+        axes = _axes(line)
+        ends = np.quantile((at - centre) @ axes.T, _INNER, axis=0)
+        extent = np.ptp(ends, axis=0) + np.abs(axes @ affine[:3, :3]).max(axis=1)
+        height, depth, width = extent.tolist()
+        found[level] = BodyMeasures(height, depth, width, len(at) * voxel, centre)
+    return found
+
+
+def _axes(line: Points) -> Points:
+    """Return unit vectors (3, 3) along the spine, to the back and to the side."""
+    along = line / np.linalg.norm(line)
+    back = np.array([0.0, -1.0, 0.0]) + along * along[1]
+    back /= np.linalg.norm(back)
+    return np.stack([along, back, np.cross(along, back)])
+
+
+def check_shapes(
+    present: dict[int, Points], affine: Affine, cut: tuple[str, ...]
+) -> list[CaseWarning]:
+    """Refuse bodies of T12-L4 that cannot be, warn of those that are unusual.
+
+    Args:
+        present: label value → voxel indices (n, 3), all of T12-L4.
+        affine: (4, 4) index → world mm, RAS+.
+        cut: levels that the field of view cuts; their sizes say nothing.
+
+    Raises:
+        CaseRefused: ``body_impossible`` or ``levels_gap``.
+    """
+    bodies = measure_bodies(present, affine)
+    _check_steps(bodies)
+    whole = {level: body for level, body in bodies.items() if level not in cut}
+    impossible = _outside(whole, POSSIBLE)
+    if impossible:
+        raise CaseRefused("body_impossible", "; ".join(impossible))
+    unusual = _outside(whole, USUAL)
+    for upper, lower in pairwise(whole):
+        ratio = whole[upper].volume_ml / whole[lower].volume_ml
+        if not 1 / NEIGHBOUR_RATIO < ratio < NEIGHBOUR_RATIO and _adjacent(upper, lower):
+            unusual.append(
+                f"{upper} has {ratio:.1f} times the volume of {lower} (usual "
+                f"{1 / NEIGHBOUR_RATIO:.1f}-{NEIGHBOUR_RATIO})"
+            )
+    return [CaseWarning("body_unusual", "; ".join(unusual))] if unusual else []
+
+
+def _adjacent(upper: str, lower: str) -> bool:
+    return VERTEBRAE[lower] - VERTEBRAE[upper] == 1
+
+
+def _outside(bodies: dict[str, BodyMeasures], limits: dict[str, tuple[float, float]]) -> list[str]:
+    """Spell the measures that lie outside limits.
+
+    >>> _outside({"L1": BodyMeasures(70.0, 30, 40, 30, np.zeros(3))}, POSSIBLE)
+    ['L1 has a height of 70 mm (4-55)']
+    """
+    found = []
+    for level, body in bodies.items():
+        for name, (low, high) in limits.items():
+            value = getattr(body, name)
+            if not low <= value <= high:
+                quantity, unit = name.rsplit("_", 1)
+                found.append(
+                    f"{level} has a {quantity} of {value:.3g} {unit} ({low:.3g}-{high:.3g})"
+                )
+    return found
+
+
+def _check_steps(bodies: dict[str, BodyMeasures]) -> None:
+    """Refuse where a vertebra without a label seems to lie between two labelled ones."""
+    names = list(bodies)
+    steps = {
+        (upper, lower): float(np.linalg.norm(bodies[upper].centre - bodies[lower].centre))
+        for upper, lower in pairwise(names)
+    }
+    median = float(np.median(list(steps.values()))) if steps else 0.0
+    for (upper, lower), step in steps.items():
+        if len(steps) > 2 and step > LONGEST_STEP * median:
+            raise CaseRefused(
+                "levels_gap",
+                f"{upper} and {lower} stand {step:.0f} mm apart, the median of T12-L4 is "
+                f"{median:.0f} mm; the rule is at most {LONGEST_STEP} times that",
+            )

@@ -1,0 +1,1 @@
+"""Labels on the CT's grid, from any source: read, mapped, resampled, reduced to bodies."""

@@ -1,0 +1,1 @@
+"""What every room shares: files, digests, geometry, the ledger of finished work."""

@@ -1,0 +1,225 @@
+"""What a run leaves behind: the prediction of a case, a refusal, the record of the run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from monai_vfx.core.arrays import Json
+from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError
+from monai_vfx.core.schemas import violations
+
+
+@dataclass(frozen=True)
+class SliceRecord:
+    """One of the slices that the network saw.
+
+    Attributes:
+        index: slice number counted from the feet, from 0.
+        sop_instance_uid: of the DICOM slice; None for other formats.
+        level: vertebra at this height, such as ``L1``.
+        centre_mm: smoothed centroid of the vertebral body in this slice, LPS mm.
+    """
+
+    index: int
+    sop_instance_uid: str | None
+    level: str
+    centre_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model gave a score.
+
+    Attributes:
+        bundle: name.
+        version: of the bundle that trained the weights.
+        weights_sha256: of the weights; of an ensemble, of its first member.
+        members: SHA-256 of all members of an ensemble; empty for a single network.
+    """
+
+    bundle: str
+    version: str
+    weights_sha256: str
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a case has no result."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The result of one case, or its refusal (``data_schemas/prediction.schema.json``).
+
+    Attributes:
+        case: the caller's name for the case; never taken from the patient's identity.
+        status: ``ok`` or ``refused``.
+        score: the network's probability of the fracture class, 0-1; the mean over the members of an
+            ensemble. Not a five-year risk.
+        risk_5y: absolute five-year risk, 0-1; None without a calibration, or where a variable that
+            it needs is missing.
+        risk_5y_interval: where one more network like an ensemble's would place the risk, with 95 %
+            confidence; None without an ensemble.
+        calibration: method, prevalence and source of the calibration.
+        simulated_weights: whether the weights come from simulated patients.
+        spacing_mm: of the CT, (i, j, k).
+        slices: cranial to caudal.
+        mask: where the mask comes from: ``source``, ``confidence``, ``threshold``, ``levels``,
+            ``weights_sha256``, ``tool`` and ``comparison``, see the schema.
+    """
+
+    case: str
+    status: str
+    score: float | None = None
+    risk_5y: float | None = None
+    risk_5y_interval: tuple[float, float] | None = None
+    calibration: Json | None = None
+    simulated_weights: bool | None = None
+    model: ModelFacts | None = None
+    levels: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float, float] | None = None
+    slices: tuple[SliceRecord, ...] = ()
+    mask: Json | None = None
+    warnings: tuple[CaseWarning, ...] = field(default=())
+    refusal: Refusal | None = None
+
+    def __post_init__(self) -> None:
+        check_case_name(self.case)
+
+    @classmethod
+    def refused(cls, case: str, refusal: CaseRefused) -> Prediction:
+        """Return the record of a case that is not accepted.
+
+        >>> Prediction.refused("a", CaseRefused("mask_empty", "no label")).refusal.code
+        'mask_empty'
+        """
+        facts = Refusal(refusal.code, refusal.message, refusal.remedy)
+        return cls(case=case, status="refused", refusal=facts)
+
+    @classmethod
+    def from_json(cls, document: Json) -> Prediction:
+        """Return the prediction of a document that :meth:`to_json` gave."""
+        model, refusal, interval = (document[n] for n in ("model", "refusal", "risk_5y_interval"))
+        members = () if model is None else tuple(model.get("members", ()))
+        slices = tuple(
+            SliceRecord(**{**record, "centre_mm": tuple(record["centre_mm"])})
+            for record in document["slices"]
+        )
+        return cls(
+            **{
+                **document,
+                "model": None if model is None else ModelFacts(**{**model, "members": members}),
+                "levels": tuple(document["levels"]),
+                "spacing_mm": document["spacing_mm"] and tuple(document["spacing_mm"]),
+                "risk_5y_interval": interval and tuple(interval),
+                "slices": slices,
+                "warnings": tuple(CaseWarning(**warning) for warning in document["warnings"]),
+                "refusal": None if refusal is None else Refusal(**refusal),
+            }
+        )
+
+    def to_json(self) -> Json:
+        """Return the document, checked against its schema.
+
+        Raises:
+            ValueError: when a field breaks the schema.
+        """
+        document: Json = json.loads(json.dumps(asdict(self)))
+        broken = violations(document, "prediction")
+        if broken:
+            raise ValueError("prediction breaks its schema: " + "; ".join(broken))
+        return document
+
+
+def mask_record(source: str, levels: Sequence[str] = ()) -> Json:
+    """Return what a result says of a mask of which no more is known than its levels.
+
+    Args:
+        source: ``given``, ``auto``, ``totalsegmentator`` or ``spine-segment``.
+        levels: names of its vertebral bodies, cranial to caudal.
+    """
+    return {
+        "source": source,
+        "confidence": None,
+        "threshold": None,
+        "levels": [{"name": name, "probability": None} for name in levels],
+        "weights_sha256": None,
+        "tool": None,
+        "comparison": None,
+    }
+
+
+def check_case_name(name: str) -> str:
+    """Return a case's name if it can stand in results and serve as a folder's name.
+
+    Raises:
+        SettingError: it is empty, begins with a dot, or holds a slash or a control character.
+
+    >>> check_case_name("P 017")
+    'P 017'
+    >>> check_case_name("../x")
+    Traceback (most recent call last):
+    ...
+    monai_vfx.core.errors.SettingError: case '../x' must not begin ...
+    """
+    if (
+        not 1 <= len(name) <= 100
+        or name.startswith(".")
+        or not name.isprintable()
+        or {"/", "\\"} & {*name}
+    ):
+        raise SettingError(
+            f"case {name!r} must not begin with a dot, be empty, longer than 100 or hold slashes "
+            "or control characters: it becomes a folder's name"
+        )
+    return name
+
+
+def place_for_refusal(folder: Path) -> Path:
+    """Return where a refusal is recorded in the folder of a case: never over an earlier result."""
+    earlier = folder / "prediction.json"
+    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
+        return folder / "refused.json"
+    return earlier
+
+
+def run_record(command: str, settings: Json, inputs: Mapping[str, str | None]) -> Json:
+    """Return what is needed to repeat a run (``run.json``).
+
+    Args:
+        command: the command's name.
+        settings: the settings in force. Must not hold paths that name a patient.
+        inputs: role → SHA-256 of the content, None where there was none.
+    """
+    packages = (
+        "monai_vfx",
+        "monai",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "pandas",
+        "scikit-learn",
+        "xgboost",
+        "pydicom",
+        "nibabel",
+    )
+    return {
+        "command": command,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "settings": settings,
+        "inputs_sha256": dict(inputs),
+    }

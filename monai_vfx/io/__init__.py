@@ -1,0 +1,1 @@
+"""Opening a CT or a label map: DICOM, NIfTI, NRRD, MetaImage, DICOMweb."""

@@ -1,0 +1,1 @@
+"""The network, its encoders, checkpoints and heat maps."""

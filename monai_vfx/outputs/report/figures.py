@@ -1,0 +1,188 @@
+"""Curves of a training run and of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import patheffects, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+SIZE = (4.8, 3.7)
+"""Inches. Small, so that letters stay readable when a page shows the figure 360 pixels wide."""
+INK, QUIET, GRID = "#1c2733", "#5b6875", "#dfe5ea"
+COLOURS = ("#1f5f8b", "#c8553d", "#4f7942", "#8a5a9e", "#b8860b", "#2a9d8f")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+
+
+class RocData(TypedDict):
+    """A ROC curve to draw, with the AUROC that belongs to it."""
+
+    name: str
+    false_positive_rate: Sequence[float] | npt.NDArray[np.float64]
+    true_positive_rate: Sequence[float] | npt.NDArray[np.float64]
+    auroc: float
+    auroc_ci: Sequence[float]
+    n: int
+    events: int
+
+
+def learning_curve(history: Sequence[Mapping[str, float | None]]) -> Figure:
+    """Draw loss and validation AUROC by epoch, one above the other.
+
+    Args:
+        history: one mapping an epoch with ``epoch`` (from 1) and, where measured, ``train_loss``,
+            ``validation_loss`` and ``validation_auroc``; missing keys and None leave a gap.
+
+    Raises:
+        ValueError: no epoch.
+    """
+    if not history:
+        raise ValueError("history is empty; at least one epoch is needed")
+    figure = Figure(figsize=SIZE, layout="constrained", facecolor="white")
+    loss, auroc = figure.subplots(2, 1, sharex=True)
+    _line(loss, history, "train_loss", "training", 0)
+    _line(loss, history, "validation_loss", "validation", 1)
+    _line(auroc, history, "validation_auroc", "validation", 1)
+    auroc.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
+    auroc.set_ylim(min(0.4, *auroc.get_ylim()), 1.0)
+    loss.set_ylabel("cross-entropy")
+    auroc.set_ylabel("validation AUROC")
+    auroc.set_xlabel("epoch")
+    auroc.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if loss.get_legend_handles_labels()[0]:
+        loss.legend(frameon=False, fontsize=9, labelcolor=INK)
+    for axes in (loss, auroc):
+        calm(axes)
+    return figure
+
+
+def roc_figure(curves: Sequence[RocData]) -> Figure:
+    """Draw ROC curves; the legend gives each AUROC with its interval, events and patients.
+
+    Args:
+        curves: from :func:`monai_vfx.analysis.evaluation.roc_curve` and ``auroc``; up to six.
+
+    Raises:
+        ValueError: no curve, or more than can be told apart.
+    """
+    if not 1 <= len(curves) <= len(COLOURS):
+        raise ValueError(f"curves has {len(curves)} entries; 1 to {len(COLOURS)} can be drawn")
+    figure = Figure(figsize=SIZE, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
+    for curve, colour, dash in zip(curves, COLOURS, DASHES, strict=False):
+        low, high = curve["auroc_ci"]
+        axes.plot(
+            curve["false_positive_rate"],
+            curve["true_positive_rate"],
+            color=colour,
+            linestyle=dash,
+            linewidth=1.8,
+            label=(
+                f"{curve['name']}: {curve['auroc']:.3f} ({low:.3f} to {high:.3f})\n"
+                f"{curve['events']} fractures of {curve['n']} patients"
+            ),
+        )
+    axes.set_xlabel("1 - specificity")
+    axes.set_ylabel("sensitivity")
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_aspect("equal")
+    calm(axes)
+    axes.legend(
+        loc="lower right",
+        fontsize=8.5 if len(curves) < 3 else 6,
+        labelcolor=INK,
+        title="AUROC (95 % interval)",
+        title_fontsize=8.5,
+        handlelength=1.3,
+        frameon=True,
+        framealpha=0.9,
+        edgecolor="none",
+    )
+    return figure
+
+
+def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as ``stem.svg`` and ``stem.png``; the same figure gives the same bytes.
+
+    Args:
+        figure: to write.
+        stem: path without its ending; the folder is made if missing.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_name(stem.name + ending) for ending in (".svg", ".png")]
+    with rc_context({"svg.hashsalt": "monai_vfx", "svg.fonttype": "none"}):
+        figure.savefig(files[0], metadata={"Date": None})
+        figure.savefig(files[1], dpi=200)
+    return files
+
+
+def figure_png(figure: Figure, dpi: int = 200) -> bytes:
+    """Return a figure as PNG."""
+    target = BytesIO()
+    figure.savefig(target, format="png", dpi=dpi)
+    return target.getvalue()
+
+
+def _line(
+    axes: Axes, history: Sequence[Mapping[str, float | None]], key: str, label: str, colour: int
+) -> None:
+    points = [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
+    if points:
+        epochs, values = zip(*points, strict=True)
+        axes.plot(
+            epochs,
+            values,
+            color=COLOURS[colour],
+            linestyle=DASHES[colour],
+            marker="o",
+            markersize=3,
+            linewidth=1.5,
+            label=label,
+        )
+
+
+def calm(axes: Axes) -> None:
+    """Give axes the look of the house: pale grid, no box, quiet ticks."""
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=QUIET, labelsize=9, length=0)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(GRID)
+
+
+def orientation_letter(axes: Axes, x: float, y: float, letter: str, ha: str, va: str) -> None:
+    """Write a letter of the patient's axes (A, P, R, L, H, F) on an image.
+
+    Args:
+        axes: of the image.
+        x: share of the axes' width, from the left.
+        y: share of their height, from below.
+        letter: what to write.
+        ha: horizontal alignment, as matplotlib's text takes it.
+        va: vertical alignment, likewise.
+    """
+    axes.text(
+        x,
+        y,
+        letter,
+        transform=axes.transAxes,
+        ha=ha,
+        va=va,
+        color="white",
+        fontsize=12,
+        fontweight="bold",
+        path_effects=[patheffects.withStroke(linewidth=3.0, foreground="black")],
+    )

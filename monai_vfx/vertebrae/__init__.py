@@ -1,0 +1,1 @@
+"""Finding and naming the vertebral bodies."""

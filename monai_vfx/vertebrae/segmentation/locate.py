@@ -1,0 +1,343 @@
+"""The whole way from a CT to named vertebrae: networks, chain, patches, names, label map."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.core.arrays import Affine, Json, LabelVolume
+from monai_vfx.core.errors import CaseRefused, CaseWarning
+from monai_vfx.io.volume import Volume
+from monai_vfx.vertebrae.segmentation.grids import Image, Probabilities, locator_image, read_image
+from monai_vfx.vertebrae.segmentation.naming import (
+    CERVICAL,
+    Body,
+    Chain,
+    Naming,
+    Rates,
+    name_bodies,
+    read_rates,
+)
+from monai_vfx.vertebrae.segmentation.refine import (
+    PatchPredictor,
+    RefinedBody,
+    paint_bodies,
+    paint_muscles,
+    refine_bodies,
+    touches_edge,
+)
+from monai_vfx.vertebrae.segmentation.result import NamedLevel, VertebraSegmentation
+from monai_vfx.vertebrae.segmentation.spine import DISC_MM, FEWEST_BODIES, SpineChain, find_chain
+
+if TYPE_CHECKING:
+    import torch
+
+RATES_FILE = "naming.json"
+"""Beside the weights: measured :class:`naming.Rates`; without it, the ones stated there."""
+
+LEAST_IN_VIEW = 0.5
+"""Least probability that T12 to L4 are all in view; below it they are called missing."""
+
+_SHOWN = 6  # hypotheses in the evidence
+_BEYOND_MM = 5.0  # muscle is labelled this far beyond T11 and L5
+
+
+def segment(
+    volume: Volume,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> VertebraSegmentation:
+    """Find and name the vertebral bodies of a CT, and the muscles beside them.
+
+    Args:
+        volume: a checked CT; it is read a slab of slices at a time.
+        weights: folder with the two networks' weights; those of the package by default.
+        device: where the networks compute; the CPU by default.
+
+    Raises:
+        CaseRefused: ``spine_not_found``; ``level_uncertain`` where the names are not sure enough;
+            ``level_missing`` where T12-L4 are not all whole in view; ``weights_unreadable`` or
+            ``weights_mismatch``; what reading the CT raises.
+    """
+    from monai_vfx.vertebrae.segmentation.weights import bundle_root, load_networks
+
+    folder = bundle_root() / "models" if weights is None else Path(weights)
+    clock = _Clock()
+    networks = load_networks(folder, device)
+    rates = read_rates(folder / RATES_FILE)
+    clock.lap("weights")
+    image = read_image(volume)
+    clock.lap("reading")
+    probabilities = networks.locate(locator_image(image))
+    clock.lap("locator")
+    found = segment_structures(
+        probabilities,
+        lambda affines: networks.refine(image, affines),
+        image,
+        volume.shape,
+        volume.affine,
+        rates,
+    )
+    clock.lap("bodies")
+    return replace(found, weights_sha256=networks.sha256, seconds=clock.seconds())
+
+
+def segment_structures(
+    probabilities: Probabilities,
+    predict: PatchPredictor,
+    image: Image,
+    shape: tuple[int, int, int],
+    affine: Affine,
+    rates: Rates | None = None,
+) -> VertebraSegmentation:
+    """Find and name bodies from what the networks say; :func:`segment` without the networks.
+
+    Args:
+        probabilities: of :data:`anatomy.STRUCTURES` on an upright grid.
+        predict: affines of patches → probabilities of :data:`anatomy.PATCH_STRUCTURES`.
+        image: where the CT reaches.
+        shape: (i, j, k) of the CT, whose grid the labels take.
+        affine: of the CT, index → world mm, RAS+.
+        rates: reliability of the observations.
+
+    Raises:
+        CaseRefused: ``spine_not_found``, ``level_uncertain`` or ``level_missing``.
+    """
+    rates = rates or Rates()
+    spine = find_chain(probabilities)
+    bodies, sacrum = _outlined(spine, predict, image)
+    places = paint_bodies(bodies, shape, affine)
+    whole = [not touches_edge(places, n + 1) for n in range(len(bodies))]
+    seen = [_observed(body, is_whole) for body, is_whole in zip(bodies, whole, strict=True)]
+    naming = name_bodies(Chain(tuple(seen), sacrum), rates)
+    evidence = _evidence(naming, seen, sacrum)
+    _refuse_unless_sure(naming, whole, evidence, rates.threshold)
+    levels = _levels(naming, bodies, seen, whole)
+    labels = _renamed(places, naming.names)
+    _add_muscles(labels, affine, probabilities, levels)
+    return VertebraSegmentation(
+        labels=labels,
+        levels=levels,
+        confidence=naming.confidence,
+        threshold=rates.threshold,
+        evidence=evidence,
+        weights_sha256={},
+        warnings=_warnings(levels),
+        seconds={},
+    )
+
+
+def _outlined(
+    spine: SpineChain, predict: PatchPredictor, image: Image
+) -> tuple[list[RefinedBody], float]:
+    """Outline the chain's bodies; those at its ends that prove to be none are left off.
+
+    What lies above a gap is left off, too: a vertebra missed there would shift the names above it
+    by a level. A gap is a body that cannot be outlined, or more room than a disc takes.
+
+    Returns:
+        The bodies without a gap, cranial to caudal, and the probability that the sacrum lies
+        right below the last one.
+    """
+    found = refine_bodies(spine.bodies, predict, image.values.shape, image.affine)
+    sacrum = spine.sacrum
+    while found and found[-1] is None:
+        found.pop()
+        sacrum = 0.5  # whether what lies below is a vertebra or the sacrum is open now
+    chain: list[RefinedBody] = []
+    for body in found:
+        if body is None or (chain and _between_mm(chain[-1], body) > DISC_MM[1]):
+            chain = []
+        if body is not None:
+            chain.append(body)
+    if len(chain) < FEWEST_BODIES:
+        raise CaseRefused(
+            "spine_not_found",
+            f"{len(chain)} vertebral bodies in a row can be outlined, at least {FEWEST_BODIES} "
+            "are needed",
+        )
+    return chain, sacrum
+
+
+def _between_mm(above: RefinedBody, below: RefinedBody) -> float:
+    """Return how much room two neighbours leave between them."""
+    apart = float(np.linalg.norm(above.centre - below.centre))
+    return apart - (above.height_mm + below.height_mm) / 2
+
+
+def _observed(body: RefinedBody, whole: bool) -> Body:
+    """Return what counts for the names; of a cut body the place of the joints is not known."""
+    ribs = body.ribs if whole else (None, None)
+    return Body(ribs=ribs, width_mm=body.width_mm if whole else None, whole=whole)
+
+
+def _evidence(naming: Naming, seen: Sequence[Body], sacrum: float) -> Json:
+    """Say in plain values what the names rest on."""
+    bearing = [
+        n for n, body in enumerate(seen) if max((p for p in body.ribs if p), default=0) > 0.5
+    ]
+    last = bearing[-1] if bearing else None
+    in_view = sacrum > 0.5
+    free = len(seen) - 1 - last if last is not None and in_view else None
+    return {
+        "sacrum_in_view": in_view,
+        "sacrum_probability": round(sacrum, 4),
+        "bodies": len(seen),
+        "last_rib": None if last is None else naming.names[last],
+        "lumbar_count": free,
+        "all_levels_in_view": round(naming.in_chain, 4),
+        "confidence_counted_from_neck": round(naming.strict, 4),
+        "hypotheses": [
+            {
+                "thoracic": each.thoracic,
+                "lumbar": each.lumbar,
+                "highest": each.names[0],
+                "lowest": each.names[-1],
+                "probability": round(each.probability, 4),
+            }
+            for each in naming.hypotheses[:_SHOWN]
+        ],
+    }
+
+
+def _refuse_unless_sure(
+    naming: Naming, whole: Sequence[bool], evidence: Json, threshold: float
+) -> None:
+    """Refuse a chain whose names are not sure, or that lacks one of T12-L4.
+
+    Raises:
+        CaseRefused: ``level_missing``, ``level_uncertain``, or ``spine_not_found`` where all
+            bodies are cervical ones: specks of noise look like that.
+    """
+    view = f"{naming.names[0]} to {naming.names[-1]}"
+    if set(naming.names) <= set(CERVICAL):
+        raise CaseRefused(
+            "spine_not_found",
+            f"{len(naming.names)} small bodies in a row are seen, none of the chest or the loin",
+        )
+    if naming.in_chain < LEAST_IN_VIEW:
+        raise CaseRefused(
+            "level_missing",
+            f"{len(naming.names)} vertebral bodies are in view, most likely {view}; the rule is "
+            "that T12 to L4 are",
+            _WHOLE_VIEW,
+        )
+    if naming.confidence < threshold:
+        raise CaseRefused(
+            "level_uncertain",
+            f"{_counted(evidence)}; the probability that T12 to L4 are named right is "
+            f"{naming.confidence:.3f}, the rule is at least {threshold:.3f}",
+        )
+    cut = [
+        name
+        for name, is_whole in zip(naming.names, whole, strict=True)
+        if name in LEVELS and not is_whole
+    ]
+    if cut:
+        raise CaseRefused(
+            "level_missing",
+            f"{', '.join(cut)} at the edge of the image; {view} are in view",
+            _WHOLE_VIEW,
+        )
+
+
+_WHOLE_VIEW = "Use a CT that shows T12 to L4 whole."
+
+
+def _counted(evidence: Json) -> str:
+    """Say in words what was counted."""
+    bodies = evidence["bodies"]
+    if evidence["lumbar_count"] is not None:
+        usual = "" if evidence["lumbar_count"] == 5 else " (usually there are 5)"
+        return (
+            f"{evidence['lumbar_count']} bodies lie between the last one with ribs and the "
+            f"sacrum{usual}"
+        )
+    if evidence["sacrum_in_view"]:
+        return f"the sacrum is in view, but no rib is seen at any of the {bodies} bodies above it"
+    if evidence["last_rib"] is not None:
+        return f"ribs are seen, but not the sacrum below the {bodies} bodies"
+    return f"neither ribs nor the sacrum are seen beside {bodies} bodies"
+
+
+def _levels(
+    naming: Naming, bodies: Sequence[RefinedBody], seen: Sequence[Body], whole: Sequence[bool]
+) -> tuple[NamedLevel, ...]:
+    """Put together what is known of each body that has a label value."""
+    found = []
+    for n, (name, body) in enumerate(zip(naming.names, bodies, strict=True)):
+        if name not in VERTEBRAE:  # cervical, or the sacrum's first segment
+            continue
+        right, left = (0.5 if p is None else p for p in seen[n].ribs)
+        x, y, z = (float(mm) for mm in body.centre)
+        found.append(
+            NamedLevel(
+                name=name,
+                probability=naming.probabilities[n],
+                centre_mm=(x, y, z),
+                height_mm=body.height_mm,
+                depth_mm=body.depth_mm,
+                width_mm=body.width_mm,
+                volume_ml=body.volume_ml,
+                ribs=(right, left),
+                complete=whole[n],
+            )
+        )
+    return tuple(found)
+
+
+def _renamed(places: LabelVolume, names: Sequence[str]) -> LabelVolume:
+    """Return labels with VerSe numbers instead of places in the chain."""
+    values = np.zeros(256, dtype=np.uint8)
+    for n, name in enumerate(names):
+        values[n + 1] = VERTEBRAE.get(name, 0)
+    renamed: LabelVolume = values[places]
+    return renamed
+
+
+def _add_muscles(
+    labels: LabelVolume,
+    affine: Affine,
+    probabilities: Probabilities,
+    levels: Sequence[NamedLevel],
+) -> None:
+    """Label muscle beside T11 to L5, as far as these are in view."""
+    beside = [each for each in levels if each.name in ("T11", *LEVELS, "L5")]
+    reach = (
+        min(each.centre_mm[2] - each.height_mm / 2 for each in beside) - _BEYOND_MM,
+        max(each.centre_mm[2] + each.height_mm / 2 for each in beside) + _BEYOND_MM,
+    )
+    paint_muscles(labels, affine, probabilities, reach)
+
+
+def _warnings(levels: Sequence[NamedLevel]) -> tuple[CaseWarning, ...]:
+    """Return what a reader of a result must know."""
+    extra = [each.name for each in levels if each.name in ("T13", "L6")]
+    if not extra:
+        return ()
+    return (CaseWarning("level_extra", f"found: {', '.join(extra)}; check the numbering"),)
+
+
+class _Clock:
+    """Seconds of each step."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """End a step."""
+        now = time.monotonic()
+        self._laps[name] = round(now - self._last, 3)
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        """Return the steps and their total."""
+        return {**self._laps, "total": round(self._last - self._start, 3)}

@@ -1,0 +1,1 @@
+"""Training of the segmentation's two networks."""

@@ -1,0 +1,1 @@
+"""Label maps of anatomies and the synthetic CT painted from them."""

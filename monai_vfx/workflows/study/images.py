@@ -1,0 +1,233 @@
+"""The networks of a study: trained fold by fold, each tested on patients it never saw.
+
+Of K folds, model k is tested on fold k, chooses its epoch and thresholds on fold k + 1 and trains
+on the others. On the external hospital the mean of the K probabilities is the score.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from monai_vfx.core.errors import SettingError
+from monai_vfx.workflows.study.plan import Plan
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """One network of a study.
+
+    Args:
+        name: folder under ``image/``.
+        score: its column in the predictions.
+        overlays: of its training.
+        seed: of its weights and draws.
+        column: which column of an evaluation's predictions is its score.
+        further_seed: whether it only shows the spread over seeds.
+    """
+
+    name: str
+    score: str
+    overlays: tuple[str, ...]
+    seed: int
+    column: str = "score"
+    further_seed: bool = False
+
+
+def image_models(plan: Plan) -> list[ImageModel]:
+    """List the networks that a plan trains, in the order of the paper's tables."""
+    images = plan.images
+    # Those of every training come last: they may make any image class small.
+    main = (*images.models.get(images.main, ()), *images.overlays)
+    models = [
+        ImageModel(name, f"image_{name}", (*overlays, *images.overlays), plan.seed)
+        for name, overlays in images.models.items()
+    ]
+    if not images.models:
+        return []
+    models += [
+        ImageModel(f"fusion_{m}", f"fusion_{m}", (*main, f"clinical_{m}"), plan.seed)
+        for m in images.fusion
+    ]
+    if images.hazard:
+        models.append(
+            ImageModel("hazard", "image_hazard", (*main, "hazard"), plan.seed, "risk_year_5")
+        )
+    models += [
+        ImageModel(
+            f"{name}_seed_{seed}",
+            f"image_{name}",
+            (*overlays, *images.overlays),
+            seed,
+            further_seed=True,
+        )
+        for seed in images.further_seeds
+        for name, overlays in images.models.items()
+    ]
+    return models
+
+
+def check_models(plan: Plan) -> None:
+    """Check what trainings take besides patients, before the first of them.
+
+    Raises:
+        SettingError: an overlay that there is not or that cannot be used, or first weights that
+            do not exist or do not go with a model's backbone.
+        MissingDependencyError: the package that carries them is not installed.
+    """
+    models = image_models(plan)
+    if not models:
+        return
+    from monai.bundle import ConfigParser
+
+    from monai_vfx.model.backbones import check_first_weights
+    from monai_vfx.model.bundle.overlays import config_files, training_configs
+
+    given = [model.name for model in models]
+    twice = sorted({name for name in given if given.count(name) > 1})
+    if twice:
+        raise SettingError(
+            f"images: models: {', '.join(twice)}: the study itself gives this name, choose another"
+        )
+    first = plan.images.pretrained
+    if first is not None and Path(first).is_absolute() and not Path(first).is_file():
+        raise SettingError(f"images: pretrained: {Path(first).name!r} does not exist")
+    for model in models:
+        names, settings = training_configs(model.overlays)
+        merged = ConfigParser.load_config_files(config_files(names)) | settings
+        chosen = merged["pretrained"] if first is None else first
+        check_first_weights(merged["backbone"], None if chosen == "none" else chosen)
+
+
+def train_fold(
+    plan: Plan, model: ImageModel, fold: int, table: Path, folder: Path, cache: Path
+) -> list[Path]:
+    """Train on all folds but two, and score these two.
+
+    Args:
+        plan: of the study.
+        model: which network.
+        fold: the fold to be tested on.
+        table: development patients with their folds.
+        folder: of this training; an interrupted one goes on from its newest checkpoint.
+        cache: of prepared images, which all trainings share.
+
+    Returns:
+        The files that count as the result.
+    """
+    from monai_vfx.workflows import evaluate, train
+
+    settings: dict[str, Any] = {}
+    if plan.images.pretrained is not None:
+        chosen = plan.images.pretrained
+        settings["pretrained"] = None if chosen == "none" else chosen
+    validation = (fold + 1) % plan.folds
+    result = [folder / name for name in ("model.pt", "model.json", "split.json")]
+    begun = any(folder.glob("last_checkpoint_epoch=*.pt"))
+    if begun and not all(path.is_file() for path in result):
+        shutil.rmtree(folder)  # checkpoints alone do not bring back the best epoch's weights
+    train(
+        table,
+        out=folder,
+        fold=validation,
+        test_fold=fold,
+        folds=plan.folds,
+        overlays=model.overlays,
+        epochs=plan.images.epochs,
+        seed=model.seed,
+        cache_dir=cache,
+        **settings,
+    )
+    parts: dict[str, int | None] = {"test": fold, "validation": validation}
+    if model.name == plan.images.main:  # whose features say what the network was trained on
+        parts["everyone"] = None
+    for part, scored in parts.items():
+        evaluate(
+            table,
+            weights=folder / "model.pt",
+            out=folder / part,
+            fold=scored,
+            folds=plan.folds,
+            workers=plan.images.workers,
+            cache_dir=cache,
+        )
+        check_failures(folder / part)
+    check_failures(folder)
+    for checkpoint in folder.glob("last_checkpoint_epoch=*.pt"):
+        checkpoint.unlink()  # hundreds of MB, of no use once the training is done
+    made = [*result, *(folder / part / "predictions.csv" for part in parts)]
+    return made + [folder / part / "features.csv" for part in parts]
+
+
+def score_external(plan: Plan, table: Path, folder: Path, cache: Path) -> list[Path]:
+    """Score the external patients with one fold's network."""
+    from monai_vfx.workflows import evaluate
+
+    out = folder / "external"
+    evaluate(
+        table,
+        weights=folder / "model.pt",
+        out=out,
+        workers=plan.images.workers,
+        cache_dir=cache,
+    )
+    check_failures(out)
+    return [out / "predictions.csv", out / "features.csv"]
+
+
+def check_failures(folder: Path) -> None:
+    """Stop where an image was left out by a failure rather than by a rule.
+
+    A full disk, say, must not become a patient without a score for good.
+
+    Raises:
+        RuntimeError: a line of ``refused.jsonl`` has the code ``internal``.
+    """
+    path = folder / "refused.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    failed = [line for line in map(json.loads, lines) if line["code"] == "internal"]
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} images could not be prepared ({failed[0]['message']}): mend the cause "
+            "and start the study again"
+        )
+
+
+def fold_scores(folder: Path, part: str, column: str = "score") -> pd.Series[float]:
+    """Return the scores of one evaluation by case; a refused case has none."""
+    table = pd.read_csv(folder / part / "predictions.csv", dtype={"case": str})
+    return table.set_index("case")[column].astype(float)
+
+
+def out_of_fold(root: Path, model: ImageModel, folds: int) -> pd.Series[float]:
+    """Return each development patient's score by the network that never saw this patient."""
+    return pd.concat(
+        [fold_scores(root / model.name / f"fold_{k}", "test", model.column) for k in range(folds)]
+    )
+
+
+def ensemble(root: Path, model: ImageModel, folds: int) -> pd.DataFrame:
+    """Return the external patients' scores, a column a fold; their mean is the study's score."""
+    members = {
+        f"fold_{k}": fold_scores(root / model.name / f"fold_{k}", "external", model.column)
+        for k in range(folds)
+    }
+    return pd.DataFrame(members)
+
+
+def validation_scores(root: Path, model: ImageModel, folds: int) -> pd.DataFrame:
+    """Return each fold's scores of the patients who chose its network's epoch.
+
+    Returns:
+        Rows (case, fold, score), ``fold`` being the one that the network is tested on.
+    """
+    parts = []
+    for k in range(folds):
+        scores = fold_scores(root / model.name / f"fold_{k}", "validation", model.column)
+        parts.append(pd.DataFrame({"case": scores.index, "fold": k, "score": scores.to_numpy()}))
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,228 @@
+"""STUDY.yaml: what a study does, checked before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from monai_vfx.analysis.cohort.check_table import read_gate
+from monai_vfx.analysis.cohort.flow import Eligibility
+from monai_vfx.analysis.cohort.matching import Matching
+from monai_vfx.core.arrays import Json
+from monai_vfx.core.errors import SettingError
+from monai_vfx.core.schemas import violations
+
+TIMM = "timm/"
+"""Begins the name of a network of timm: no path."""
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """The networks of a study.
+
+    Args:
+        models: name → overlays of its training, beside ``overlays``. A study compares them, as
+            the paper does bone-only with bone + muscle.
+        main: the model that is calibrated, explained and fused with clinical variables.
+        fusion: clinical models whose variables join the main model before its last layer.
+        hazard: also train the main model with yearly hazards.
+        overlays: of every training.
+        epochs: of every training; the configs' number by default.
+        pretrained: first weights of the encoder: ``imagenet``, ``package``, ``timm/NAME``, ``none``
+            or a local file; the configs' by default.
+        further_seeds: the models are trained anew from these, to show the spread over seeds.
+        workers: processes that load images for evaluation.
+    """
+
+    models: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"bone": ("bone_only",), "bone_muscle": ()}
+    )
+    main: str = "bone_muscle"
+    fusion: tuple[str, ...] = ("A", "B", "C", "D")
+    hazard: bool = True
+    overlays: tuple[str, ...] = ()
+    epochs: int | None = None
+    pretrained: str | None = None
+    further_seeds: tuple[int, ...] = ()
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """Where patients come from: a table, or a simulation with these settings.
+
+    Args:
+        table: of the patients.
+        simulate: settings of a simulation.
+        gate: check.csv of the table's CTs; who was refused there is left out and counted.
+        exclude_warnings: codes of warnings that leave out as well.
+    """
+
+    table: Path | None = None
+    simulate: Json | None = None
+    gate: Path | None = None
+    exclude_warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole study.
+
+    Args:
+        name: heads the report.
+        development: patients to train and cross-validate on.
+        external: patients to test on once; None for none.
+        seed: of matching, folds, weights and draws.
+        folds: at least 3: one is tested on, the next chooses epoch and thresholds.
+        eligibility: who is analysed.
+        matching: how controls are chosen; never applied to the external hospital.
+        clinical: models of the clinical variables, by the paper's letters.
+        images: the networks.
+        subgroups: columns by which discrimination is shown apart.
+        bootstrap: samples of every bootstrap interval.
+        gallery: patients whose heat maps are shown.
+    """
+
+    name: str
+    development: Hospital
+    external: Hospital | None = None
+    seed: int = 0
+    folds: int = 10
+    eligibility: Eligibility = field(default_factory=Eligibility)
+    matching: Matching = field(default_factory=Matching)
+    clinical: tuple[str, ...] = ("A", "B", "C", "D")
+    images: ImagePlan = field(default_factory=ImagePlan)
+    subgroups: tuple[str, ...] = ("sex", "age", "scanner", "contrast_phase")
+    bootstrap: int = 2000
+    gallery: int = 4
+
+    def to_json(self) -> Json:
+        """Return all settings in force, as plain values; files by their names alone."""
+        document: Json = asdict(self)
+        for side in ("development", "external"):
+            if document[side] is None:
+                continue
+            for name in ("table", "gate"):
+                if document[side][name] is not None:
+                    document[side][name] = Path(document[side][name]).name
+            if document[side]["gate"] is None:  # as studies without a gate always were
+                del document[side]["gate"], document[side]["exclude_warnings"]
+        networks = document["images"]
+        networks["overlays"] = [Path(name).name for name in networks["overlays"]]
+        networks["models"] = {
+            model: [Path(name).name for name in names]
+            for model, names in networks["models"].items()
+        }
+        if not (networks["pretrained"] or TIMM).startswith(TIMM):
+            networks["pretrained"] = Path(networks["pretrained"]).name
+        plain: Json = _plain(document)
+        return plain
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a STUDY.yaml.
+
+    Args:
+        path: of the file; tables and overlay files in it are looked for from its folder.
+
+    Raises:
+        SettingError: names every setting that breaks a rule.
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path.name} is not YAML: {str(error).splitlines()[0]}") from error
+    broken = violations(document, "study")
+    if broken:
+        raise SettingError(f"{path.name}: " + "; ".join(broken))
+    settings: dict[str, Any] = dict(document)
+    folder = path.resolve().parent
+    for side in ("development", "external"):
+        if side in settings:
+            settings[side] = _hospital(side, settings[side], folder)
+    for name, kind in (("eligibility", Eligibility), ("matching", Matching)):
+        if name in settings:
+            settings[name] = _section(path.name, name, kind, settings[name])
+    if "images" in settings:
+        settings["images"] = _images(path.name, settings["images"], folder)
+    plan = Plan(**{name: _frozen(value) for name, value in settings.items()})
+    if not plan.images.models and not plan.clinical:
+        raise SettingError(f"{path.name}: there must be a model: in images, clinical or both")
+    return plan
+
+
+def _hospital(side: str, settings: Json, folder: Path) -> Hospital:
+    if "simulate" in settings:
+        return Hospital(simulate=dict(settings["simulate"]))
+    table = folder / settings["table"]
+    if not table.is_file():
+        raise SettingError(f"{side}: table {settings['table']!r} does not exist")
+    if "gate" not in settings:
+        return Hospital(table=table)
+    gate, codes = folder / settings["gate"], tuple(settings.get("exclude_warnings", ()))
+    if not gate.is_file():
+        raise SettingError(f"{side}: gate {settings['gate']!r} does not exist")
+    read_gate(gate, codes)  # before hours of work
+    return Hospital(table=table, gate=gate, exclude_warnings=codes)
+
+
+def _section(file: str, name: str, kind: type[Any], settings: Json) -> Any:
+    known = [f.name for f in fields(kind)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise SettingError(
+            f"{file}: {name} has no setting {', '.join(unknown)}; there are {', '.join(known)}"
+        )
+    try:
+        return kind(**{key: _frozen(value) for key, value in settings.items()})
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{file}: {name}: {error}") from error
+
+
+def _images(file: str, settings: Json, folder: Path) -> ImagePlan:
+    values: dict[str, Any] = {key: _frozen(value) for key, value in settings.items()}
+    if "models" in values:
+        values["models"] = {
+            name: tuple(_overlay(o, folder) for o in overlays)
+            for name, overlays in settings["models"].items()
+        }
+    values["overlays"] = tuple(_overlay(o, folder) for o in settings.get("overlays", ()))
+    if values.get("pretrained") is not None:
+        values["pretrained"] = _first_weights(values["pretrained"], folder)
+    plan = ImagePlan(**values)
+    if plan.models and plan.main not in plan.models:
+        raise SettingError(
+            f"{file}: images: main ({plan.main!r}) must be one of {', '.join(plan.models)}"
+        )
+    return plan
+
+
+def _first_weights(name: str, folder: Path) -> str:
+    """Return a name of first weights, or the path of a file beside STUDY.yaml."""
+    if name in ("none", "imagenet", "package") or name.startswith(TIMM):
+        return name
+    file = folder.absolute() / name
+    # What might be a name of torchvision's weights is one, unless there is such a file.
+    return name if name.isidentifier() and not file.is_file() else str(file)
+
+
+def _overlay(name: str, folder: Path) -> str:
+    """Return an overlay's name, or the path of a file beside STUDY.yaml."""
+    return str(folder / name) if Path(name).suffix in (".yaml", ".yml", ".json") else name
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value

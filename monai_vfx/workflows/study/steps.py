@@ -1,0 +1,113 @@
+"""Steps that are done once: a study killed at any moment goes on where it was.
+
+A step is done when its record exists and every file it names still has the content it had. A
+step without a record is done again; its work must therefore be repeatable, which all jobs here
+are: the same inputs and seeds give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from monai_vfx.core.arrays import Json
+from monai_vfx.core.errors import SettingError
+from monai_vfx.core.files import write_json
+from monai_vfx.core.hashing import sha256_of
+
+
+class Steps:
+    """The steps of one study.
+
+    Args:
+        out: folder of the study; records lie in ``out/steps``.
+        tell: called with one line about each step.
+    """
+
+    def __init__(self, out: Path, tell: Callable[[str], None]) -> None:
+        self.out = out
+        self.tell = tell
+        self.done: list[Json] = []
+
+    def run(self, name: str, work: Callable[[], Iterable[Path]]) -> None:
+        """Do a step unless it is done.
+
+        Args:
+            name: of the step, such as ``image/bone/fold_3``.
+            work: does it and returns the files that it leaves; they lie under ``out``.
+        """
+        record = self.out / "steps" / f"{name.replace('/', '.')}.json"
+        earlier = self._intact(record)
+        if earlier is not None:
+            self.tell(f"{name}: done before")
+            self.done.append({**earlier, "outputs": len(earlier["outputs"])})
+            return
+        self.tell(name)
+        self._clear(record)
+        start = time.monotonic()
+        outputs = {str(p.relative_to(self.out)): sha256_of(p) for p in sorted(set(work()))}
+        entry: Json = {
+            "name": name,
+            "seconds": round(time.monotonic() - start, 1),
+            "outputs": outputs,
+        }
+        write_json(record, entry)
+        self.done.append({**entry, "outputs": len(outputs)})
+
+    def _intact(self, record: Path) -> Json | None:
+        """Return the record of a step whose files are all as it left them."""
+        entry = _read(record)
+        if entry is None:
+            return None
+        for name, digest in entry["outputs"].items():
+            path = self.out / name
+            if not path.is_file() or sha256_of(path) != digest:
+                self.tell(f"{entry['name']}: {name} is missing or was changed")
+                return None
+        return entry
+
+    def _clear(self, record: Path) -> None:
+        """Remove a record and, of the files it names, those that were changed.
+
+        Work that goes on from what it finds, such as a training, must not find them.
+        """
+        for name, digest in (_read(record) or {"outputs": {}})["outputs"].items():
+            path = self.out / name
+            if path.is_file() and sha256_of(path) != digest:
+                path.unlink()
+        record.unlink(missing_ok=True)
+
+
+def _read(record: Path) -> Json | None:
+    """Return a record; None where there is none, or one that a failing machine tore."""
+    try:
+        entry: Json = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return entry
+
+
+def same_study(out: Path, settings: Json) -> None:
+    """Note what a folder's study is; refuse to go on with another one in it.
+
+    Args:
+        out: folder of the study.
+        settings: everything that decides the numbers.
+
+    Raises:
+        SettingError: names the settings that differ from the folder's.
+    """
+    record = out / "steps" / "settings.json"
+    if record.is_file():
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+        changed = sorted(
+            name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name)
+        )
+        if changed:
+            raise SettingError(
+                f"{out} holds a study with other settings ({', '.join(changed)}): "
+                "give another --out"
+            )
+    write_json(record, settings)
