@@ -28,10 +28,10 @@ test-slow: lint
 	$(BIN)/python -m pytest -q -m slow
 
 # 20,000 damaged inputs; each must give a result or a code. COUNT=200 is quick, and so is one case:
-# .venv/bin/python tests/fuzzing.py --case 123
+# .venv/bin/python tests/support/fuzzing.py --case 123
 COUNT ?= 20000
 fuzz: install
-	$(BIN)/python tests/fuzzing.py --count $(COUNT) --workers $(PROCESSES)
+	$(BIN)/python tests/support/fuzzing.py --count $(COUNT) --workers $(PROCESSES)
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -162,19 +162,21 @@ def score_anew(
                 shown = folder / "images"
                 shutil.rmtree(shown, ignore_errors=True)
                 shutil.copytree(chunk, shown)
-                table = pd.read_csv(shown / "cohort.csv", dtype={"case": str})
+                table = pd.read_csv(shown / "cohort.csv", dtype={"case_id": str})
                 for name in ("image", "mask"):
                     table[name] = [str(shown / path) for path in table[name]]
                 VARIANTS[variant](table, int(chunk.name.removeprefix("chunk_")))
             most = MOST_REFUSED if variant is None else MOST_REFUSED_OF_A_VARIANT
             score_set(folder / "scored", weights, shown / "cohort.csv", None, most)
-            found = pd.read_csv(folder / "scored" / "predictions.csv", dtype={"case": str})
-            found["case"] = [f"{chunk.name.removeprefix('chunk_')}_{c}" for c in found["case"]]
+            found = pd.read_csv(folder / "scored" / "predictions.csv", dtype={"case_id": str})
+            found["case_id"] = [
+                f"{chunk.name.removeprefix('chunk_')}_{c}" for c in found["case_id"]
+            ]
             partial_file = done.with_suffix(".partial")
             found.to_csv(partial_file, index=False)
             partial_file.replace(done)
             shutil.rmtree(folder / "images", ignore_errors=True)
-        parts.append(pd.read_csv(done, dtype={"case": str}))
+        parts.append(pd.read_csv(done, dtype={"case_id": str}))
     pd.concat(parts).to_csv(folder / "predictions.csv", index=False)
     return [folder / "predictions.csv"]
 
@@ -231,7 +233,7 @@ def summarise(out: Path, plan: dict[str, Any], results: Path) -> None:
     }
     if not set(found) & set(scores):
         return
-    truth = pd.read_csv(cohort, dtype={"case": str}).set_index("case")["fracture"]
+    truth = pd.read_csv(cohort, dtype={"case_id": str}).set_index("case_id")["fracture"]
     rows = []
     for name, entry in found.items():
         against = entry.get("against", f"{REFERENCE}, seed {seed_of(plan, entry)}")
@@ -250,7 +252,7 @@ def summarise(out: Path, plan: dict[str, Any], results: Path) -> None:
 
 
 def _scores(path: Path) -> pd.Series:
-    return pd.read_csv(path, dtype={"case": str}).set_index("case")["score"]
+    return pd.read_csv(path, dtype={"case_id": str}).set_index("case_id")["score"]
 
 
 def run(out: Path, size: str, only: Sequence[str] = (), workers: int = 1) -> None:

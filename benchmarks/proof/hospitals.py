@@ -69,7 +69,7 @@ def simulate_chunk(
         workers=1,
         mask_error_mm=mask_error_mm,
     )
-    table = pd.read_csv(folder / "cohort.csv", dtype={"case": str})
+    table = pd.read_csv(folder / "cohort.csv", dtype={"case_id": str})
     for name in ("image", "mask"):
         table[name] = [str((folder / path).resolve()) for path in table[name]]
     return table
@@ -100,7 +100,7 @@ def make_chunk(
     """
     table = simulate_chunk(folder, patients, count, seed)
     features, refused = feature_table(table)
-    features[["case", *IMAGING_VARIABLES]].to_csv(folder / "features.csv", index=False)
+    features[["case_id", *IMAGING_VARIABLES]].to_csv(folder / "features.csv", index=False)
     facts: dict[str, Any] = {"patients": count, "seed": seed, "unmeasured": refused, "refused": []}
     for overlays in chains:
         facts["refused"] += prepare(folder / "cohort.csv", overlays, cache)
@@ -135,7 +135,7 @@ def prepare(cohort: Path, overlays: Sequence[str], cache: Path) -> list[str]:
             refusal = find_refusal(error)
             if refusal is None:
                 raise
-            refused.append(f"{item['case']}: {refusal.code}")
+            refused.append(f"{item['case_id']}: {refusal.code}")
     return refused
 
 
@@ -165,10 +165,10 @@ def merge(folder: Path, numbers: Sequence[int], name: str, target: str) -> None:
     """
     parts = []
     for number in numbers:
-        part = pd.read_csv(folder / f"chunk_{number:03d}" / name, dtype={"case": str})
-        part["case"] = [f"{number:03d}_{case}" for case in part["case"]]
+        part = pd.read_csv(folder / f"chunk_{number:03d}" / name, dtype={"case_id": str})
+        part["case_id"] = [f"{number:03d}_{case}" for case in part["case_id"]]
         if name == "cohort.csv":
-            part["patient"] = part["case"]
+            part["patient_id"] = part["case_id"]
             for column in ("image", "mask"):
                 part[column] = [f"chunk_{number:03d}/{path}" for path in part[column]]
         parts.append(part)
@@ -192,11 +192,13 @@ def training_tables(
         seed: of the shuffles.
     """
     table, truth = (
-        pd.read_csv(folder / name, dtype={"case": str}) for name in ("cohort.csv", "truth.csv")
+        pd.read_csv(folder / name, dtype={"case_id": str}) for name in ("cohort.csv", "truth.csv")
     )
     rng = np.random.default_rng(seed)
     outcomes = {"permuted": rng.permutation(table["fracture"].to_numpy())}
-    risk = table[["case"]].merge(truth, on="case", validate="1:1")["five_year_risk"].to_numpy()
+    risk = (
+        table[["case_id"]].merge(truth, on="case_id", validate="1:1")["five_year_risk"].to_numpy()
+    )
     for number in range(0, permutations, 2):
         shuffled = between_neighbours(risk, rng)
         outcomes |= {f"permuted_{number}": shuffled, f"permuted_{number + 1}": 1 - shuffled}

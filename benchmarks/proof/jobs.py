@@ -191,7 +191,7 @@ def clinical_scores(folder: Path, training: Path, test: Path, seed: int) -> list
     fits = [(f"clinical_{letter}", MODELS[letter], "xgboost") for letter in MODELS]
     fits += [(f"logistic_{letter}", MODELS[letter], "logistic") for letter in MODELS]
     fits.append(("imaging_baseline", IMAGING_VARIABLES, "logistic"))
-    scores, thresholds = table[["case"]].copy(), []
+    scores, thresholds = table[["case_id"]].copy(), []
     folder.mkdir(parents=True, exist_ok=True)
     for name, variables, kind in fits:
         model = fit_clinical(frame, variables, kind, seed)  # type: ignore[arg-type]
@@ -207,6 +207,6 @@ def clinical_scores(folder: Path, training: Path, test: Path, seed: int) -> list
 
 
 def _with_features(folder: Path) -> pd.DataFrame:
-    table = pd.read_csv(folder / "cohort.csv", dtype={"case": str})
-    features = pd.read_csv(folder / "features.csv", dtype={"case": str})
-    return table.merge(features, on="case", validate="1:1")
+    table = pd.read_csv(folder / "cohort.csv", dtype={"case_id": str})
+    features = pd.read_csv(folder / "features.csv", dtype={"case_id": str})
+    return table.merge(features, on="case_id", validate="1:1")

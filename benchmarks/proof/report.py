@@ -190,7 +190,7 @@ def permuted_lines(aurocs: pd.DataFrame) -> list[str]:
             "differ.",
             "",
         ]
-        rows = {"pair": range(len(pairs)), "first": numbers(pairs[:, 0])}
+        rows = {"pair_id": range(len(pairs)), "first": numbers(pairs[:, 0])}
         rows |= {"mirrored": numbers(pairs[:, 1]), "mean": numbers(pairs.mean(axis=1))}
         lines += markdown(pd.DataFrame(rows))
     return lines

@@ -53,7 +53,7 @@ def write_results(out: Path, plan: dict[str, Any], results: Path) -> None:
         folder = out / "sets" / patients.name
         if not patients.tested or not (folder / "complete").is_file():
             continue
-        table = pd.read_csv(folder / "cohort.csv", dtype={"case": str})
+        table = pd.read_csv(folder / "cohort.csv", dtype={"case_id": str})
         scores, single, sees = collect(out, found, patients.name, table)
         ideal = ideal_scores(folder, patients, sorted(set(sees.values())), plan["draws"])
         for (name, seed), score in single.items():
@@ -93,9 +93,9 @@ def ideal_scores(
     chance is shared.
     """
     table, truth = (
-        pd.read_csv(folder / name, dtype={"case": str}) for name in ("cohort.csv", "truth.csv")
+        pd.read_csv(folder / name, dtype={"case_id": str}) for name in ("cohort.csv", "truth.csv")
     )
-    known = table.merge(truth, on="case", how="left", validate="1:1")
+    known = table.merge(truth, on="case_id", how="left", validate="1:1")
     return best_scores(known, patients.hospital, patients.signal, count=draws, classes=classes)
 
 
@@ -119,9 +119,9 @@ def collect(
         for seed in model.seeds:
             paths = sorted((folder / f"seed_{seed}" / test).glob("block_*/predictions.csv"))
             if paths:
-                blocks = [pd.read_csv(path, dtype={"case": str}) for path in paths]
-                scored = pd.concat(blocks).set_index("case")["score"]
-                parts.append(scored.reindex(table["case"]).reset_index(drop=True))
+                blocks = [pd.read_csv(path, dtype={"case_id": str}) for path in paths]
+                scored = pd.concat(blocks).set_index("case_id")["score"]
+                parts.append(scored.reindex(table["case_id"]).reset_index(drop=True))
                 single[model.name, seed] = parts[-1]
         if parts:
             name = model.name.removeprefix(f"{NO_MUSCLE}_")
@@ -131,7 +131,9 @@ def collect(
                 sees[name] = model.sees
     path = out / "clinical" / test / "scores.csv"
     if path.is_file():
-        others = pd.read_csv(path, dtype={"case": str}).set_index("case").loc[table["case"]]
+        others = (
+            pd.read_csv(path, dtype={"case_id": str}).set_index("case_id").loc[table["case_id"]]
+        )
         for name in others:
             table[name] = others[name].to_numpy()
             names.append(str(name))
@@ -195,7 +197,7 @@ def compare(
     there = [pair for pair in dict.fromkeys(wanted) if set(pair) <= set(scores)]
     prefix = f"{NO_MUSCLE}_" if no_muscle else ""
     return evaluate_scores(
-        table[["case", "fracture", *scores]],
+        table[["case_id", "fracture", *scores]],
         "fracture",
         scores,
         thresholds=frozen_thresholds(out, found, prefix),

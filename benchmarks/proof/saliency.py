@@ -81,7 +81,7 @@ def measure_chunk(
         maps = dict(maps_of(networks, image))
         for (control, name), heat in maps.items():
             for region, inside in regions.items():
-                row = {"case": case, "control": control, "map": name, "region": region}
+                row = {"case_id": case, "control": control, "map": name, "region": region}
                 row |= {"area": float(inside.mean()), "energy_ratio": energy_ratio(heat, inside)}
                 rows.append(row | {"pointing": pointing_hit(heat, inside)})
         if number < SHOWN:
@@ -155,7 +155,7 @@ def labelled_crops(
         placed = MetaTensor(mask.as_tensor(), meta=dict(image.meta))
         pixels = sample(crop(image, mask)).as_tensor()[None]
         labels = sample(labels_crop(placed)).as_tensor()[0].round().int().numpy()
-        yield item["case"], pixels, labels
+        yield item["case_id"], pixels, labels
 
 
 def regions_of(labels: Any) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def summarise(out: Path, results: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
     parts = [pd.read_csv(path).assign(chunk=path.parent.name) for path in paths]
     table = pd.concat(parts, ignore_index=True)
-    table["case"] = table["chunk"] + "_" + table["case"]
+    table["case_id"] = table["chunk"] + "_" + table["case_id"]
     rows = [
         row | {"map": name, "region": region, "area_share": part["area"].mean()}
         for (name, region), part in table.groupby(["map", "region"], sort=False)
@@ -200,7 +200,7 @@ def compared(part: pd.DataFrame, measure: str) -> Iterator[dict[str, Any]]:
         part: rows of one map and region with the columns case, control and the measure.
         measure: its column.
     """
-    wide = part.pivot_table(index="case", columns="control", values=measure, dropna=False)
+    wide = part.pivot_table(index="case_id", columns="control", values=measure, dropna=False)
     seeds = wide[[name for name in wide if name.startswith(f"{_TRAINED}_")]]
     draws = wide[[name for name in wide if name.startswith(f"{_FULL}_")]]
     pairs = {name: (wide[[f"{_TRAINED}_0"]], wide[[name]]) for name in wide if "cascade" in name}

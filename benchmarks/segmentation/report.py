@@ -38,7 +38,7 @@ SHOWN = 6
 
 def read_run(folder: Path) -> pd.DataFrame:
     """Return a run's cases, by number, with columns that the tables group by."""
-    cases = pd.read_csv(folder / "cases.csv", dtype={"message": str}).sort_values("case")
+    cases = pd.read_csv(folder / "cases.csv", dtype={"message": str}).sort_values("case_id")
     for column in ("fractured", "variants", "found_levels", "message"):
         cases[column] = cases[column].fillna("")
     cases["accepted"] = cases["outcome"] == "accepted"
@@ -177,7 +177,7 @@ def wrong_table(cases: pd.DataFrame) -> list[str]:
     lines[1] = "|---|---|---|---|---|---|"
     for _, row in wrong.iterrows():
         lines.append(
-            f"| {row['case']} | {row['confidence']:.4f} | {row['true_levels']} "
+            f"| {row['case_id']} | {row['confidence']:.4f} | {row['true_levels']} "
             f"| {row['found_levels']} | {row['field_of_view']} | {row['vertebrae']} |"
         )
     return lines
@@ -236,11 +236,11 @@ def reliability_figure(cases: pd.DataFrame) -> Figure:
 
 def learning_figure(runs: dict[int, pd.DataFrame]) -> Figure:
     """Draw acceptance, rightness and Dice of several checkpoints on the same cases."""
-    common = sorted(set.intersection(*(set(run["case"]) for run in runs.values())))
+    common = sorted(set.intersection(*(set(run["case_id"]) for run in runs.values())))
     figure = Figure(figsize=SIZE, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     steps = sorted(runs)
-    at = {step: runs[step][runs[step]["case"].isin(common)] for step in steps}
+    at = {step: runs[step][runs[step]["case_id"].isin(common)] for step in steps}
     seen = {step: run[run["in_view"]] for step, run in at.items()}
     accepted = [seen[step]["accepted"].mean() for step in steps]
     both = [(seen[step]["accepted"] & seen[step]["right"]).mean() for step in steps]
@@ -276,7 +276,7 @@ def worst_and_refused(cases: pd.DataFrame) -> tuple[list[int], list[int]]:
     """Return the numbers of the cases to show: wrong ones first, then the lowest Dice; refused."""
     taken = cases[cases["accepted"]].sort_values(["right", "worst_dice"])
     refused = cases[~cases["accepted"] & cases["in_view"]]
-    return taken["case"].head(SHOWN).tolist(), refused["case"].head(SHOWN).tolist()
+    return taken["case_id"].head(SHOWN).tolist(), refused["case_id"].head(SHOWN).tolist()
 
 
 def other_parts(arguments: argparse.Namespace) -> Iterator[str]:

@@ -60,42 +60,45 @@ def make_mask(image: Path, given: Path, weights: Path | None, target: Path) -> d
 
 def make_masks(table: Path, weights: Path | None, out: Path, most: int | None) -> pd.DataFrame:
     """Return one row a case; what is in ``OUT/masks.jsonl`` already is not done again."""
-    cases = pd.read_csv(table, dtype={"case": str}).head(most)
+    cases = pd.read_csv(table, dtype={"case_id": str}).head(most)
     (out / "masks").mkdir(parents=True, exist_ok=True)
     record = out / "masks.jsonl"
     done = {}
     if record.is_file():
         lines = record.read_text(encoding="utf-8").splitlines()
-        done = {row["case"]: row for row in map(json.loads, lines)}
+        done = {row["case_id"]: row for row in map(json.loads, lines)}
     with record.open("a", encoding="utf-8") as file:
         for _, row in tqdm(cases.iterrows(), "segment", len(cases), mininterval=10):
-            if row["case"] in done:
+            if row["case_id"] in done:
                 continue
             image, given = table.parent / row["image"], table.parent / row["mask"]
-            target = out / "masks" / f"{row['case']}.nii.gz"
-            done[row["case"]] = {"case": row["case"], **make_mask(image, given, weights, target)}
-            file.write(json.dumps(done[row["case"]]) + "\n")
+            target = out / "masks" / f"{row['case_id']}.nii.gz"
+            done[row["case_id"]] = {
+                "case_id": row["case_id"],
+                **make_mask(image, given, weights, target),
+            }
+            file.write(json.dumps(done[row["case_id"]]) + "\n")
             file.flush()
-    return pd.DataFrame([done[case] for case in cases["case"]])
+    return pd.DataFrame([done[case] for case in cases["case_id"]])
 
 
 def score_both(table: Path, made: pd.DataFrame, risk_weights: Path, out: Path) -> pd.DataFrame:
-    """Return ``case``, ``label`` and both scores, ``given`` and ``auto``, of the accepted cases."""
+    """Return ``case_id``, ``label``, and both scores of the accepted cases."""
     cases = pd.read_csv(table, dtype=str, keep_default_na=False)
-    accepted = made.loc[made["outcome"] == "accepted", "case"]
-    cases = cases[cases["case"].isin(accepted)]
+    accepted = made.loc[made["outcome"] == "accepted", "case_id"]
+    cases = cases[cases["case_id"].isin(accepted)]
     cases["image"] = [str((table.parent / name).resolve()) for name in cases["image"]]
     masks = {
         "given": [str((table.parent / name).resolve()) for name in cases["mask"]],
-        "auto": [str((out / "masks" / f"{case}.nii.gz").resolve()) for case in cases["case"]],
+        "auto": [str((out / "masks" / f"{case}.nii.gz").resolve()) for case in cases["case_id"]],
     }
     scored = []
     for name, paths in masks.items():
         cohort = out / f"cohort_{name}.csv"
         cases.assign(mask=paths).to_csv(cohort, index=False, quoting=csv.QUOTE_MINIMAL)
         evaluate(cohort, weights=risk_weights, out=out / name)
-        predictions = pd.read_csv(out / name / "predictions.csv", dtype={"case": str})
-        scored.append(predictions.set_index("case")[["label", "score"]])
+        predictions = pd.read_csv(out / name / "predictions.csv", dtype={"case_id": str})
+        scored.append(predictions.set_index("case_id")[["label", "score"]])
     both = scored[0].join(scored[1]["score"].rename("auto"), how="inner")
     return both.rename(columns={"score": "given"}).reset_index()
 

@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--real", type=named, action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, default=Path("segmentation_report"))
     arguments = parser.parse_args()
-    tables = {name: read_run(folder).set_index("case") for name, folder in arguments.runs}
+    tables = {name: read_run(folder).set_index("case_id") for name, folder in arguments.runs}
     shared = sorted(set.intersection(*(set(cases.index) for cases in tables.values())))
     runs = {name: cases.loc[shared] for name, cases in tables.items()}
     lines = [

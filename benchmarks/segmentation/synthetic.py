@@ -55,7 +55,7 @@ SAME_BODY_MM = 15.0
 GOOD_DICE = 0.8
 """Accepted cases with a level below this are drawn."""
 COLUMNS = (
-    *("case", "field_of_view", "thickness_mm", "pixel_mm", "noise_hu", "enhanced", "circle"),
+    *("case_id", "field_of_view", "thickness_mm", "pixel_mm", "noise_hu", "enhanced", "circle"),
     *("oblique", "slices", "thoracic", "lumbar", "last_ribs_mm", "variants", "scoliosis_deg"),
     *("fractured", "true_levels", "in_view", "found_levels", "outcome", "confidence", "right"),
     *("right_strict", "sacrum_seen", "worst_dice"),
@@ -118,7 +118,7 @@ def describe(number: int, case: Case) -> dict[str, Any]:
     ordered = sorted(present, key=lambda value: -centres[value][2])
     conventional = by_convention(case.truth)
     return {
-        "case": number,
+        "case_id": number,
         "field_of_view": scan.field_of_view,
         "thickness_mm": scan.thickness_mm,
         "pixel_mm": scan.pixel_mm,
@@ -246,7 +246,7 @@ def numbers_done(table: Path) -> set[int]:
     if not table.is_file():
         return set()
     with table.open(newline="", encoding="utf-8") as file:
-        return {int(row["case"]) for row in csv.DictReader(file)}
+        return {int(row["case_id"]) for row in csv.DictReader(file)}
 
 
 def main() -> None:

@@ -302,7 +302,7 @@ def check_report(
     image: str | PathLike[str],
     mask: str | PathLike[str] | MaskMaker | None,
     *,
-    case: str,
+    case_id: str,
     series_uid: str | None = None,
     scheme: str | None = None,
     review: Callable[[Case], Json] | None = None,
@@ -313,7 +313,7 @@ def check_report(
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
         mask: as :func:`load_case` takes it.
-        case: the caller's name for the case.
+        case_id: the caller's name for the case.
         series_uid: which series, where the folder holds several.
         scheme: label scheme of the mask, or path of a label mapping; found from names or ids by
             default.
@@ -325,7 +325,7 @@ def check_report(
     Returns:
         The report, and the refusal if the case would not be accepted.
     """
-    report = _blank_report(case)
+    report = _blank_report(case_id)
     stated = expected or Expected()
     try:
         volume = open_volume(image, series_uid)
@@ -360,14 +360,14 @@ def check_report(
     return report, None
 
 
-def refused_report(case: str, refusal: CaseRefused) -> Json:
+def refused_report(case_id: str, refusal: CaseRefused) -> Json:
     """Return the report of a case of which nothing is known but why it is refused."""
-    return _blank_report(case) | _refusal_facts(refusal)
+    return _blank_report(case_id) | _refusal_facts(refusal)
 
 
-def _blank_report(case: str) -> Json:
+def _blank_report(case_id: str) -> Json:
     return {
-        "case": case,
+        "case_id": case_id,
         "status": "accepted",
         "series": None,
         "format": None,

@@ -214,7 +214,7 @@ def _run_case(
                 local,
                 mask,
                 out=out,
-                case=case_name,
+                case_id=case_name,
                 series_uid=series_uid,
                 scheme=scheme,
                 **settings,

@@ -107,7 +107,7 @@ def _check_one(
             local,
             mask,
             Path(scratch) if out is None else writable(out),
-            case=case_name,
+            case_id=case_name,
             series_uid=series_uid,
             scheme=scheme,
             compare=compare,

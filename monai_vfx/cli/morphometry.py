@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 @LABELS_OPTION
 @click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
 @click.option(
-    "--case", "case_name", default="case", show_default=True, help="Name of the case of an image."
+    "--case-id",
+    "case_name",
+    default="case",
+    show_default=True,
+    help="Name of the case of an image.",
 )
 @click.option("--allow-thick", is_flag=True, help="Measure slices thicker than 3 mm all the same.")
 @click.option(
@@ -99,7 +103,7 @@ def morphometry(
                 source,
                 mask or "auto",
                 out,
-                case=case_name,
+                case_id=case_name,
                 normal=normal,
                 second=second,
                 baseline=baseline,

@@ -79,7 +79,7 @@ class Prediction:
             ``weights_sha256``, ``tool`` and ``comparison``, see the schema.
     """
 
-    case: str
+    case_id: str
     status: str
     score: float | None = None
     risk_5y: float | None = None
@@ -95,17 +95,17 @@ class Prediction:
     refusal: Refusal | None = None
 
     def __post_init__(self) -> None:
-        check_case_name(self.case)
+        check_case_name(self.case_id)
 
     @classmethod
-    def refused(cls, case: str, refusal: CaseRefused) -> Prediction:
+    def refused(cls, case_id: str, refusal: CaseRefused) -> Prediction:
         """Return the record of a case that is not accepted.
 
         >>> Prediction.refused("a", CaseRefused("mask_empty", "no label")).refusal.code
         'mask_empty'
         """
         facts = Refusal(refusal.code, refusal.message, refusal.remedy)
-        return cls(case=case, status="refused", refusal=facts)
+        return cls(case_id=case_id, status="refused", refusal=facts)
 
     @classmethod
     def from_json(cls, document: Json) -> Prediction:

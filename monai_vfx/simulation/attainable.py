@@ -126,7 +126,7 @@ def best_scores(
     Args:
         patients: (n rows) with the columns of :class:`~monai_vfx.simulation.patients.Patient`, as
             from :func:`~monai_vfx.simulation.patients.draw_population`, or ``cohort.csv`` and
-            ``truth.csv`` joined on ``case``.
+            ``truth.csv`` joined on ``case_id``.
         hospital: whose sampling the patients come from.
         signal: the hazard.
         count: patients drawn for the regression.

@@ -85,7 +85,7 @@ def simulate_hospital(
         raise FileExistsError(f"out: {table} exists; choose another folder or remove it")
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    rows = {person.case: row for row, person in enumerate(people)}
+    rows = {person.case_id: row for row, person in enumerate(people)}
     jobs = [  # a second CT shows the anatomy of the first
         _Job(
             person,
@@ -107,12 +107,12 @@ def simulate_hospital(
     if attainable and frame["fracture"].nunique() == 2:
         classes = attainable_record(frame, hospital, signal)
     _write_json(out / "hospital.json", people, jobs[0], signal, classes)
-    frame[["case", *TRUTH_COLUMNS]].to_csv(out / "truth.csv", index=False)
+    frame[["case_id", *TRUTH_COLUMNS]].to_csv(out / "truth.csv", index=False)
     frame.insert(1, "image", [job.image_name for job in jobs])
     frame.insert(2, "mask", [job.mask_name for job in jobs])
     partial = out / "cohort.csv.part"
     frame.insert(3, "simulated", 1)
-    columns = ["case", "image", "mask", "simulated", *COHORT_COLUMNS]
+    columns = ["case_id", "image", "mask", "simulated", *COHORT_COLUMNS]
     frame[columns].round(2).to_csv(partial, index=False)
     partial.replace(table)
     return table
@@ -134,15 +134,15 @@ class _Job:
     @property
     def image_name(self) -> str:
         ending = ".nii" if self.file_format == "nifti" else ""
-        return f"images/{self.patient.case}{ending}"
+        return f"images/{self.patient.case_id}{ending}"
 
     @property
     def mask_name(self) -> str:
-        return f"masks/{self.patient.case}.nii.gz"
+        return f"masks/{self.patient.case_id}.nii.gz"
 
     @property
     def uid_seed(self) -> str:
-        return f"{self.hospital}/{self.seed}/{self.field_of_view}/{self.patient.case}"
+        return f"{self.hospital}/{self.seed}/{self.field_of_view}/{self.patient.case_id}"
 
 
 def _write_patient(job: _Job) -> None:

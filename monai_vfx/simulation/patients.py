@@ -60,7 +60,7 @@ class Patient:
         lean_hu: attenuation of the lean muscle in HU.
     """
 
-    case: str
+    case_id: str
     patient: str
     scan_date: str
     scanner: str
@@ -100,7 +100,7 @@ class Patient:
 
 
 COHORT_COLUMNS: tuple[str, ...] = (
-    *("patient", "scan_date", "scanner", "contrast_phase"),
+    *("patient_id", "scan_date", "scanner", "contrast_phase"),
     *("age", "sex", "height_cm", "weight_kg", "bmi", "smoker", "drinker", "glucocorticoids"),
     *("secondary_osteoporosis", "type2_diabetes", "hiv", "hepatitis_c", "renal_failure"),
     *("frax_major", "frax_hip", "fracture", "follow_up_years", "death"),
@@ -109,7 +109,7 @@ COHORT_COLUMNS: tuple[str, ...] = (
 """Fields of a patient that a hospital would know."""
 
 TRUTH_COLUMNS: tuple[str, ...] = tuple(
-    name for name in Patient.__dataclass_fields__ if name not in ("case", *COHORT_COLUMNS)
+    name for name in Patient.__dataclass_fields__ if name not in ("case_id", *COHORT_COLUMNS)
 )
 """Fields of a patient that only the simulation knows."""
 
@@ -246,7 +246,7 @@ def _frame(
     frame = pd.DataFrame(
         {name: np.round(values, 4) for name, values in numbers.items()}
         | text
-        | {"case": names, "patient": names[scans]}
+        | {"case_id": names, "patient_id": names[scans]}
         | {"sex": np.where(numbers["female"] == 1, "F", "M")}
     )
     return frame.astype(dict.fromkeys(_WHOLE, np.int64))[list(Patient.__dataclass_fields__)]

@@ -64,8 +64,8 @@ def draw_registry(seed: int = 0, repeated_scans: int = 0) -> pd.DataFrame:
     _add_outcome(rng, people)
     _break_rules(rng, people)
     frame = pd.DataFrame(people).iloc[rng.permutation(SCANS)].reset_index(drop=True)
-    frame.insert(0, "case", [f"R{n + 1:06d}" for n in range(SCANS)])
-    frame.insert(1, "patient", [f"Q{n + 1:06d}" for n in rng.permutation(SCANS)])
+    frame.insert(0, "case_id", [f"R{n + 1:06d}" for n in range(SCANS)])
+    frame.insert(1, "patient_id", [f"Q{n + 1:06d}" for n in rng.permutation(SCANS)])
     if repeated_scans:
         frame = _with_later_scans(rng, frame, repeated_scans)
     frame["scan_date"] = frame["scan_date"].dt.strftime("%Y-%m-%d")
@@ -173,6 +173,6 @@ def _with_later_scans(rng: np.random.Generator, frame: pd.DataFrame, count: int)
     later["scan_date"] += pd.to_timedelta(np.round(years * 365.25), unit="D")
     later["age"] = np.round(later["age"] + years, 1)
     later["follow_up_years"] = np.round(later["follow_up_years"] - years, 2)
-    later["case"] = [f"R{SCANS + n + 1:06d}" for n in range(count)]
+    later["case_id"] = [f"R{SCANS + n + 1:06d}" for n in range(count)]
     whole = pd.concat([frame, later], ignore_index=True)
     return whole.iloc[rng.permutation(len(whole))].reset_index(drop=True)

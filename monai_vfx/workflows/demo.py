@@ -76,7 +76,7 @@ def run_demo(
         patient["mask"],
         weights=weights,
         out=out,
-        case="demo",
+        case_id="demo",
         explain=True,
         compare_mask=False,  # its levels are true by construction
     )

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from monai_vfx.model.checkpoint import TrainedModel
 
 _LOG = logging.getLogger(__name__)
-NEEDED, OPTIONAL = ("case", "image"), ("mask", "series_uid", "clinical")
+NEEDED, OPTIONAL = ("case_id", "image"), ("mask", "series_uid", "clinical")
 """Columns of a manifest; others are left alone."""
 TABLE, REFUSED, RECORD, STATE = "predictions.csv", "refused.jsonl", "run.json", "batch.json"
 COLUMNS = (
-    *("case", "status", "score", "risk_5y", "risk_5y_low", "risk_5y_high"),
+    *("case_id", "status", "score", "risk_5y", "risk_5y_low", "risk_5y_high"),
     *("code", "message", "warnings"),
 )
 """Columns of :data:`TABLE`; ``warnings`` holds codes with blanks between."""
@@ -54,7 +54,7 @@ class Row:
         series_uid: SeriesInstanceUID, likewise.
     """
 
-    case: str
+    case_id: str
     image: str
     mask: Path | None = None
     series_uid: str | None = None
@@ -83,7 +83,7 @@ def read_manifest(path: str | Path) -> list[Row]:
     """Read which cases are to be predicted.
 
     Args:
-        path: CSV with the columns ``case`` and ``image`` (a path from the table's folder on, or
+        path: CSV with the columns ``case_id`` and ``image`` (a path from the table's folder on, or
             the address of a study or series in a PACS), optionally ``mask``,
             ``series_uid`` and ``clinical`` (a one-row table); other columns are left alone.
 
@@ -110,7 +110,7 @@ def read_manifest(path: str | Path) -> list[Row]:
 
     return [
         Row(
-            case=row["case"],
+            case_id=row["case_id"],
             image=row["image"] if is_address(row["image"]) else str(path.parent / row["image"]),
             mask=place(row.get("mask")),
             series_uid=row.get("series_uid") or None,
@@ -123,16 +123,16 @@ def read_manifest(path: str | Path) -> list[Row]:
 def _cell_faults(sheet: Sheet, cells: Sequence[dict[str, str]]) -> Iterator[Fault]:
     seen: set[str] = set()
     for number, row in zip(sheet.numbers, cells, strict=True):
-        name, image = row["case"], row["image"]
+        name, image = row["case_id"], row["image"]
         if name.casefold() in seen:  # folders of some systems do not tell A from a
-            yield Fault(number, "case", name, "the name is there twice")
+            yield Fault(number, "case_id", name, "the name is there twice")
         seen.add(name.casefold())
         try:
             check_case_name(name)
         except SettingError:
-            yield Fault(number, "case", name, "must be fit for a folder's name")
+            yield Fault(number, "case_id", name, "must be fit for a folder's name")
         if name in (TABLE, REFUSED, RECORD, STATE):
-            yield Fault(number, "case", name, "is the name of a file of the batch")
+            yield Fault(number, "case_id", name, "is the name of a file of the batch")
         if not image:
             yield Fault(number, "image", "", "must not be empty")
         elif is_address(image):
@@ -183,9 +183,9 @@ def predict_batch(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     state = _state(weights, settings, service)
-    digests = {row.case: row.digest for row in rows}  # of the files as they are before the work
+    digests = {row.case_id: row.digest for row in rows}  # of the files as they are before the work
     done = _done(out, digests, state)
-    waiting = [row for row in rows if row.case not in done]
+    waiting = [row for row in rows if row.case_id not in done]
     if done:
         tell(f"{len(done)} of {len(rows)} cases are done already")
     refusals: dict[str, CaseRefused] = {}
@@ -195,12 +195,12 @@ def predict_batch(
         for number, (row, refusal) in enumerate(results, start=1):
             outcome = "done"
             if refusal is None:
-                done[row.case] = digests[row.case]
+                done[row.case_id] = digests[row.case_id]
                 write_json(out / STATE, {**state, "rows": done})
             else:
-                refusals[row.case] = refusal
+                refusals[row.case_id] = refusal
                 outcome = f"refused {refusal.code}: {refusal.message}"
-            tell(f"{number} of {len(waiting)}: {row.case} {outcome}")
+            tell(f"{number} of {len(waiting)}: {row.case_id} {outcome}")
     finally:  # what is there can be used, whatever stopped the rest
         _write_tables(out, rows, done, refusals)
     inputs = {"manifest": content_hash(Path(manifest)), **state["inputs"]}
@@ -219,7 +219,7 @@ def _exports(
             try:
                 check_export(kinds, row.image)
             except SettingError as error:
-                raise SettingError(f"case {row.case}: {error}") from error
+                raise SettingError(f"case {row.case_id}: {error}") from error
     return tuple(dict.fromkeys(kinds))
 
 
@@ -246,9 +246,9 @@ def _done(out: Path, digests: dict[str, str], state: Json) -> dict[str, str]:
     return {case: digest for case, digest in same.items() if _result(out, case) is not None}
 
 
-def _result(out: Path, case: str) -> Prediction | None:
+def _result(out: Path, case_id: str) -> Prediction | None:
     """Return the result of a case; None where there is none or it was refused."""
-    path = out / case / "prediction.json"
+    path = out / case_id / "prediction.json"
     if not path.is_file():
         return None
     prediction = Prediction.from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -271,7 +271,7 @@ def _run(
 
     def died(row: Row) -> CaseRefused:
         message = "the process that worked on the case ended (out of memory?)"
-        return _note(out / row.case, row.case, CaseRefused("internal", message))
+        return _note(out / row.case_id, row.case_id, CaseRefused("internal", message))
 
     yield from run_tasks(predict, rows, min(workers, max(len(rows), 1)), died)
 
@@ -282,14 +282,21 @@ def _predict(
     """Predict one case into its folder; return why it is refused, if it is."""
     from monai_vfx.workflows import predict
 
-    folder = out / row.case
+    folder = out / row.case_id
     chosen = {**settings, "clinical": row.clinical, "series_uid": row.series_uid}
     if row.mask is not None:
         chosen["mask"] = row.mask
     try:
         image = parse_address(row.image) if is_address(row.image) else Path(row.image)
         with local_image(image, row.series_uid) as local:
-            predict(local, weights=weights, out=folder, case=row.case, networks=_networks, **chosen)
+            predict(
+                local,
+                weights=weights,
+                out=folder,
+                case_id=row.case_id,
+                networks=_networks,
+                **chosen,
+            )
         if service is not None:
             store([folder / name for name in OBJECTS if (folder / name).exists()], service)
     except Exception as error:  # one bad case must not stop the others
@@ -297,14 +304,14 @@ def _predict(
         if refusal is None:
             if isinstance(error, SettingError | ImportError):
                 raise  # wrong for every case
-            _LOG.exception("case %s", row.case)
+            _LOG.exception("case %s", row.case_id)
             refusal = CaseRefused("internal", f"{type(error).__name__} in the prediction")
-        return _note(folder, row.case, refusal)
+        return _note(folder, row.case_id, refusal)
     return None
 
 
-def _note(folder: Path, case: str, refusal: CaseRefused) -> CaseRefused:
-    write_json(place_for_refusal(folder), Prediction.refused(case, refusal).to_json())
+def _note(folder: Path, case_id: str, refusal: CaseRefused) -> CaseRefused:
+    write_json(place_for_refusal(folder), Prediction.refused(case_id, refusal).to_json())
     return refusal
 
 
@@ -317,19 +324,21 @@ def _write_tables(
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for row in rows:
-            refusal = refusals.get(row.case)
-            result = _result(out, row.case) if row.case in done else None
+            refusal = refusals.get(row.case_id)
+            result = _result(out, row.case_id) if row.case_id in done else None
             if refusal is not None:
-                table.writerow((row.case, "refused", *[""] * 4, refusal.code, refusal.message, ""))
+                table.writerow(
+                    (row.case_id, "refused", *[""] * 4, refusal.code, refusal.message, "")
+                )
             elif result is not None:
                 low, high = result.risk_5y_interval or (None, None)
                 codes = " ".join(dict.fromkeys(warning.code for warning in result.warnings))
                 table.writerow(
-                    (row.case, "ok", result.score, result.risk_5y, low, high, "", "", codes)
+                    (row.case_id, "ok", result.score, result.risk_5y, low, high, "", "", codes)
                 )
     partial.replace(out / TABLE)
     lines = [
-        json.dumps({"case": case, "code": r.code, "message": r.message, "remedy": r.remedy})
+        json.dumps({"case_id": case, "code": r.code, "message": r.message, "remedy": r.remedy})
         for case, r in refusals.items()
     ]
     (out / REFUSED).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -56,7 +56,7 @@ def predict(
     *,
     weights: str | Path | Sequence[str | Path],
     out: str | Path,
-    case: str = "case",
+    case_id: str = "case",
     series_uid: str | None = None,
     scheme: str | None = None,
     clinical: str | Path | None = None,
@@ -81,7 +81,7 @@ def predict(
             ``gradcam.nii.gz``, ``gradcam.png`` and the attention maps likewise. Of a mask that is
             made also ``mask.nii.gz``, ``mask.dcm`` (of a DICOM series) and ``segmentation.png``, of
             one that is given ``mask.png``.
-        case: the caller's name for the case.
+        case_id: the caller's name for the case.
         series_uid: which series, where there are several.
         scheme: label scheme of the mask, or path of a label mapping, where it is not to be found
             out.
@@ -109,7 +109,7 @@ def predict(
     hide = Deidentifier() if deidentify else None
     exporter = Export(export, image, series_uid, hide)
     out.mkdir(parents=True, exist_ok=True)
-    check_case_name(case)
+    check_case_name(case_id)
     members = [weights] if isinstance(weights, str | Path) else list(weights)
     row_warnings = () if clinical is None else _compare_row(image, series_uid, clinical)
     with tempfile.TemporaryDirectory(dir=out, prefix=".run_") as scratch:
@@ -123,7 +123,7 @@ def predict(
             picture=True,
         )
         _settle_mask(source, scheme, out)
-        item: Json = {"case": case, "image": str(image)}
+        item: Json = {"case_id": case_id, "image": str(image)}
         item |= {"mask": None if source.path is None else str(source.path)}
         item |= {"series_uid": series_uid} if series_uid else {}
         item |= {"scheme": scheme} if scheme and source.kind == "given" else {}
@@ -142,7 +142,7 @@ def predict(
             row = None if clinical is None else read_row(clinical)
             scores = [float(p.score) for p in predictions if p.score is not None]
             prediction = calibrate(prediction, scores, calibration, row)
-        made = folders[0] / case
+        made = folders[0] / case_id
         if source.settled:
             prediction = replace(
                 prediction,
@@ -175,7 +175,7 @@ def predict(
     if mapping is not None:
         inputs["labels"] = content_hash(mapping)
     facts = {
-        "case": case,
+        "case_id": case_id,
         "labels": "mapping" if mapping is not None else scheme,
         "mask_source": source.kind,
         "compare_mask": compare_mask,
@@ -263,7 +263,7 @@ def _score(
             networks[Path(weights)] = TrainedModel(weights)
         settings["model"] = networks[Path(weights)]  # an object: the parser leaves it alone
     run_bundle(names, "infer", weights=Path(weights), cases=(item,), output_dir=folder, **settings)
-    prediction = read_prediction(folder / item["case"] / "prediction.json")
+    prediction = read_prediction(folder / item["case_id"] / "prediction.json")
     if prediction.refusal is not None:
         refusal = prediction.refusal
         raise CaseRefused(refusal.code, refusal.message, refusal.remedy)

@@ -111,7 +111,7 @@ def test_matching_balances_what_it_matched_on():
     fracture = np.repeat([1, 0], [150, 1500])
     frame = pd.DataFrame(
         {
-            "case": [f"P{k}" for k in range(1650)],
+            "case_id": [f"P{k}" for k in range(1650)],
             "fracture": fracture,
             "age": rng.normal(66 + 4 * fracture, 7),
             "sex": np.where(rng.random(1650) < 0.6 + 0.2 * fracture, "F", "M"),

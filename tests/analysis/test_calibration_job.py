@@ -35,12 +35,12 @@ def folder(tmp_path_factory):
     hidden = ["score", "female", "bone_seen", "muscle_seen"]
     cohort = study.population.drop(columns=hidden).assign(simulated=1)
     cohort.round(4).to_csv(folder / "cohort.csv", index=False)
-    predictions = study.selected[["case", "pair", "fracture", "score"]].copy()
+    predictions = study.selected[["case_id", "pair_id", "fracture", "score"]].copy()
     predictions.iloc[[4, 7], 3] = np.nan
     predictions.to_csv(folder / "predictions.csv", index=False)
     site = draw_population(700, 5, "external")
     site["score"] = expit(-0.7 * (site["bone_z"] + site["muscle_z"]))
-    columns = ["case", "fracture", *MATCHED, "score"]
+    columns = ["case_id", "fracture", *MATCHED, "score"]
     site[columns].to_csv(folder / "site.csv", index=False)
     return folder
 
@@ -74,9 +74,9 @@ def test_a_sample_gets_the_risk_of_its_cohort(folder, done):
 def test_risks_are_those_of_the_stored_calibration(folder, done):
     out, _ = done
     risks = pd.read_csv(out / "risks.csv")
-    cohort = pd.read_csv(folder / "cohort.csv").set_index("case")
+    cohort = pd.read_csv(folder / "cohort.csv").set_index("case_id")
     again = read_calibration(out / "calibration.json").risk(
-        risks["score"], cohort.loc[risks["case"]]
+        risks["score"], cohort.loc[risks["case_id"]]
     )
     np.testing.assert_allclose(risks["risk"], again, rtol=1e-12)
     known = risks["risk"].notna()
@@ -121,7 +121,7 @@ def test_refit_brings_a_new_site_to_its_observed_share(folder, done):
 def test_a_site_may_keep_its_variables_in_a_patient_table(folder, done):
     site = pd.read_csv(folder / "site.csv")
     site.drop(columns="score").to_csv(folder / "site_patients.csv", index=False)
-    site[["case", "fracture", "score"]].to_csv(folder / "site_scores.csv", index=False)
+    site[["case_id", "fracture", "score"]].to_csv(folder / "site_scores.csv", index=False)
     found = [
         run_calibration(
             folder / name,
@@ -173,11 +173,12 @@ def test_what_makes_a_risk_doubtful_is_said(folder, done):
 @pytest.mark.parametrize("gone", [1, 3, 8])
 def test_a_few_cases_without_a_control_do_not_matter(folder, tmp_path, gone):
     sample, cohort = (
-        pd.read_csv(folder / f"{name}.csv", index_col="case") for name in ("predictions", "cohort")
+        pd.read_csv(folder / f"{name}.csv", index_col="case_id")
+        for name in ("predictions", "cohort")
     )
     cases = sample.index[sample["fracture"] == 1]
     oldest = cohort.loc[cases, "age"].sort_values(kind="stable").index[-gone:]
-    left = sample[~sample["pair"].isin(sample.loc[oldest, "pair"])]
+    left = sample[~sample["pair_id"].isin(sample.loc[oldest, "pair_id"])]
     left.to_csv(tmp_path / "p.csv")
     kinds = ("matched_controls", "weighting")
     means = [
@@ -225,13 +226,13 @@ def test_wrong_tables_are_named(folder, done, tmp_path):
         *("--out", tmp_path / "o"),
     )
     assert (result.exit_code, "age, sex, bmi" in result.stderr) == (2, True)
-    strangers = pd.read_csv(predictions).assign(case=lambda frame: "x" + frame["case"])
+    strangers = pd.read_csv(predictions).assign(case_id=lambda frame: "x" + frame["case_id"])
     strangers.to_csv(tmp_path / "strangers.csv", index=False)
     with pytest.raises(SettingError, match="are not in the population"):
         run_calibration(
             tmp_path / "strangers.csv", "score", tmp_path, population=folder / "cohort.csv"
         )
-    nameless = pd.read_csv(predictions).drop(columns="case")
+    nameless = pd.read_csv(predictions).drop(columns="case_id")
     nameless.to_csv(tmp_path / "nameless.csv", index=False)
-    with pytest.raises(SettingError, match="no column 'case'"):
+    with pytest.raises(SettingError, match="no column 'case_id'"):
         run_calibration(tmp_path / "nameless.csv", "score", tmp_path)

@@ -30,7 +30,7 @@ def cohort(cases: int, others: int) -> pd.DataFrame:
     """A cohort without variables, cases first."""
     return pd.DataFrame(
         {
-            "case": [f"c{n}" for n in range(cases + others)],
+            "case_id": [f"c{n}" for n in range(cases + others)],
             "fracture": np.r_[np.ones(cases, int), np.zeros(others, int)],
         }
     )
@@ -109,7 +109,7 @@ def test_a_control_of_the_study_stands_for_25_9_patients(paper):
 def test_offset_of_a_matched_variable_by_hand():
     # Women: 60 of 600 fracture; men: 20 of 1000. Matched 1:1, so half of each sex are cases.
     whole = pd.concat([cohort(60, 540), cohort(20, 980)], ignore_index=True)
-    whole["case"] = [f"c{n}" for n in range(len(whole))]
+    whole["case_id"] = [f"c{n}" for n in range(len(whole))]
     whole["sex"] = ["F"] * 600 + ["M"] * 1000
     selected = whole.iloc[[*range(120), *range(600, 640)]]
     labels = selected["fracture"].to_numpy()
@@ -344,10 +344,10 @@ def test_missing_scores_and_variables_are_counted(study):
     scores = study.scores.copy()
     scores[:5] = np.nan
     population = study.population.copy()
-    gone = study.selected["case"].iloc[10]
-    population.loc[population["case"] == gone, "bmi"] = np.nan
+    gone = study.selected["case_id"].iloc[10]
+    population.loc[population["case_id"] == gone, "bmi"] = np.nan
     selected = study.selected.copy()
-    selected.loc[selected["case"] == gone, "bmi"] = np.nan
+    selected.loc[selected["case_id"] == gone, "bmi"] = np.nan
     found = fit_calibration(
         scores, study.labels, kind="matched_controls", population=population, selected=selected
     )
@@ -375,7 +375,7 @@ def test_wrong_use_is_named(study):
         ({"kind": "refit"}, "kind 'refit'"),
         ({"variables": ()}, "needs the variables"),
         ({"variables": ("height",)}, "no column height"),
-        ({"population": study.population.drop(columns="case")}, "no column case"),
+        ({"population": study.population.drop(columns="case_id")}, "no column case"),
         ({"population": study.population.iloc[5000:]}, "are not in the population"),
         ({"population": pd.concat([study.population] * 2)}, "names a case twice"),
         ({"labels": 1 - study.labels}, "disagree about who"),

@@ -29,7 +29,7 @@ def write_table(path: Path, n: int, seed: int, **columns: Any) -> Path:
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
-            "case": [f"h{seed}c{i:03d}" for i in range(n)],
+            "case_id": [f"h{seed}c{i:03d}" for i in range(n)],
             "simulated": 1,
             "age": rng.uniform(50, 80, n).round(1),
             "sex": rng.choice(["F", "M"], n),
@@ -74,14 +74,14 @@ def test_one_line_says_how_good_the_models_are(study: Any) -> None:
 
 def test_predictions_are_a_table_for_everybody(study: Any) -> None:
     out = study[0]
-    head = ["case", "patient", "pair", "fold", "fracture", "time_years", "event"]
+    head = ["case_id", "patient_id", "pair_id", "fold", "fracture", "time_years", "event"]
     table, external = (pd.read_csv(out / name) for name in ("predictions.csv", "external.csv"))
     assert [*table.columns] == [*head, *SCORES]
     assert [*external.columns] == [*(name for name in head if name != "fold"), *SCORES]
     assert set(table["fold"]) == {0, 1, 2}
     assert (table["event"] == table["fracture"]).all()
     assert table[[*SCORES]].notna().all(axis=None)
-    assert table["patient"].equals(table["case"])
+    assert table["patient_id"].equals(table["case_id"])
 
 
 def test_scores_come_from_the_models_on_disk(study: Any) -> None:
@@ -118,7 +118,9 @@ def test_what_each_fit_saw_is_on_record(study: Any) -> None:
         assert [(fit["score"], fit["fold"]) for fit in fits] == [(name, k) for k in (0, 1, 2)]
         inner = pd.read_csv(study[0] / name / "inner.csv")
         for fit in fits:
-            assert set(inner["case"][inner["fold"] == fit["fold"]]) == set(fit["seen"]["threshold"])
+            assert set(inner["case_id"][inner["fold"] == fit["fold"]]) == set(
+                fit["seen"]["threshold"]
+            )
             for seen in fit["seen"].values():
                 assert not set(seen) & set(fit["tested"])
                 assert len(set(seen) | set(fit["tested"])) == 150
@@ -136,8 +138,8 @@ def test_contributions_add_up(study: Any) -> None:
     out = study[0]
     table = pd.read_csv(out / "contributions.csv").query("score == 'clinical_C'")
     assert set(table["variable"]) == {*MODELS["C"], "base"}
-    odds = table.groupby("case")["contribution"].sum()
-    scores = pd.read_csv(out / "predictions.csv").set_index("case")["clinical_C"]
+    odds = table.groupby("case_id")["contribution"].sum()
+    scores = pd.read_csv(out / "predictions.csv").set_index("case_id")["clinical_C"]
     np.testing.assert_allclose(expit(odds), scores.loc[odds.index], atol=1e-5)
 
 
@@ -205,7 +207,7 @@ def test_a_table_is_not_tested_on_itself(tmp_path: Path) -> None:
 def test_patients_trained_on_are_not_external(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", 40, 3)
     others = write_table(tmp_path / "o.csv", 40, 4)
-    renamed = pd.read_csv(others).assign(case=pd.read_csv(table)["case"])
+    renamed = pd.read_csv(others).assign(case_id=pd.read_csv(table)["case_id"])
     renamed.to_csv(others, index=False)  # other patients, counted alike
     assert run_clinical(table, tmp_path / "out", "A", 2, external=others)["external"]
     mixed = pd.concat([pd.read_csv(table).head(5), pd.read_csv(others).tail(20)])
@@ -241,11 +243,11 @@ def test_imaging_baseline_with_a_refused_image(tmp_path: Path) -> None:
     score = document["scores"]["imaging_baseline"]
     assert (score["n"], score["missing"]) == (11, 1)
     refused = pd.read_csv(tmp_path / "out" / "refused.csv")
-    assert refused["case"].tolist() == ["h5c003"]
+    assert refused["case_id"].tolist() == ["h5c003"]
     assert refused["set"].tolist() == ["development"]
     features = pd.read_csv(tmp_path / "out" / "imaging" / "development.csv")
     assert features["l1_trabecular_hu"].notna().sum() == 11
-    assert [*features.columns] == ["case", *IMAGING_VARIABLES, "note"]
+    assert [*features.columns] == ["case_id", *IMAGING_VARIABLES, "note"]
     model = load_clinical(tmp_path / "out" / "imaging_baseline" / "model_fold_0.json")
     assert model.trained_on["constant"] == [*IMAGING_VARIABLES]
 

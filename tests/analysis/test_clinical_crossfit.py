@@ -30,8 +30,8 @@ def cohort(n: int = 180, seed: int = 0, folds: int = 3) -> pd.DataFrame:
     fracture = np.tile([1, 0], half)
     frame = pd.DataFrame(
         {
-            "case": [f"c{i}" for i in range(n)],
-            "pair": np.repeat([f"p{i}" for i in range(half)], 2),
+            "case_id": [f"c{i}" for i in range(n)],
+            "pair_id": np.repeat([f"p{i}" for i in range(half)], 2),
             "age": age.round(1),
             "sex": np.repeat(rng.choice(["F", "M"], half), 2),
             "bmi": rng.normal(24, 3, n).round(1),
@@ -88,10 +88,10 @@ def test_the_audit_names_who_was_seen_and_nobody_who_is_tested(
 ) -> None:
     assert [entry["fold"] for entry in fit.audit] == [0, 1, 2]
     for entry in fit.audit:
-        tested = set(frame["case"][frame["fold"] == entry["fold"]])
+        tested = set(frame["case_id"][frame["fold"] == entry["fold"]])
         assert set(entry["tested"]) == tested
-        assert set(entry["seen"]["fit"]) == set(frame["case"]) - tested
-        assert set(entry["seen"]["threshold"]) == set(frame["case"]) - tested
+        assert set(entry["seen"]["fit"]) == set(frame["case_id"]) - tested
+        assert set(entry["seen"]["threshold"]) == set(frame["case_id"]) - tested
 
 
 def test_thresholds_are_chosen_on_inner_scores(frame: pd.DataFrame, fit: CrossFit) -> None:
@@ -100,11 +100,11 @@ def test_thresholds_are_chosen_on_inner_scores(frame: pd.DataFrame, fit: CrossFi
         *("score", "fold", "rule", "threshold", "chosen_on", "n", "events"),
     ]
     assert len(table) == 6
-    outcome = frame.set_index("case")["fracture"]
+    outcome = frame.set_index("case_id")["fracture"]
     for row in table.itertuples():
         inner = fit.inner[fit.inner["fold"] == int(row.fold)]
-        assert not set(inner["case"]) & set(frame["case"][frame["fold"] == int(row.fold)])
-        labels = outcome.loc[inner["case"]].to_numpy()
+        assert not set(inner["case_id"]) & set(frame["case_id"][frame["fold"] == int(row.fold)])
+        labels = outcome.loc[inner["case_id"]].to_numpy()
         chosen = choose_thresholds(labels, inner["score"].to_numpy(), [row.rule])[0]
         assert (row.threshold, row.n, row.events) == (chosen.threshold, 120, 60)
         assert (row.score, row.chosen_on) == ("s", "inner folds")
@@ -121,7 +121,7 @@ def test_a_patient_without_values_is_left_out_everywhere(frame: pd.DataFrame) ->
     gaps.loc[7, [*NAMES]] = np.nan
     fit = cross_fit(gaps, NAMES, "logistic", name="s")
     assert np.flatnonzero(np.isnan(fit.scores)).tolist() == [7]
-    assert "c7" not in set(fit.inner["case"])
+    assert "c7" not in set(fit.inner["case_id"])
     assert set(fit.thresholds["n"]) == {119, 120}
 
 
@@ -133,7 +133,7 @@ def test_matching_leaves_nothing_to_the_matching_variables() -> None:
 
 
 def test_tearing_matched_pairs_would_look_worse_than_chance() -> None:
-    people = cohort(400, seed=5, folds=5).drop(columns="pair")
+    people = cohort(400, seed=5, folds=5).drop(columns="pair_id")
     people["fold"] = np.arange(400) % 5  # a case and its control never share a fold
     torn = cross_fit(people, ("age",), "xgboost", name="torn")
     assert auroc(people["fracture"], torn.scores).ci_high < 0.5
@@ -144,20 +144,20 @@ def test_tearing_matched_pairs_would_look_worse_than_chance() -> None:
 
 def test_folds_are_those_of_the_image_models(tmp_path: Path) -> None:
     people = cohort(60, seed=2).drop(columns="fold")
-    people["patient"] = [f"q{i // 3}" for i in range(60)]  # ties pairs together as well
+    people["patient_id"] = [f"q{i // 3}" for i in range(60)]  # ties pairs together as well
     for column in ("image", "mask"):
         people[column] = [f"{column}{i}.nii" for i in range(60)]
         for name in people[column]:
             (tmp_path / name).touch()
     people.to_csv(tmp_path / "t.csv", index=False)
     split = split_folds(read_cohort(tmp_path / "t.csv"), folds=4, seed=6)
-    expected = {item["case"]: fold for fold, (_, held) in enumerate(split) for item in held}
-    found = dict(zip(people["case"], assign_folds(people, 4, seed=6), strict=True))
+    expected = {item["case_id"]: fold for fold, (_, held) in enumerate(split) for item in held}
+    found = dict(zip(people["case_id"], assign_folds(people, 4, seed=6), strict=True))
     assert found == expected
 
 
 def test_groups_stay_together(frame: pd.DataFrame) -> None:
-    assert (frame.groupby("pair")["fold"].nunique() == 1).all()
+    assert (frame.groupby("pair_id")["fold"].nunique() == 1).all()
     assert frame.groupby("fold").size().tolist() == [60, 60, 60]
 
 
@@ -191,7 +191,9 @@ def _image(frame: pd.DataFrame, seed: int = 0) -> NestedScores:
     for fold in (0, 1, 2):
         validation = frame["fold"] == (fold + 1) % 3
         own = expit(odds[validation] + rng.normal(0, 0.05, int(validation.sum())))
-        rows.append(pd.DataFrame({"case": frame["case"][validation], "fold": fold, "score": own}))
+        rows.append(
+            pd.DataFrame({"case_id": frame["case_id"][validation], "fold": fold, "score": own})
+        )
     return NestedScores(expit(odds.to_numpy()), pd.concat(rows, ignore_index=True))
 
 
@@ -216,9 +218,9 @@ def test_nothing_of_a_fold_reaches_its_own_fusion(frame: pd.DataFrame) -> None:
     # The patients of fold 2, spoilt wherever they appear: outcome, scores, others' inner scores.
     spoilt = frame.copy()
     spoilt.loc[test, "fracture"] = 1 - spoilt.loc[test, "fracture"]
-    held = set(frame["case"][test])
+    held = set(frame["case_id"][test])
     inner = image.inner.copy()
-    inner.loc[inner["case"].isin(held), "score"] = 0.99
+    inner.loc[inner["case_id"].isin(held), "score"] = 0.99
     changed = NestedScores(np.where(test, 0.01, image.scores), inner)
     after = late_fusion(spoilt, changed, clinical)
     assert after.models[2].to_json() == before.models[2].to_json()
@@ -227,7 +229,7 @@ def test_nothing_of_a_fold_reaches_its_own_fusion(frame: pd.DataFrame) -> None:
 
 def test_inner_scores_of_the_tested_fold_are_refused(frame: pd.DataFrame) -> None:
     image, clinical = _image(frame), cross_fit(frame, NAMES, "logistic", name="c")
-    leak = pd.DataFrame({"case": frame["case"], "fold": 0, "score": image.scores})
+    leak = pd.DataFrame({"case_id": frame["case_id"], "fold": 0, "score": image.scores})
     both = NestedScores(clinical.scores, leak)
     with pytest.raises(SettingError, match="fold 0 hold 60 patients who lie in it"):
         late_fusion(frame, NestedScores(image.scores, leak), both)

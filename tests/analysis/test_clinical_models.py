@@ -38,7 +38,7 @@ def patients(n: int = 240, seed: int = 0, missing: float = 0.1) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
-            "case": [f"c{i}" for i in range(n)],
+            "case_id": [f"c{i}" for i in range(n)],
             "age": rng.normal(70, 8, n).round(1),
             "sex": rng.choice(["F", "M"], n),
             "bmi": rng.normal(24, 3, n).round(1),
@@ -93,14 +93,14 @@ def test_a_missing_outcome_is_refused() -> None:
 def test_groups_join_patients_and_pairs_by_however_many_steps() -> None:
     rng = np.random.default_rng(1)
     patient, pair = rng.integers(0, 10, 24), rng.integers(0, 16, 24)
-    frame = pd.DataFrame({"patient": patient.astype(str), "pair": pair.astype(str)})
-    frame.loc[rng.random(24) < 0.5, "pair"] = ""
+    frame = pd.DataFrame({"patient_id": patient.astype(str), "pair_id": pair.astype(str)})
+    frame.loc[rng.random(24) < 0.5, "pair_id"] = ""
     expected = list(range(24))  # brute force: spread the lowest row until nothing changes
     for _ in range(24):
         for i in range(24):
             for j in range(24):
                 tied = patient[i] == patient[j] or (
-                    frame["pair"][i] != "" and frame["pair"][i] == frame["pair"][j]
+                    frame["pair_id"][i] != "" and frame["pair_id"][i] == frame["pair_id"][j]
                 )
                 if tied:
                     expected[i] = expected[j] = min(expected[i], expected[j])
@@ -108,7 +108,7 @@ def test_groups_join_patients_and_pairs_by_however_many_steps() -> None:
 
 
 def test_without_patients_and_pairs_each_row_is_its_own_group() -> None:
-    assert patient_groups(pd.DataFrame({"case": ["a", "b"]})).tolist() == [0, 1]
+    assert patient_groups(pd.DataFrame({"case_id": ["a", "b"]})).tolist() == [0, 1]
 
 
 # --- logistic regression -------------------------------------------------------------------------

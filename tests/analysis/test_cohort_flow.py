@@ -13,7 +13,7 @@ from monai_vfx.core.errors import SettingError
 from monai_vfx.simulation.registry import draw_registry
 
 ELIGIBLE: dict[str, Any] = {
-    "patient": None,
+    "patient_id": None,
     "fracture": 0,
     "age": 65.0,
     "follow_up_years": 6.0,
@@ -25,7 +25,9 @@ ELIGIBLE: dict[str, Any] = {
 
 
 def _frame(*changes: dict[str, Any]) -> pd.DataFrame:
-    rows = [ELIGIBLE | {"case": f"c{n}", "patient": f"c{n}"} | c for n, c in enumerate(changes)]
+    rows = [
+        ELIGIBLE | {"case_id": f"c{n}", "patient_id": f"c{n}"} | c for n, c in enumerate(changes)
+    ]
     frame = pd.DataFrame(rows)
     frame["scan_date"] = pd.to_datetime(frame["scan_date"])
     return frame
@@ -54,7 +56,7 @@ def test_the_studys_counts(repeated: int) -> None:
     assert (len(pool), int(pool["fracture"].sum())) == (608 + 15_671, 608)
     listed = {case for case, _, _ in flow.excluded}
     assert len(listed) == len(flow.excluded) == len(frame) - len(pool)
-    assert listed.isdisjoint(pool["case"])
+    assert listed.isdisjoint(pool["case_id"])
 
 
 def test_in_the_registry_rows_break_several_rules() -> None:
@@ -98,12 +100,12 @@ def test_limits_belong_to_the_range(change: dict[str, Any]) -> None:
 
 def test_the_earliest_ct_of_a_patient_is_taken() -> None:
     frame = _frame(
-        {"patient": "p", "scan_date": "2013-01-01"},
-        {"patient": "p", "scan_date": "2011-01-01"},
-        {"patient": "p", "scan_date": None},
-        {"patient": "q", "scan_date": None},
-        {"patient": "r", "scan_date": "2012-01-01"},
-        {"patient": "r", "scan_date": "2012-01-01"},  # the same day: the first row stays
+        {"patient_id": "p", "scan_date": "2013-01-01"},
+        {"patient_id": "p", "scan_date": "2011-01-01"},
+        {"patient_id": "p", "scan_date": None},
+        {"patient_id": "q", "scan_date": None},
+        {"patient_id": "r", "scan_date": "2012-01-01"},
+        {"patient_id": "r", "scan_date": "2012-01-01"},  # the same day: the first row stays
     )
     assert _reasons(frame, Eligibility()) == {
         "c0": "Later CT of the same patient",
@@ -114,8 +116,8 @@ def test_the_earliest_ct_of_a_patient_is_taken() -> None:
 
 def test_an_early_ct_that_is_not_eligible_does_not_make_room_for_a_later_one() -> None:
     frame = _frame(
-        {"patient": "p", "scan_date": "2011-01-01", "age": 49.0},
-        {"patient": "p", "scan_date": "2013-01-01", "age": 51.0},
+        {"patient_id": "p", "scan_date": "2011-01-01", "age": 49.0},
+        {"patient_id": "p", "scan_date": "2013-01-01", "age": 51.0},
     )
     assert len(select_eligible(frame, Eligibility())[0]) == 0
 
@@ -132,14 +134,14 @@ OFF = Eligibility(
 
 
 def test_rules_switched_off_need_no_column() -> None:
-    frame = _frame({"patient": "p"}, {"patient": "p"})[["case", "patient", "fracture"]]
+    frame = _frame({"patient_id": "p"}, {"patient_id": "p"})[["case_id", "patient_id", "fracture"]]
     analysed, flow = select_eligible(frame, OFF)
     assert len(analysed) == 2
     assert [step.name for step in flow.steps] == ["all"]
 
 
 def test_rules_that_cannot_be_applied_are_all_named_with_the_way_out() -> None:
-    frame = _frame({"patient": "p"}, {"patient": "p"})[["case", "patient", "fracture"]]
+    frame = _frame({"patient_id": "p"}, {"patient_id": "p"})[["case_id", "patient_id", "fracture"]]
     with pytest.raises(SettingError) as refused:
         select_eligible(frame, Eligibility())
     for words in (
@@ -207,7 +209,7 @@ def test_a_row_counts_at_the_first_reason_that_holds() -> None:
     first = pd.Series([True, False, False])
     second = pd.Series([True, True, False])
     left, flow = Flow.start(frame).leave_out("x", "X", frame, [("a", first), ("b", second)])
-    assert list(left["case"]) == ["c2"]
+    assert list(left["case_id"]) == ["c2"]
     assert flow.excluded == (("c0", "x", "a"), ("c1", "x", "b"))
 
 

@@ -36,9 +36,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few hundred CTs with images, some patients with several."""
     folder = tmp_path_factory.mktemp("small")
     frame = draw_registry(seed=2, repeated_scans=4000)
-    events = frame[frame["fracture"] == 1]["patient"].drop_duplicates()[:50]
-    others = frame[~frame["patient"].isin(events)]["patient"].drop_duplicates()[:350]
-    frame = frame[frame["patient"].isin({*events, *others})].reset_index(drop=True)
+    events = frame[frame["fracture"] == 1]["patient_id"].drop_duplicates()[:50]
+    others = frame[~frame["patient_id"].isin(events)]["patient_id"].drop_duplicates()[:350]
+    frame = frame[frame["patient_id"].isin({*events, *others})].reset_index(drop=True)
     for name in ("image", "mask"):
         frame[name] = [f"{name}_{n}.nii" for n in range(len(frame))]
         for path in frame[name]:
@@ -61,10 +61,10 @@ def test_the_registry_ends_in_the_studys_numbers(registry: Path, tmp_path: Path)
     assert "Age 50 to 80 years: 29,792" in result.stderr
     out = tmp_path / "out"
     selected = read_patients(out / "selected.csv")
-    pairs = selected.groupby("pair")["fracture"].agg(["size", "sum"])
+    pairs = selected.groupby("pair_id")["fracture"].agg(["size", "sum"])
     assert set(pairs["size"]) == {2}
     assert set(pairs["sum"]) == {1}
-    assert selected.groupby("pair")["fold"].nunique().max() == 1
+    assert selected.groupby("pair_id")["fold"].nunique().max() == 1
     assert set(selected["fold"]) == set(range(10))
     per_fold = selected.groupby("fold")["fracture"].agg(["size", "sum"])
     assert per_fold["sum"].between(59, 63).all()
@@ -75,7 +75,7 @@ def test_the_registry_ends_in_the_studys_numbers(registry: Path, tmp_path: Path)
     with (out / "excluded.csv").open(encoding="utf-8") as stream:
         excluded = list(csv.DictReader(stream))
     assert len(excluded) + len(selected) == 32_435
-    assert {row["case"] for row in excluded}.isdisjoint(selected["case"])
+    assert {row["case_id"] for row in excluded}.isdisjoint(selected["case_id"])
     flow = json.loads((out / "flow.json").read_text())
     assert [step["n"] for step in flow["steps"]][:6] == [
         *(32_435, 32_435, 29_792, 21_763, 18_505, 16_279)
@@ -98,9 +98,9 @@ def ran(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_selected_rows_can_be_trained_on(ran: Path) -> None:
     items = read_cohort(ran / "selected.csv")
-    frame = read_patients(ran / "selected.csv", ("image", "mask", "fold", "pair"))
+    frame = read_patients(ran / "selected.csv", ("image", "mask", "fold", "pair_id"))
     assert {item["fold"] for item in items} == {0, 1, 2, 3}
-    assert [item["case"] for item in items] == list(frame["case"])
+    assert [item["case_id"] for item in items] == list(frame["case_id"])
     assert all(Path(path).is_absolute() for path in frame["image"])
 
 
@@ -117,8 +117,8 @@ def _account_for_everybody(small: Path, out: Path) -> None:
     selected = pd.read_csv(out / "selected.csv", dtype=str)
     excluded = pd.read_csv(out / "excluded.csv", dtype=str)
     assert excluded["reason"].str.len().min() > 5
-    everyone = read_patients(small)["case"]
-    assert sorted([*selected["case"], *excluded["case"]]) == sorted(everyone)
+    everyone = read_patients(small)["case_id"]
+    assert sorted([*selected["case_id"], *excluded["case_id"]]) == sorted(everyone)
 
 
 def test_every_row_is_selected_or_excluded_with_a_reason(small: Path, ran: Path) -> None:
@@ -147,19 +147,19 @@ def test_all_cts_of_a_patient_stay_in_one_fold(small: Path, tmp_path: Path) -> N
     loose = Eligibility(first_scan_only=False)
     _run(small, tmp_path, eligibility=loose, matching=Matching(method="none"))
     selected = read_patients(tmp_path / "selected.csv")
-    several = selected[selected["patient"].duplicated(keep=False)]
+    several = selected[selected["patient_id"].duplicated(keep=False)]
     assert len(several) > 10
-    assert several.groupby("patient")["fold"].nunique().max() == 1
+    assert several.groupby("patient_id")["fold"].nunique().max() == 1
 
 
 def test_the_tables_own_folds_are_kept(small: Path, tmp_path: Path) -> None:
     frame = read_patients(small)
-    frame["fold"] = pd.factorize(frame["patient"])[0] % 3
+    frame["fold"] = pd.factorize(frame["patient_id"])[0] % 3
     write_patients(frame, tmp_path / "t.csv")
     none = Matching(method="none")
     run_cohort(tmp_path / "t.csv", tmp_path / "o", matching=none, folds=3, seed=9)
-    selected = read_patients(tmp_path / "o" / "selected.csv").set_index("case")["fold"]
-    given = frame.set_index("case")["fold"]
+    selected = read_patients(tmp_path / "o" / "selected.csv").set_index("case_id")["fold"]
+    given = frame.set_index("case_id")["fold"]
     np.testing.assert_array_equal(selected, given[selected.index])
     with pytest.raises(SettingError, match=r"folds \(5\) does not match"):
         run_cohort(tmp_path / "t.csv", tmp_path / "o", matching=none, folds=5)
@@ -168,7 +168,7 @@ def test_the_tables_own_folds_are_kept(small: Path, tmp_path: Path) -> None:
 def test_faults_end_with_status_3_and_are_all_listed(tmp_path: Path) -> None:
     table, out = tmp_path / "t.csv", tmp_path / "out"
     rows = "".join(f"c{n},{n % 2},1.6,male\n" for n in range(40))
-    table.write_text("case,fracture,height_cm,sex\n" + rows)
+    table.write_text("case_id,fracture,height_cm,sex\n" + rows)
     result = CliRunner().invoke(main, ["cohort", str(table), "--out", str(out)])
     assert result.exit_code == 3
     line = json.loads(result.stdout)
@@ -189,12 +189,12 @@ def test_faults_end_with_status_3_and_are_all_listed(tmp_path: Path) -> None:
 
 def test_a_corrected_table_leaves_no_list_of_faults(tmp_path: Path) -> None:
     bad = tmp_path / "bad.csv"
-    bad.write_text("case,fracture\na,2\n")
+    bad.write_text("case_id,fracture\na,2\n")
     with pytest.raises(FaultyTable) as refused:
         run_cohort(bad, tmp_path / "out")
     assert [fault.column for fault in refused.value.faults] == ["fracture"]
     assert (tmp_path / "out" / "faults.csv").exists()
-    bad.write_text("case,fracture\na,1\n")
+    bad.write_text("case_id,fracture\na,1\n")
     with pytest.raises(SettingError):  # no longer a fault, but a rule lacks its column
         run_cohort(bad, tmp_path / "out")
     assert not (tmp_path / "out" / "faults.csv").exists()
@@ -202,7 +202,7 @@ def test_a_corrected_table_leaves_no_list_of_faults(tmp_path: Path) -> None:
 
 def test_a_rule_without_its_column_is_wrong_use_and_names_the_way_out(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
-    table.write_text("case,fracture,age\na,0,60\nb,1,60\n")
+    table.write_text("case_id,fracture,age\na,0,60\nb,1,60\n")
     result = CliRunner().invoke(main, ["cohort", str(table), "--out", str(tmp_path / "o")])
     assert result.exit_code == 2
     assert "need_image_quality=false" in result.output.replace("\n", "")

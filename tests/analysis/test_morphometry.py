@@ -176,14 +176,14 @@ def test_what_is_no_body_is_not_measured():
 def table_of(**heights):
     """Return a table of heights of one case from level=(Ha, Hm, Hp)."""
     rows = [("a", level, *values) for level, values in heights.items()]
-    return pd.DataFrame(rows, columns=["case", "level", *HEIGHTS])
+    return pd.DataFrame(rows, columns=["case_id", "level", *HEIGHTS])
 
 
-def healthy(case="a", height=25.0):
-    return pd.DataFrame([(case, level, *[height] * 3) for level in ALL], columns=NAMES)
+def healthy(case_id="a", height=25.0):
+    return pd.DataFrame([(case_id, level, *[height] * 3) for level in ALL], columns=NAMES)
 
 
-NAMES = ["case", "level", *HEIGHTS]
+NAMES = ["case_id", "level", *HEIGHTS]
 
 
 def judged(frame, normal=GENANT):
@@ -280,7 +280,7 @@ def test_patients_sum_up_their_vertebrae():
     broken = broken.drop(index=0)
     unknown.loc[3, "middle_mm"] = np.nan
     frame = patient_statuses(classify(add_ratios(pd.concat([ok, broken, unknown])), GENANT))
-    frame = frame.set_index("case")
+    frame = frame.set_index("case_id")
     assert frame["status"].tolist() == ["normal", "fractured", "not_assessable"]
     assert frame["fracture"].tolist()[:2] == [0.0, 1.0]
     assert np.isnan(frame.loc["unknown", "fracture"])
@@ -374,7 +374,7 @@ def test_planted_fractures_neither_spoil_the_fit_nor_escape():
     assert clean.sd == pytest.approx(0.04, abs=0.006)
     assert clean.trimmed >= 30
     assert clean.n + clean.trimmed == 300
-    patients = patient_statuses(classify(ratios, normal)).set_index("case")
+    patients = patient_statuses(classify(ratios, normal)).set_index("case_id")
     planted = [f"p{number:03d}" for number in range(30)]
     assert patients.loc[planted, "fractured_levels"].str.contains("L1").all()
     # Nineteen ratios a patient, each with 0.13 % below 3 SD: 2.5 % by chance.
@@ -420,7 +420,7 @@ def test_normal_values_go_through_their_file(tmp_path):
 def test_every_fault_of_a_table_is_named(tmp_path):
     path = tmp_path / "heights.csv"
     path.write_text(
-        "case,level,anterior_mm,middle_mm,posterior_mm,reader,sex\n"
+        "case_id,level,anterior_mm,middle_mm,posterior_mm,reader,sex\n"
         "a,T12,24.1,23.0,27.0,R1,F\n"
         "a,L1,2.4,23.0,270,R1,F\n"
         "a,L1,24,23,25,R1,F\n"
@@ -433,14 +433,21 @@ def test_every_fault_of_a_table_is_named(tmp_path):
     found = {(fault.row, fault.column) for fault in caught.value.faults}
     assert found == {
         *((3, "anterior_mm"), (3, "posterior_mm"), (4, "level"), (5, "level"), (5, "middle_mm")),
-        *((5, "reader"), (5, "sex"), (6, "case"), (6, "posterior_mm"), (6, "sex"), (7, "case")),
+        *(
+            (5, "reader"),
+            (5, "sex"),
+            (6, "case_id"),
+            (6, "posterior_mm"),
+            (6, "sex"),
+            (7, "case_id"),
+        ),
     }
     assert caught.value.code == "cohort_invalid"
 
 
 def test_a_table_without_its_columns_says_which(tmp_path):
     path = tmp_path / "heights.csv"
-    path.write_text("case,level,anterior_mm\na,L1,24\n")
+    path.write_text("case_id,level,anterior_mm\na,L1,24\n")
     with pytest.raises(FaultyTable, match="middle_mm: the column is missing"):
         read_heights(path)
 
@@ -468,7 +475,7 @@ def test_agreement_of_a_reader_with_himself_and_with_another():
     assert same["heights"]["anterior_mm"]["icc"]["value"] == pytest.approx(1)
     shifted = heights.copy()
     shifted[list(HEIGHTS)] += 0.5
-    shifted = shifted[~((shifted["case"] == "p039") & (shifted["level"] == "L4"))]
+    shifted = shifted[~((shifted["case_id"] == "p039") & (shifted["level"] == "L4"))]
     other = reader_agreement(one, classify(add_ratios(shifted), GENANT))
     limits = other["heights"]["posterior_mm"]["limits_mm"]
     assert limits["bias"] == pytest.approx(-0.5)

@@ -38,7 +38,7 @@ def only_line(done):
 def case(tmp_path_factory):
     """A phantom in 1.5 mm slices; its bodies are 21 mm high."""
     return make_phantom(*grid((1.0, 1.1, 1.5), (150.0, 140.0, 240.0))).save(
-        tmp_path_factory.mktemp("case")
+        tmp_path_factory.mktemp("case_id")
     )
 
 
@@ -52,7 +52,7 @@ def table(tmp_path_factory):
             posterior = rng.normal(27, 1.0)
             row = posterior * rng.normal([0.95, 0.93, 1.0], [0.03, 0.03, 0.0])
             rows.append((f"p{number}", level, *row, number % 8 == 0))
-    frame = pd.DataFrame(rows, columns=["case", "level", *HEIGHTS, "fracture"])
+    frame = pd.DataFrame(rows, columns=["case_id", "level", *HEIGHTS, "fracture"])
     frame["fracture"] = frame["fracture"].astype(int)
     frame.loc[2, "anterior_mm"] = 14.0
     frame = frame.drop(index=6)
@@ -63,7 +63,7 @@ def table(tmp_path_factory):
 
 def test_a_case_is_measured_judged_and_drawn(case, tmp_path):
     image, mask = case
-    done = vfx(image, "--mask", mask, "--out", tmp_path, "--case", "ph")
+    done = vfx(image, "--mask", mask, "--out", tmp_path, "--case-id", "ph")
     assert done.exit_code == 0, done.output
     document = only_line(done)
     assert document == json.loads((tmp_path / "morphometry.json").read_text())
@@ -74,7 +74,7 @@ def test_a_case_is_measured_judged_and_drawn(case, tmp_path):
     assert heights[list(HEIGHTS)].to_numpy() == pytest.approx(21.0, abs=1.5)
     rows = pd.read_csv(tmp_path / "morphometry.csv")
     assert rows["status"].tolist() == ["normal"] * 5
-    assert rows["case"].tolist() == ["ph"] * 5
+    assert rows["case_id"].tolist() == ["ph"] * 5
     normal = json.loads((tmp_path / "normal_values.json").read_text())
     assert violations(normal, "normal_values") == []
     assert (tmp_path / "figures" / "patient_0001.png").stat().st_size > 50_000
@@ -85,10 +85,10 @@ def test_a_case_is_measured_judged_and_drawn(case, tmp_path):
 def test_a_mask_is_compared_with_a_reader_and_an_earlier_time(case, tmp_path):
     image, mask = case
     reader = pd.DataFrame([("ph", level, 21.5, 21.5, 21.5) for level in ALL])
-    reader.columns = ["case", "level", *HEIGHTS]
+    reader.columns = ["case_id", "level", *HEIGHTS]
     reader.to_csv(tmp_path / "reader.csv", index=False)
-    reader.assign(case="other").to_csv(tmp_path / "other.csv", index=False)
-    options = (image, "--mask", mask, "--case", "ph", "--out", tmp_path / "out")
+    reader.assign(case_id="other").to_csv(tmp_path / "other.csv", index=False)
+    options = (image, "--mask", mask, "--case-id", "ph", "--out", tmp_path / "out")
     both = ("--second", tmp_path / "reader.csv", "--baseline", tmp_path / "reader.csv")
     document = only_line(vfx(*options, *both))
     limits = document["agreement"]["heights"]["middle_mm"]["limits_mm"]
@@ -148,7 +148,7 @@ def test_a_table_is_judged_by_its_own_normal_values(table, tmp_path):
         "left_out": 5,
     }
     assert document["normal"] == {"source": "fitted", "patients": 35, "by_sex": False}
-    patients = pd.read_csv(tmp_path / "patients.csv", keep_default_na=False).set_index("case")
+    patients = pd.read_csv(tmp_path / "patients.csv", keep_default_na=False).set_index("case_id")
     assert "L1" in patients.loc["p0", "fractured_levels"]
     assert patients.loc["p1", "not_assessable_levels"] == "T12"
     assert document["missing_ratios"]["crush_above"] == 1
@@ -175,8 +175,8 @@ def test_second_reader_and_baseline(table, tmp_path):
     frame = pd.read_csv(table)
     frame["anterior_mm"] += 0.3
     frame.to_csv(tmp_path / "second.csv", index=False)
-    frame = frame[frame["case"] != "p39"]
-    frame.loc[frame["case"] == "p0", "anterior_mm"] = 26.0
+    frame = frame[frame["case_id"] != "p39"]
+    frame.loc[frame["case_id"] == "p0", "anterior_mm"] = 26.0
     frame.to_csv(tmp_path / "baseline.csv", index=False)
     done = vfx(
         *(table, "--second", tmp_path / "second.csv", "--baseline", tmp_path / "baseline.csv"),
@@ -189,7 +189,7 @@ def test_second_reader_and_baseline(table, tmp_path):
     assert limits["bias"] == pytest.approx(-0.3)
     incident = document["incident"]
     assert (incident["n"], incident["fracture"], incident["without_baseline"]) == (40, 1, 1)
-    patients = pd.read_csv(tmp_path / "out" / "patients.csv").set_index("case")
+    patients = pd.read_csv(tmp_path / "out" / "patients.csv").set_index("case_id")
     assert patients.loc["p0", ["incident_fracture", "new_levels"]].tolist() == [1, "L1"]
     assert patients.loc["p2", "incident_fracture"] == 0
 
@@ -201,7 +201,7 @@ def test_the_paper_preset_is_warned_of(table, tmp_path):
 
 def test_faults_are_listed_at_once(tmp_path):
     path = tmp_path / "heights.csv"
-    path.write_text("case,level,anterior_mm,middle_mm,posterior_mm\na,L1,2,3,x\na,S1,20,20,20\n")
+    path.write_text("case_id,level,anterior_mm,middle_mm,posterior_mm\na,L1,2,3,x\na,S1,20,20,20\n")
     done = vfx(path, "--out", tmp_path / "out")
     assert done.exit_code == 3
     assert [fault["column"] for fault in only_line(done)["faults"]] == [*HEIGHTS, "level"]
@@ -264,7 +264,7 @@ def words_of(figure):
 
 def wedged():
     rows = [("secret name", level, *[25.0] * 3) for level in ALL if level != "T11"]
-    frame = pd.DataFrame(rows, columns=["case", "level", *HEIGHTS])
+    frame = pd.DataFrame(rows, columns=["case_id", "level", *HEIGHTS])
     frame.loc[frame["level"] == "L1", "anterior_mm"] = 15.0
     return classify(add_ratios(frame), GENANT)
 

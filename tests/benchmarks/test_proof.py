@@ -155,9 +155,9 @@ def test_crops_stay_and_images_go(tmp_path):
     names, _ = training_configs(chains[0])
     assert names[-1].endswith("toy.yaml")
     merge(tmp_path, [0], "cohort.csv", "cohort.csv")
-    joined = pd.read_csv(tmp_path / "cohort.csv", dtype={"case": str})
+    joined = pd.read_csv(tmp_path / "cohort.csv", dtype={"case_id": str})
     assert all((tmp_path / path).is_file() for path in joined["image"])
-    assert joined["case"].str.startswith("000_").all()
+    assert joined["case_id"].str.startswith("000_").all()
 
 
 @pytest.mark.usefixtures("proof")
@@ -165,15 +165,15 @@ def test_training_tables_hold_what_their_names_say(tmp_path):
     from hospitals import training_tables
 
     outcome = np.tile([1, 0, 0, 1, 1], 40)
-    table = pd.DataFrame({"case": [f"c{n}" for n in range(200)], "fracture": outcome})
+    table = pd.DataFrame({"case_id": [f"c{n}" for n in range(200)], "fracture": outcome})
     table.to_csv(tmp_path / "cohort.csv", index=False)
     risk = np.random.default_rng(0).random(200)
-    truth = table[["case"]].assign(five_year_risk=risk)
+    truth = table[["case_id"]].assign(five_year_risk=risk)
     truth.sample(frac=1, random_state=1).to_csv(tmp_path / "truth.csv", index=False)
     training_tables(tmp_path, [20, 40], permutations=4)
     twenty, forty = (pd.read_csv(tmp_path / f"first_{n}.csv") for n in (20, 40))
     assert (len(twenty), twenty["fracture"].sum()) == (20, 10)
-    assert set(twenty["case"]) < set(forty["case"])
+    assert set(twenty["case_id"]) < set(forty["case_id"])
     permuted = pd.read_csv(tmp_path / "permuted.csv")
     assert permuted["fracture"].sum() == outcome.sum()
     assert (permuted["fracture"] != outcome).mean() > 0.2
@@ -253,7 +253,7 @@ def test_maps_are_compared_patient_by_patient_over_seeds_and_draws():
         "cascade_head": [0.0, 0.0, 0.0],
     }
     rows = [
-        {"case": f"c{n}", "control": control, "energy_ratio": value}
+        {"case_id": f"c{n}", "control": control, "energy_ratio": value}
         for control, column in values.items()
         for n, value in enumerate(column)
     ]
@@ -321,8 +321,8 @@ def test_ideal_scores_belong_to_their_patients(tmp_path):
     from monai_vfx.simulation.patients import COHORT_COLUMNS, TRUTH_COLUMNS, draw_population
 
     people = draw_population(600, 3, "external", "no_muscle")
-    people[["case", *COHORT_COLUMNS]].to_csv(tmp_path / "cohort.csv", index=False)
-    shuffled = people[["case", *TRUTH_COLUMNS]].sample(frac=1, random_state=0)
+    people[["case_id", *COHORT_COLUMNS]].to_csv(tmp_path / "cohort.csv", index=False)
+    shuffled = people[["case_id", *TRUTH_COLUMNS]].sample(frac=1, random_state=0)
     shuffled.to_csv(tmp_path / "truth.csv", index=False)
     patients = PatientSet("external", "external", "no_muscle", 600, 3, True)
     found = ideal_scores(tmp_path, patients, ["image_bone", "image_bone_muscle"], 4000)

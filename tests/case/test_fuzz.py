@@ -230,7 +230,7 @@ def _read(folder: Path, seed: Seed) -> None:
 def test_what_the_run_has_found_has_a_code(name: str, seeds: Path, tmp_path: Path) -> None:
     seed_name, code, change = FOUND[name]
     seed = next(seed for seed in SEEDS if seed.name == seed_name)
-    folder = Path(shutil.copytree(seeds / seed.name, tmp_path / "case"))
+    folder = Path(shutil.copytree(seeds / seed.name, tmp_path / "case_id"))
     change(folder / (seed.image if seed.mask == "mask.nii" else seed.mask))
     with pytest.raises(CaseRefused) as refused:
         _read(folder, seed)
@@ -238,9 +238,9 @@ def test_what_the_run_has_found_has_a_code(name: str, seeds: Path, tmp_path: Pat
 
 
 def test_a_level_that_reaches_no_foreground_is_missing(seeds: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(seeds / "mask_folder", tmp_path / "case"))
+    folder = Path(shutil.copytree(seeds / "mask_folder", tmp_path / "case_id"))
     _field(SCL_SLOPE, 1e-30)(folder / "labels" / "vertebrae_L1.nii")
-    _, refusal = check_report(folder / "ct.nii", folder / "labels", case="a")
+    _, refusal = check_report(folder / "ct.nii", folder / "labels", case_id="a")
     assert refusal is not None
     assert refusal.code == "level_missing"
     assert "L1" in refusal.message
@@ -248,7 +248,7 @@ def test_a_level_that_reaches_no_foreground_is_missing(seeds: Path, tmp_path: Pa
 
 def test_a_field_in_other_bytes_than_utf_8_is_left_aside(seeds: Path, tmp_path: Path) -> None:
     seed = next(seed for seed in SEEDS if seed.name == "mask_mha")
-    folder = Path(shutil.copytree(seeds / seed.name, tmp_path / "case"))
+    folder = Path(shutil.copytree(seeds / seed.name, tmp_path / "case_id"))
     _line(b"Anatomical", b"Anatomie\xff = RAI")(folder / seed.mask)
     _read(folder, seed)
 

@@ -192,11 +192,11 @@ def test_few_bodies_say_nothing() -> None:
     check_along_spine(hu, np.zeros_like(labels), SPACING)
 
 
-@pytest.mark.parametrize("case", ["totalseg", "tcga"])
+@pytest.mark.parametrize("case_id", ["totalseg", "tcga"])
 def test_real_masks_along_the_spine(
-    request: pytest.FixtureRequest, real_data: Path, case: str
+    request: pytest.FixtureRequest, real_data: Path, case_id: str
 ) -> None:
-    if case == "tcga":
+    if case_id == "tcga":
         image = request.getfixturevalue("tcga_series")
         mask = real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz"
     else:
@@ -204,7 +204,7 @@ def test_real_masks_along_the_spine(
         mask = real_data / "totalseg_example" / "v1_masks"
     volume = open_volume(image)
     masks = load_masks(
-        mask, volume.shape, volume.affine, scheme="verse" if case == "tcga" else None
+        mask, volume.shape, volume.affine, scheme="verse" if case_id == "tcga" else None
     )
     labels = np.where((masks.labels > 18) & (masks.labels < 24), masks.labels, 0).astype(np.uint8)
     hu = volume.read()

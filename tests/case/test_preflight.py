@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[str, Callable[[Phantom, Path], tuple[str, str | None]]]]
 def test_each_fault_has_its_code(fault: str, phantom: Phantom, tmp_path: Path) -> None:
     code, spoil = FAULTS[fault]
     image, mask = spoil(phantom, tmp_path)
-    report, refusal = check_report(image, mask, case="a", scheme="verse")
+    report, refusal = check_report(image, mask, case_id="a", scheme="verse")
     assert refusal is not None
     assert refusal.code == code
     assert report["status"] == "refused"
@@ -107,7 +107,7 @@ def test_each_fault_has_its_code(fault: str, phantom: Phantom, tmp_path: Path) -
 
 def test_a_good_case_is_accepted(phantom: Phantom, tmp_path: Path) -> None:
     image, mask = phantom.save(tmp_path)
-    report, refusal = check_report(image, mask, case="a", scheme="verse")
+    report, refusal = check_report(image, mask, case_id="a", scheme="verse")
     assert refusal is None
     assert report["levels"] == ["T11", "T12", "L1", "L2", "L3", "L4", "L5"]
     assert report["cut_levels"] == []
@@ -196,7 +196,7 @@ def test_one_slice_of_another_rescaling_is_named(
 ) -> None:
     image, mask = _as_series(tmp_path, phantom)
     put(tag, value, slice(first, first + 1))(image)
-    _, refusal = check_report(image, mask, case="a")
+    _, refusal = check_report(image, mask, case_id="a")
     assert refusal is not None
     assert refusal.code == "hu_implausible"
     assert "1 of 35 slices around the spine differ" in refusal.message
@@ -211,7 +211,7 @@ def test_a_run_of_slices_of_another_rescaling_is_named(
 ) -> None:
     image, mask = _as_series(tmp_path, phantom)
     put("RescaleIntercept", -924, which)(image)
-    _, refusal = check_report(image, mask, case="a")
+    _, refusal = check_report(image, mask, case_id="a")
     assert refusal is not None
     assert refusal.code == "hu_implausible"
     region = load_case(image, mask).region()[2]
@@ -233,7 +233,7 @@ def test_a_rescaling_of_each_slices_own_is_no_fault(phantom: Phantom, tmp_path: 
         header.RescaleSlope, header.RescaleIntercept = slope, intercept
 
     edit(image, rescale)
-    _, refusal = check_report(image, mask, case="a")
+    _, refusal = check_report(image, mask, case_id="a")
     assert refusal is None
 
 
@@ -245,7 +245,7 @@ def test_slices_are_compared_whichever_axis_they_are_on(
     hu[..., 30] += 80
     affine = phantom.affine[:, [*axes, 3]]
     _saved(tmp_path, hu.transpose(axes), phantom.labels.transpose(axes), affine)
-    _, refusal = check_report(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", case="a")
+    _, refusal = check_report(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", case_id="a")
     assert refusal is not None
     assert "slice 31 (+80 HU)" in refusal.message
 
@@ -291,7 +291,7 @@ def test_the_real_cases_are_accepted_with_their_true_warnings(
     real_data: Path, tcga_series: Path
 ) -> None:
     report, refusal = check_report(
-        tcga_series, real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz", case="a"
+        tcga_series, real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz", case_id="a"
     )
     assert refusal is None
     assert report["body_source"] == "given"
@@ -300,7 +300,7 @@ def test_the_real_cases_are_accepted_with_their_true_warnings(
         report, refusal = check_report(
             real_data / "totalseg_example" / "ct.nii.gz",
             real_data / "totalseg_example" / mask,
-            case="b",
+            case_id="b",
         )
         assert refusal is None
         assert report["cut_levels"] == ["T12"]

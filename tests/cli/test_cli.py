@@ -105,7 +105,7 @@ def test_predict_records_the_refusal(phantom: Phantom, tmp_path: Path) -> None:
 
 def test_train_names_bad_cells_before_it_starts(tmp_path: Path) -> None:
     table = tmp_path / "cohort.csv"
-    table.write_text("case,image,mask,fracture\na,gone,gone,2\n")
+    table.write_text("case_id,image,mask,fracture\na,gone,gone,2\n")
     result = CliRunner().invoke(main, ["train", str(table), "--out", str(tmp_path / "o")])
     assert result.exit_code == 3
     assert "row 2, fracture: '2'" in result.output
@@ -115,7 +115,7 @@ def test_wrong_settings_of_training_are_wrong_use(phantom: Phantom, tmp_path: Pa
     phantom.save(tmp_path)
     table = tmp_path / "cohort.csv"
     rows = [f"p{n},ct.nii.gz,mask.nii.gz,{n % 2}" for n in range(6)]
-    table.write_text("case,image,mask,fracture\n" + "\n".join(rows) + "\n")
+    table.write_text("case_id,image,mask,fracture\n" + "\n".join(rows) + "\n")
     arguments = ["train", str(table), "--out", str(tmp_path / "o"), "--folds", "3"]
     for words, message in (
         (["--fold", "3"], "fold (3) must lie in 0"),

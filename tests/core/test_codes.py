@@ -207,7 +207,7 @@ def _weights(good: Good, sha256: str | None) -> list[str]:
 
 def _cohort(good: Good) -> list[str]:
     table = good.folder / "table.csv"
-    table.write_text("case,image,fracture\na,ct.nii.gz,2\n", encoding="utf-8")
+    table.write_text("case_id,image,fracture\na,ct.nii.gz,2\n", encoding="utf-8")
     return ["cohort", str(table), "--out", str(good.folder / "out")]
 
 
@@ -276,6 +276,6 @@ def test_good_real_ct_is_accepted_with_its_true_warnings(
 ) -> None:
     image, mask, expected = REAL[form]
     path = tcga_series if image == "series" else real_data / image
-    report, refusal = check_report(path, real_data / mask, case="a")
+    report, refusal = check_report(path, real_data / mask, case_id="a")
     assert refusal is None
     assert sorted(warning["code"] for warning in report["warnings"]) == sorted(expected)

@@ -14,7 +14,7 @@ from monai_vfx.core.results import ModelFacts, Prediction, SliceRecord, run_reco
 from monai_vfx.core.schemas import violations
 
 GOOD = Prediction(
-    case="a",
+    case_id="a",
     status="ok",
     score=0.61,
     simulated_weights=True,

@@ -242,7 +242,7 @@ def test_each_fault_has_the_code_of_a_classic_series(
 ) -> None:
     code, spoil = FAULTS[fault]
     file = to_enhanced(headers, tmp_path / "e", change=spoil)
-    report, refusal = check_report(file, None, case="a")
+    report, refusal = check_report(file, None, case_id="a")
     assert refusal is not None
     assert refusal.code == code
     assert str(tmp_path) not in json.dumps(report)

@@ -125,9 +125,9 @@ def _write_as(folder: Path, seed: str, **settings: Any) -> str:
     return uid
 
 
-@pytest.mark.parametrize("case", BETTER_AND_WORSE)
-def test_each_criterion_decides(tmp_path: Path, case: str) -> None:
-    better, worse, lost_by = BETTER_AND_WORSE[case]
+@pytest.mark.parametrize("case_id", BETTER_AND_WORSE)
+def test_each_criterion_decides(tmp_path: Path, case_id: str) -> None:
+    better, worse, lost_by = BETTER_AND_WORSE[case_id]
     best = _write_as(tmp_path / "in" / "a", "better", **better)
     other = _write_as(tmp_path / "in" / "b", "worse", **worse)
     for name in ("a", "c"):  # the order of names plays no part
@@ -624,7 +624,7 @@ def test_records_that_run_in_a_circle_end(disc: tuple[Path, str, str]) -> None:
 def test_a_refused_input_is_reported_as_far_as_it_was_found_out(tmp_path: Path) -> None:
     for name in ("a", "b"):
         _write_as(tmp_path / "in" / name, name)
-    report, refusal = check_report(tmp_path / "in", None, case="a")
+    report, refusal = check_report(tmp_path / "in", None, case_id="a")
     assert violations(report, "check") == []
     assert refusal is not None
     assert report["refusal"]["code"] == "several_series"
@@ -639,7 +639,7 @@ def test_no_free_text_of_a_header_reaches_the_report(tmp_path: Path) -> None:
     for tag in ("SeriesDescription", "BodyPartExamined", "ConvolutionKernel", "ContrastBolusAgent"):
         put(tag, "Doe^Jane")(tmp_path / "in")
     put("ImageType", ["ORIGINAL", "Doe^Jane"])(tmp_path / "in")
-    report, _ = check_report(tmp_path / "in", None, case="a")
+    report, _ = check_report(tmp_path / "in", None, case_id="a")
     facts = report.pop("facts")
     assert "Doe" not in json.dumps(report).title()
     facts.pop("kernel")  # a vendor's word, stated on purpose: it decides what a CT can be used for

@@ -35,7 +35,7 @@ def hu() -> np.ndarray:
 
 def code_of(path: Path) -> str:
     """The code that `vfx check` gives; neither it nor the terminal may name the path."""
-    report, refusal = check_report(path, None, case="a")
+    report, refusal = check_report(path, None, case_id="a")
     assert refusal is not None
     assert str(path) not in json.dumps(report)
     return str(refusal.code)

@@ -191,14 +191,14 @@ def test_a_batch_from_the_pacs(
         f"{case},{pacs.study(uid)},{mask}"
         for case, uid in (("absent", "1.2.3"), ("there", uids(files[0])[0]))
     ]
-    (tmp_path / "m.csv").write_text("\n".join(["case,image,mask", *lines]) + "\n")
+    (tmp_path / "m.csv").write_text("\n".join(["case_id,image,mask", *lines]) + "\n")
     out = tmp_path / "out"
     words = ["--no-compare-mask", "--weights", weights, "--out", out]
     result = vfx("batch", tmp_path / "m.csv", *words)
     assert result.exit_code == 3, result.output
     assert json.loads(result.stdout) == {"cases": 2, "done": 1, "refused": 1}
     refused = json.loads((out / "refused.jsonl").read_text())
-    assert (refused["case"], refused["code"]) == ("absent", "not_in_pacs")
+    assert (refused["case_id"], refused["code"]) == ("absent", "not_in_pacs")
     assert json.loads((out / "there" / "prediction.json").read_text())["status"] == "ok"
 
 

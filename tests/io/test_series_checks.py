@@ -185,7 +185,7 @@ def test_each_fault_of_a_series_has_its_code(fault: str, copied: Path) -> None:
     with pytest.raises(CaseRefused) as refused:
         open_volume(copied)
     assert refused.value.code == code
-    report, _ = check_report(copied, None, case="a")
+    report, _ = check_report(copied, None, case_id="a")
     assert report["refusal"]["code"] == code
     assert str(copied) not in json.dumps(report)
 

@@ -137,7 +137,7 @@ def test_a_cut_file_is_truncated_before_a_pixel_is_read(
     folder = transcode(series["12 bits"], tmp_path / "t", LOSSLESS[syntax])
     file = in_order(folder)[4]
     file.write_bytes(file.read_bytes()[:-100])
-    report, _ = check_report(folder, None, case="a")
+    report, _ = check_report(folder, None, case_id="a")
     assert report["refusal"]["code"] == "file_truncated"
 
 
@@ -147,7 +147,7 @@ def test_a_decoder_that_is_not_installed_is_named(series: dict[str, Path], tmp_p
     place = ("pydicom.pixels.decoders.pylibjpeg", "_decode_frame")
     decoder.remove_plugin("pylibjpeg")
     try:
-        report, refusal = check_report(folder, None, case="a")
+        report, refusal = check_report(folder, None, case_id="a")
     finally:
         decoder.add_plugin("pylibjpeg", place)
     assert refusal is not None

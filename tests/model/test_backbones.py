@@ -279,7 +279,7 @@ def test_weights_bring_their_encoder_to_a_prediction(
     (written,) = (tmp_path / "result").rglob("prediction.json")
     evaluate(cohort, weights=out / "model.pt", out=tmp_path / "scores")
     with (tmp_path / "scores" / "predictions.csv").open(newline="") as file:
-        scores = {row["case"]: float(row["score"]) for row in csv.DictReader(file)}
+        scores = {row["case_id"]: float(row["score"]) for row in csv.DictReader(file)}
     found = json.loads(written.read_text())
     assert found["score"] == pytest.approx(scores["p0"], abs=1e-5)
     assert list((tmp_path / "result").rglob("gradcam.nii.gz"))

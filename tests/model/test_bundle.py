@@ -251,7 +251,7 @@ class Trained:
         name = f"p{number}"
         folder = self.cohort.parent
         return {
-            "case": name,
+            "case_id": name,
             "image": str(folder / f"{name}_ct.nii.gz"),
             "mask": str(folder / f"{name}_mask.nii.gz"),
         }
@@ -267,7 +267,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Eight phantoms, the fractured ones with bone of lower density, and one that is refused."""
     folder = tmp_path_factory.mktemp("cohort")
     phantom = make_phantom(*grid((2.5, 2.5, 5.0), (190.0, 170.0, 236.0)))
-    rows = ["case,image,mask,fracture,simulated"]
+    rows = ["case_id,image,mask,fracture,simulated"]
     for number in range(9):
         fractured = number % 2
         labels = phantom.labels * (number < 8)  # the last case has an empty mask
@@ -306,7 +306,7 @@ def test_training_leaves_weights_sidecar_curve_and_refusals(trained: Trained) ->
     patients = [sidecar[part]["patients"] for part in ("trained_on", "validation")]
     assert sum(patients) == 8
     (line,) = (trained.out / "refused.jsonl").read_text().splitlines()
-    assert json.loads(line)["case"] == "p8"
+    assert json.loads(line)["case_id"] == "p8"
     assert json.loads(line)["code"] == "mask_empty"
 
 
@@ -413,12 +413,12 @@ def test_the_list_of_refused_cases_is_written_anew(trained: Trained, tmp_path: P
     table.write_text("\n".join(rows) + "\n")
     split = split_cohort(table, fold=0, folds=2, seed=0)
     halves = (split["train"], split["validate"])
-    unusable = [{str(i["case"]) for i in half} & {"p8", "q0", "q1", "q2"} for half in halves]
+    unusable = [{str(i["case_id"]) for i in half} & {"p8", "q0", "q1", "q2"} for half in halves]
     assert all(unusable)
-    (tmp_path / "refused.jsonl").write_text('{"case": "long ago"}\n')
+    (tmp_path / "refused.jsonl").write_text('{"case_id": "long ago"}\n')
     run("common", "train", "cpu_small", **training(table, tmp_path))
     lines = (tmp_path / "refused.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["case"] for line in lines) == ["p8", "q0", "q1", "q2"]
+    assert sorted(json.loads(line)["case_id"] for line in lines) == ["p8", "q0", "q1", "q2"]
 
 
 def test_training_leaves_no_writer_open(trained: Trained, tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_paths_may_be_objects_with_any_name(trained: Trained, tmp_path: Path) ->
     paths = {"output_dir": odd / "out", "weights": odd / "run" / "model.pt"}
     names = [f"p{number}" for number in (0, 1)]
     cases = tuple(
-        {"case": name, "image": odd / f"{name}_ct.nii.gz", "mask": odd / f"{name}_mask.nii.gz"}
+        {"case_id": name, "image": odd / f"{name}_ct.nii.gz", "mask": odd / f"{name}_mask.nii.gz"}
         for name in names
     )
     run("common", "inference", "gradcam", kind="infer", **paths, cases=cases)
@@ -535,7 +535,7 @@ def test_prediction_takes_its_settings_from_the_sidecar(trained: Trained, tmp_pa
 
 
 def test_one_refused_case_stops_no_other(trained: Trained, tmp_path: Path) -> None:
-    nowhere = {"case": "lost", "image": str(tmp_path / "nowhere.nii.gz"), "mask": None}
+    nowhere = {"case_id": "lost", "image": str(tmp_path / "nowhere.nii.gz"), "mask": None}
     predict(trained, tmp_path, "gradcam", cases=[nowhere, trained.case(8), trained.case(1)])
     documents = {
         path.parent.name: json.loads(path.read_text())
@@ -610,7 +610,7 @@ def test_evaluation_scores_a_cohort(trained: Trained, tmp_path: Path) -> None:
     predict(trained, tmp_path, "evaluate", cohort=str(trained.cohort))
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["case"] for row in rows] == [f"p{n}" for n in range(8)]
+    assert [row["case_id"] for row in rows] == [f"p{n}" for n in range(8)]
     assert [row["label"] for row in rows] == ["0", "1"] * 4
     score = {label: [float(r["score"]) for r in rows if r["label"] == label] for label in "01"}
     pairs = [(a > b) + 0.5 * (a == b) for a in score["1"] for b in score["0"]]
@@ -618,7 +618,7 @@ def test_evaluation_scores_a_cohort(trained: Trained, tmp_path: Path) -> None:
     assert metrics["auroc"] == pytest.approx(np.mean(pairs))
     assert (metrics["n"], metrics["events"], metrics["refused"]) == (8, 4, 1)
     assert metrics["weights_sha256"] == sha256_of(trained.weights)
-    assert json.loads((tmp_path / "refused.jsonl").read_text())["case"] == "p8"
+    assert json.loads((tmp_path / "refused.jsonl").read_text())["case_id"] == "p8"
 
 
 def test_an_evaluation_that_fails_leaves_no_earlier_numbers(
@@ -636,7 +636,7 @@ def test_an_evaluation_that_fails_leaves_no_earlier_numbers(
     assert "both outcomes must occur" in str(failed.value.__cause__)
     assert not (tmp_path / "metrics.json").exists()
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 4
-    assert json.loads((tmp_path / "refused.jsonl").read_text())["case"] == "p8"
+    assert json.loads((tmp_path / "refused.jsonl").read_text())["case_id"] == "p8"
     assert (tmp_path / "other.txt").exists()
 
 

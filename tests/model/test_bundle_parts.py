@@ -35,7 +35,7 @@ from monai_vfx.model.bundle.data import append_refusals
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
-    rows = ["case,image,mask,fracture"]
+    rows = ["case_id,image,mask,fracture"]
     for number in range(12):
         (tmp_path / f"{number}.nii").touch()
         rows.append(f"c{number},{number}.nii,{number}.nii,{number % 2}")
@@ -55,11 +55,11 @@ def test_a_fold_and_what_it_holds_out_are_the_whole_cohort(cohort: Path) -> None
     held_out = []
     for fold in range(3):
         split = split_cohort(cohort, fold, 3, seed=0)
-        cases = {part: {item["case"] for item in split[part]} for part in split}
+        cases = {part: {item["case_id"] for item in split[part]} for part in split}
         assert cases["train"] & cases["validate"] == set()
         assert len(cases["train"] | cases["validate"]) == 12
-        held_out += [item["case"] for item in cohort_cases(cohort, fold, 3)]
-    assert sorted(held_out) == sorted(item["case"] for item in cohort_cases(cohort))
+        held_out += [item["case_id"] for item in cohort_cases(cohort, fold, 3)]
+    assert sorted(held_out) == sorted(item["case_id"] for item in cohort_cases(cohort))
     with pytest.raises(ValueError, match=r"fold \(3\) must lie in 0 … 2"):
         split_cohort(cohort, 3, 3, seed=0)
 
@@ -76,7 +76,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
 
 
 def items(count: int) -> list[Any]:
-    return [{"case": f"c{n}", "image": n, "label": n % 2} for n in range(count)]
+    return [{"case_id": f"c{n}", "image": n, "label": n % 2} for n in range(count)]
 
 
 def refuse_multiples_of_three(value: int) -> int:
@@ -97,13 +97,13 @@ def test_the_cache_leaves_refused_cases_out_and_repeats_the_random_part(tmp_path
     calls: list[int] = []
     path = tmp_path / "refused.jsonl"
     cache = CohortCache(items(6), chain(calls), refusals=path, progress=False)
-    assert [item["case"] for item in cache.data] == ["c1", "c2", "c4", "c5"]
+    assert [item["case_id"] for item in cache.data] == ["c1", "c2", "c4", "c5"]
     assert calls == []
     assert [cache[n]["image"] for n in (0, 2, 2)] == [11, 41, 41]
     assert calls == [10, 40, 40]
-    assert [cache[n]["case"] for n in range(len(cache))] == ["c1", "c2", "c4", "c5"]
+    assert [cache[n]["case_id"] for n in range(len(cache))] == ["c1", "c2", "c4", "c5"]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["case"], line["code"]) for line in lines] == [
+    assert [(line["case_id"], line["code"]) for line in lines] == [
         ("c0", "mask_empty"),
         ("c3", "mask_empty"),
     ]
@@ -133,13 +133,13 @@ def test_a_batch_keeps_accepted_and_refused_apart() -> None:
     image = MetaTensor(torch.ones(1, 2, 3, 4))
     refusal = CaseRefused("mask_empty", "no label")
     batch = collate_cases(
-        [{"case": "a", "image": image, "label": 1}, {"case": "b", "refusal": refusal}]
+        [{"case_id": "a", "image": image, "label": 1}, {"case_id": "b", "refusal": refusal}]
     )
     assert batch["image"].shape == (1, 1, 2, 3, 4)
     assert type(batch["image"]) is torch.Tensor
     assert batch["label"].tolist() == [1]
-    assert [item["case"] for item in batch["refused"]] == ["b"]
-    nobody = collate_cases([{"case": "b", "refusal": refusal}])
+    assert [item["case_id"] for item in batch["refused"]] == ["b"]
+    nobody = collate_cases([{"case_id": "b", "refusal": refusal}])
     output = evaluate_accepted(SimpleNamespace(), nobody)  # type: ignore[arg-type]
     assert output["pred"].shape == (0, 2)
 
@@ -202,7 +202,7 @@ def test_refusals_are_noted_once(tmp_path: Path) -> None:
     assert not path.exists()
     for cases in (("a",), ("a", "b")):
         append_refusals(path, {case: CaseRefused("mask_empty", "no label") for case in cases})
-    assert [json.loads(line)["case"] for line in path.read_text().splitlines()] == ["a", "b"]
+    assert [json.loads(line)["case_id"] for line in path.read_text().splitlines()] == ["a", "b"]
 
 
 def item_of(indices: list[int]) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def item_of(indices: list[int]) -> dict[str, Any]:
         "slice_level": np.array([19, 20, 20]),
         "centre_mm": np.array([[1.0, 2.0, 30.0], [1.5, 2.5, 25.0], [2.0, 3.0, 20.0]]),
     }
-    return {"case": "p", "image": MetaTensor(torch.zeros(1, 4, 4, 3), meta=meta)}
+    return {"case_id": "p", "image": MetaTensor(torch.zeros(1, 4, 4, 3), meta=meta)}
 
 
 def sidecar(simulated: bool) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Fused:
     def case(self, number: int) -> dict[str, Any]:
         folder = self.cohort.parent
         return {
-            "case": f"p{number}",
+            "case_id": f"p{number}",
             "image": str(folder / f"p{number}_ct.nii.gz"),
             "mask": str(folder / f"p{number}_mask.nii.gz"),
         }
@@ -96,7 +96,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_the_test_fold_is_neither_trained_nor_validated_on(cohort: Path, fused: Fused) -> None:
     split = split_cohort(cohort, 0, 3, seed=0, test_fold=2)
-    cases = {part: [item["case"] for item in items] for part, items in split.items()}
+    cases = {part: [item["case_id"] for item in items] for part, items in split.items()}
     assert cases == {
         "train": ["p4", "p5", "p6", "p7"],
         "validate": ["p0", "p1", "p2", "p3"],
@@ -119,12 +119,12 @@ def test_without_folds_of_the_table_the_seed_decides(cohort: Path, tmp_path: Pat
     lines[1:] = [line.replace(",p", f",{folder}/p") for line in lines[1:]]
     table.write_text("\n".join(lines) + "\n")
     parts = [split_cohort(table, 0, 3, seed, test_fold=1) for seed in (0, 0, 1)]
-    names = [{p: [i["case"] for i in items] for p, items in part.items()} for part in parts]
+    names = [{p: [i["case_id"] for i in items] for p, items in part.items()} for part in parts]
     assert names[0] == names[1] != names[2]
     assert sorted(c for cases in names[0].values() for c in cases) == sorted(
         f"p{n}" for n in range(12)
     )
-    assert names[0]["test"] == [item["case"] for item in cohort_cases(table, 1, 3, 0)]
+    assert names[0]["test"] == [item["case_id"] for item in cohort_cases(table, 1, 3, 0)]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_folds_that_cannot_be_are_refused(
 def test_an_evaluation_scores_exactly_the_fold_left_out(fused: Fused, tmp_path: Path) -> None:
     metrics = evaluate(fused.cohort, weights=fused.weights, out=tmp_path, fold=2)
     rows = rows_of(tmp_path / "predictions.csv")
-    assert [row["case"] for row in rows] == ["p8", "p9", "p10", "p11"]
+    assert [row["case_id"] for row in rows] == ["p8", "p9", "p10", "p11"]
     assert (metrics["n"], metrics["events"], metrics["clinical_missing"]) == (4, 2, 1)
     with pytest.raises(SettingError, match=r"fold \(1\) is one that these weights were trained on"):
         evaluate(fused.cohort, weights=fused.weights, out=tmp_path, fold=1)
@@ -157,8 +157,8 @@ def test_an_evaluation_scores_exactly_the_fold_left_out(fused: Fused, tmp_path: 
 def test_features_are_the_head_s_input_of_the_same_pass(fused: Fused, tmp_path: Path) -> None:
     evaluate(fused.cohort, weights=fused.weights, out=tmp_path)
     features, scores = rows_of(tmp_path / "features.csv"), rows_of(tmp_path / "predictions.csv")
-    assert list(features[0]) == ["case", *(f"f{n}" for n in range(8 + 3))]
-    assert [row["case"] for row in features] == [row["case"] for row in scores]
+    assert list(features[0]) == ["case_id", *(f"f{n}" for n in range(8 + 3))]
+    assert [row["case_id"] for row in features] == [row["case_id"] for row in scores]
     head = TrainedModel(fused.weights).network_def.head
     for row, scored in zip(features, scores, strict=True):
         vector = torch.tensor([float(row[f"f{n}"]) for n in range(11)])
@@ -192,7 +192,7 @@ def test_statistics_come_from_the_training_part_alone(cohort: Path, fused: Fused
 def test_items_carry_standardised_values_and_the_mean_for_missing_ones(cohort: Path) -> None:
     clinical = fit_clinical("B", cohort, 1, 3, 0, 2)
     split = split_cohort(cohort, 1, 3, 0, 2, clinical)
-    values = {i["case"]: i["clinical"] for part in split.values() for i in part}  # type: ignore[typeddict-item]
+    values = {i["case_id"]: i["clinical"] for part in split.values() for i in part}  # type: ignore[typeddict-item]
     ages = np.array([55, 62, 71])
     np.testing.assert_allclose(values["p1"][0], (62 - ages.mean()) / ages.std(), rtol=1e-6)
     assert values["p3"][0] == 0.0  # age missing
@@ -254,7 +254,9 @@ def predicted(fused: Fused, out: Path, **case: Any) -> dict[str, Any]:
 
 def test_a_row_gives_the_score_that_the_table_gives(fused: Fused, tmp_path: Path) -> None:
     evaluate(fused.cohort, weights=fused.weights, out=tmp_path / "table")
-    scores = {r["case"]: float(r["score"]) for r in rows_of(tmp_path / "table" / "predictions.csv")}
+    scores = {
+        r["case_id"]: float(r["score"]) for r in rows_of(tmp_path / "table" / "predictions.csv")
+    }
     row = row_file(tmp_path, "age,sex,bmi\n59,M,26.1\n")
     document = predicted(fused, tmp_path, clinical=row)
     assert document["score"] == pytest.approx(scores["p6"], abs=1e-6)
@@ -303,7 +305,9 @@ def test_a_row_that_cannot_be_used_refuses_the_case(
 
 
 def test_a_row_of_a_whole_table_may_hold_more(tmp_path: Path) -> None:
-    row = row_file(tmp_path, "case,image,fracture,follow_up_years,age,sex,bmi\nx,a.nii,1,9,59,M,\n")
+    row = row_file(
+        tmp_path, "case_id,image,fracture,follow_up_years,age,sex,bmi\nx,a.nii,1,9,59,M,\n"
+    )
     values = row_values(row, ("age", "sex", "bmi"))
     assert values["age"] == 59.0
     assert np.isnan(values["bmi"])

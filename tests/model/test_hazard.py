@@ -184,7 +184,7 @@ def test_the_bundle_trains_and_scores_hazards(tmp_path: Path) -> None:
     run("common", "inference", "evaluate", kind="infer", cohort=str(cohort), **evaluation)
     with (tmp_path / "scores" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case", "label", "score", *(f"risk_year_{k}" for k in range(1, 6))]
+    assert list(rows[0]) == ["case_id", "label", "score", *(f"risk_year_{k}" for k in range(1, 6))]
     model = TrainedModel(out / "model.pt")
     row = rows[3]
     paths = {

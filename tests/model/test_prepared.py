@@ -21,7 +21,7 @@ SETTINGS = {"crop_size": [48, 72], "pixel_mm": 2.0}
 @pytest.fixture
 def item(phantom: Phantom, tmp_path: Path) -> dict[str, Any]:
     image, mask = phantom.save(tmp_path)
-    return {"case": "a", "image": str(image), "mask": str(mask), "label": 1}
+    return {"case_id": "a", "image": str(image), "mask": str(mask), "label": 1}
 
 
 def _image(item: dict[str, Any], prepared: PreparedImages | None) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def test_what_is_read_back_equals_what_was_prepared(item: dict[str, Any], tmp_pa
         assert torch.equal(plain["image"].as_tensor(), other["image"].as_tensor())
         for name in ("slice_index", "slice_level", "centre_mm", "corner_mm"):
             assert np.array_equal(plain["image"].meta[name], other["image"].meta[name])
-        assert (other["case"], other["label"]) == ("a", 1)
+        assert (other["case_id"], other["label"]) == ("a", 1)
 
 
 def test_a_changed_file_or_setting_is_prepared_anew(item: dict[str, Any], tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def heat():
 @pytest.fixture
 def prediction():
     return {
-        "case": "case-7",
+        "case_id": "case-7",
         "status": "ok",
         "score": 0.614,
         "risk_5y": None,
@@ -343,7 +343,7 @@ def test_page_marks_simulated_weights_only_where_they_are(tmp_path, page, predic
 
 def test_page_escapes_what_it_is_given(tmp_path, prediction):
     nasty = '<img src=x onerror="alert(1)">'
-    prediction["case"] = nasty
+    prediction["case_id"] = nasty
     prediction["warnings"] = [{"code": "level_cut", "message": nasty}]
     page = Page(write_page(tmp_path / "a.html", prediction=prediction, facts={nasty: nasty}))
     assert not page.find("img")

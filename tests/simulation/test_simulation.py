@@ -302,11 +302,11 @@ def test_hospital_is_complete_and_the_same_whatever_the_workers(tmp_path):
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     table = pd.read_csv(one)
-    assert list(table.columns[:4]) == ["case", "image", "mask", "simulated"]
+    assert list(table.columns[:4]) == ["case_id", "image", "mask", "simulated"]
     assert {"fracture", "follow_up_years", "renal_failure"} <= set(table.columns)
     assert not {"bone_z", "five_year_risk"} & set(table.columns)
     truth = pd.read_csv(tmp_path / "one" / "truth.csv")
-    assert truth["case"].tolist() == table["case"].tolist()
+    assert truth["case_id"].tolist() == table["case_id"].tolist()
     assert truth["five_year_risk"].between(0, 1).all()
     image, mask = (nib.load(tmp_path / "one" / table[c][0]) for c in ("image", "mask"))
     np.testing.assert_allclose(image.affine, mask.affine)
@@ -319,7 +319,7 @@ def test_a_second_ct_of_a_registry_shows_the_same_patient(tmp_path):
         tmp_path, 34, hospital="registry", file_format="nifti", field_of_view="quick", workers=1
     )
     frame = pd.read_csv(table)
-    assert frame["patient"].tolist()[-1] == frame["patient"][0] == "R00001"
+    assert frame["patient_id"].tolist()[-1] == frame["patient_id"][0] == "R00001"
     first, second = (np.asarray(nib.load(tmp_path / frame["mask"][n]).dataobj) for n in (0, 33))
     # A year's ageing moves a few edges; another patient has another grid or spine.
     assert first.shape == second.shape

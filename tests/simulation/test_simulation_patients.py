@@ -183,7 +183,7 @@ def test_selected_hospitals_hold_eligible_patients_only(development, external):
         (external, "2012-01-01", "2013-12-31"),
     ):
         assert frame["scan_date"].between(first, last).all()
-        assert frame["patient"].tolist() == frame["case"].tolist()
+        assert frame["patient_id"].tolist() == frame["case_id"].tolist()
         assert frame[["baseline_fracture", "spinal_surgery", "traumatic_fracture"]].sum().sum() == 0
         assert frame["image_adequate"].all()
 
@@ -200,9 +200,9 @@ def test_registry_breaks_rules_whatever_the_outcome_and_some_come_twice():
     assert registry["fracture"].mean() == pytest.approx(0.25, abs=0.01)
     eligible = registry[kept]
     assert eligible["fracture"].mean() == pytest.approx(eligible["five_year_risk"].mean(), abs=0.01)
-    twice = registry[registry.duplicated("patient")]
+    twice = registry[registry.duplicated("patient_id")]
     assert len(twice) == 600
-    first = registry.set_index("case").loc[twice["patient"]]
+    first = registry.set_index("case_id").loc[twice["patient_id"]]
     assert (twice["scan_date"].to_numpy() > first["scan_date"].to_numpy()).all()
     assert (twice["follow_up_years"].to_numpy() < first["follow_up_years"].to_numpy()).all()
     assert (twice["bone_z"].to_numpy() == first["bone_z"].to_numpy()).all()

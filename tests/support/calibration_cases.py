@@ -50,8 +50,8 @@ def make_study(seed, sampling, *, score="image", hospital="development", count=3
         noise = rng.normal(0, 0.5, count)
         population[f"{tissue}_seen"] = population[f"{tissue}_z"] + noise
     rows, pairs = (random_controls if sampling == "random" else matched_controls)(population, rng)
-    selected = population.iloc[rows].assign(pair=[f"p{pair}" for pair in pairs])
-    x, names = population[list(FEATURES[score])].to_numpy(float), selected["pair"].to_numpy()
+    selected = population.iloc[rows].assign(pair_id=[f"p{pair}" for pair in pairs])
+    x, names = population[list(FEATURES[score])].to_numpy(float), selected["pair_id"].to_numpy()
     x[:, 0] /= 8 if score == "clinical" else 1
     y = selected["fracture"].to_numpy()
     out_of_fold, everyone = np.zeros(len(rows)), np.zeros(count)

@@ -46,7 +46,7 @@ def make_cohort(
     folder.mkdir(parents=True, exist_ok=True)
     phantom = make_phantom(*grid((2.5, 2.5, 5.0), (190.0, 170.0, 236.0)))
     table = {
-        "case": [f"p{n}" for n in range(len(labels))],
+        "case_id": [f"p{n}" for n in range(len(labels))],
         "image": [f"p{n}_ct.nii.gz" for n in range(len(labels))],
         "mask": [f"p{n}_mask.nii.gz" for n in range(len(labels))],
         "fracture": labels,

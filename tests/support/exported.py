@@ -215,7 +215,7 @@ def _prediction(case: Case) -> Prediction:
     places = [volume.index_from_feet(int(index)) for index in indices]
     levels = ("T12", "L1", "L2", "L3", "L4")
     return Prediction(
-        case="one",
+        case_id="one",
         status="ok",
         score=0.612345,
         risk_5y=0.1234,

@@ -208,12 +208,12 @@ def _table(header: str, row: Callable[[int], str]) -> Builder:
 
 
 _cohort = _table(
-    "case,image,mask,fracture,patient,pair,age,sex,height_cm,weight_kg",
+    "case_id,image,mask,fracture,patient_id,pair_id,age,sex,height_cm,weight_kg",
     lambda n: f"c{n},scan.nii,,{n % 2},p{n // 2},,{60 + n},{'FM'[n % 2]},{160 + n}.5,{70.25 + n}",
 )
-_scores = _table("case,fracture,A,B", lambda n: f"c{n},{n % 2},{n / 12:.3f},{1 - n / 12:.3f}")
+_scores = _table("case_id,fracture,A,B", lambda n: f"c{n},{n % 2},{n / 12:.3f},{1 - n / 12:.3f}")
 _heights = _table(
-    "case,level,anterior_mm,middle_mm,posterior_mm",
+    "case_id,level,anterior_mm,middle_mm,posterior_mm",
     lambda n: f"c{n},{('T12', 'L1', 'L2')[n % 3]},25.1,24.{n},26.0",
 )
 

@@ -1,6 +1,6 @@
 """The fuzz run: bad files from good ones, each read by a process with limits on time and memory.
 
-``python tests/fuzzing.py --count 20000`` runs it (``make fuzz``), ``--case N`` shows one case. A
+``python tests/support/fuzzing.py --count 20000`` runs it (``make fuzz``), ``--case N`` shows one case. A
 case is a function of its number. Every outcome must be a result or a code of the package: a
 traceback, a process that dies, takes longer than :data:`SECONDS` or more memory than
 :data:`MEMORY` is a finding, and so is a message that holds the patient's name or a path.
@@ -95,7 +95,9 @@ def read(seed: Seed, folder: Path) -> list[str]:
     mapping = folder / "labels.yaml"
     scheme = str(mapping) if mapping.is_file() else None
     try:
-        _, refusal = check_report(folder / seed.image, folder / seed.mask, case="a", scheme=scheme)
+        _, refusal = check_report(
+            folder / seed.image, folder / seed.mask, case_id="a", scheme=scheme
+        )
     except SettingError:
         if seed.name == "mapping":
             return ["wrong use: of the mapping"]

@@ -71,20 +71,20 @@ def build(root: Path, *, unknown: Sequence[str] = ()) -> Scored:
     frame = _patients(root, "development", 90)
     known = frame.drop(columns=list(unknown))
     known["fold"] = assign_folds(known, FOLDS, seed=1)
-    if "patient" in unknown:
+    if "patient_id" in unknown:
         first = known["fold"].iloc[0]
-        known.loc[known["case"] == SECOND, "fold"] = (first + 1) % FOLDS
+        known.loc[known["case_id"] == SECOND, "fold"] = (first + 1) % FOLDS
     away = _patients(root, "external", 40)
     selected = {
         side: root / "cohort" / side / "selected.csv" for side in ("development", "external")
     }
     write_patients(known, selected["development"])
-    write_patients(away.drop(columns="pair"), selected["external"])
+    write_patients(away.drop(columns="pair_id"), selected["external"])
     sides = {}
     for side, path in selected.items():
         table = read_patients(path)
         _measurements(table).to_csv(_folder(root / "imaging") / f"{side}.csv", index=False)
-        measured = pd.read_csv(root / "imaging" / f"{side}.csv", dtype={"case": str})
+        measured = pd.read_csv(root / "imaging" / f"{side}.csv", dtype={"case_id": str})
         sides[side] = Patients(table, measured)
     for model in image_models(plan):
         for fold in range(FOLDS):
@@ -102,30 +102,33 @@ def build(root: Path, *, unknown: Sequence[str] = ()) -> Scored:
     return Scored(root, plan, sides["development"], sides["external"], fits)
 
 
-def network_score(model: str, fold: int, case: str, fracture: int) -> float:
+def network_score(model: str, fold: int, case_id: str, fracture: int) -> float:
     """Return what the network that is tested on a fold says about a patient, any patient."""
-    rng = np.random.default_rng(zlib.crc32(f"{model} {fold} {case}".encode()))
+    rng = np.random.default_rng(zlib.crc32(f"{model} {fold} {case_id}".encode()))
     return float(expit(1.5 * (fracture - 0.5) + rng.normal()))
 
 
 def _patients(root: Path, hospital: str, count: int) -> pd.DataFrame:
     rows = [asdict(p) for p in draw_patients(count, 3, hospital)]  # type: ignore[arg-type]
-    frame = pd.DataFrame(rows)[["case", *COHORT_COLUMNS]]
-    for column in ("case", "patient"):
+    frame = pd.DataFrame(rows)[["case_id", *COHORT_COLUMNS]]
+    for column in ("case_id", "patient_id"):
         frame[column] = [f"{'P' if hospital == 'development' else 'X'}{i}" for i in range(count)]
     matched = Matching(variables=("age", "sex", "bmi"), caliper=None)
-    frame["pair"] = (
-        match(frame, matched).frame.set_index("case")["pair"].reindex(frame["case"]).to_numpy()
+    frame["pair_id"] = (
+        match(frame, matched)
+        .frame.set_index("case_id")["pair_id"]
+        .reindex(frame["case_id"])
+        .to_numpy()
     )
     if hospital == "development":
-        second = frame.iloc[[0]].assign(case=SECOND, pair=np.nan)
+        second = frame.iloc[[0]].assign(case_id=SECOND, pair_id=np.nan)
         frame = pd.concat([frame, second], ignore_index=True)
     frame.loc[[7, 20, 33], "bmi"] = np.nan  # so that the imputation matters
     frame.loc[[7, 20, 33], "weight_kg"] = np.nan
     images = _folder(root / "scans")
-    for case in frame["case"]:
+    for case in frame["case_id"]:
         (images / f"{hospital}_{case}.nii").write_bytes(f"voxels of {case}".ljust(400).encode())
-    frame["image"] = [str(images / f"{hospital}_{case}.nii") for case in frame["case"]]
+    frame["image"] = [str(images / f"{hospital}_{case}.nii") for case in frame["case_id"]]
     frame["mask"] = [image.replace(".nii", "_mask.nii") for image in frame["image"]]
     return frame
 
@@ -136,7 +139,7 @@ def _measurements(frame: pd.DataFrame) -> pd.DataFrame:
     values[:, 0] -= 10 * frame["fracture"]
     table = pd.DataFrame(values, columns=list(IMAGING_VARIABLES))
     table.loc[[5, 12]] = np.nan  # nothing could be measured
-    table.insert(0, "case", frame["case"])
+    table.insert(0, "case_id", frame["case_id"])
     return table.assign(note="")
 
 
@@ -150,7 +153,7 @@ def _write_network(
         "validation": home[home["fold"] == validation],
         "test": home[home["fold"] == fold],
     }
-    split = {name: rows["case"].tolist() for name, rows in parts.items()}
+    split = {name: rows["case_id"].tolist() for name, rows in parts.items()}
     write_json(folder / "split.json", {"fold": validation, **split})
     write_json(folder / "model.json", {"config": {"clinical": standardiser(model, parts["train"])}})
     for part in ("test", "validation"):
@@ -169,11 +172,11 @@ def standardiser(model: ImageModel, rows: pd.DataFrame) -> dict[str, object] | N
 
 
 def _write_scores(folder: Path, model: ImageModel, fold: int, rows: pd.DataFrame) -> None:
-    taken = rows[~rows["case"].isin((REFUSED, "X5"))]
-    table = taken[["case"]].assign(label=taken["fracture"])
+    taken = rows[~rows["case_id"].isin((REFUSED, "X5"))]
+    table = taken[["case_id"]].assign(label=taken["fracture"])
     scores = [
         network_score(model.name, fold, case, fracture)
-        for case, fracture in zip(taken["case"], taken["fracture"], strict=True)
+        for case, fracture in zip(taken["case_id"], taken["fracture"], strict=True)
     ]
     table["score"] = scores
     if model.name == "hazard":

@@ -135,8 +135,8 @@ def predictions(rng: np.random.Generator, n: int, intercept: float, signal: floa
     death = ~fracture & (rng.uniform(size=n) < 0.1)
     frame = pd.DataFrame(
         {
-            "case": [f"case_{k}" for k in range(n)],
-            "patient": [f"patient_{k}" for k in range(n)],
+            "case_id": [f"case_{k}" for k in range(n)],
+            "patient_id": [f"patient_{k}" for k in range(n)],
             "fold": np.arange(n) % 5 if intercept == 0 else np.nan,
             "fracture": fracture.astype(int),
             "time_years": time.round(3),
@@ -205,8 +205,8 @@ def _before_eligibility(frame: pd.DataFrame) -> pd.DataFrame:
     young = [f"young_{k}" for k in range(12)]
     return pd.DataFrame(
         {
-            "case": [*frame["case"], *young],
-            "patient": [*frame["patient"], *young],
+            "case_id": [*frame["case_id"], *young],
+            "patient_id": [*frame["patient_id"], *young],
             "fracture": [*frame["fracture"], *[0] * 12],
             "age": [70.0] * len(frame) + [41.0] * 12,
             "follow_up_years": 4.0,
@@ -298,7 +298,7 @@ def _write_rest(root: Path, frame: pd.DataFrame) -> None:
     )
     _write_csv(root / "seeds" / "spread.csv", spread)
     refused = [("case_3", "level_missing", "L4 has no voxel in the mask")]
-    columns = ["case", "code", "message"]
+    columns = ["case_id", "code", "message"]
     _write_csv(root / "imaging/development_refused.csv", pd.DataFrame(refused, columns=columns))
     _write_csv(root / "imaging/external_refused.csv", pd.DataFrame([], columns=columns))
     line = {**dict(zip(columns, refused[0], strict=True)), "remedy": "Give a whole mask."}

@@ -464,7 +464,7 @@ def test_a_failing_totalsegmentator_is_a_refusal(
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
     report, refusal = check_report(
-        image, MaskSource(image, "totalsegmentator", tmp_path / "out"), case="a"
+        image, MaskSource(image, "totalsegmentator", tmp_path / "out"), case_id="a"
     )
     assert refusal is not None
     assert refusal.code == "mask_not_made"
@@ -595,7 +595,7 @@ def cohort(folder: Path, phantom: Phantom) -> Path:
     nib.save(nifti(phantom.hu.astype(np.int16), phantom.affine), folder / "second.nii.gz")
     table = folder / "patients.csv"
     table.write_text(
-        "case,image,mask,fracture,note\n"
+        "case_id,image,mask,fracture,note\n"
         "a,ct.nii.gz,mask.nii.gz,1,x\n"
         'b,second.nii.gz,,0,"y, z"\n'
         "c,thick.nii.gz,,0,\n"
@@ -606,7 +606,7 @@ def cohort(folder: Path, phantom: Phantom) -> Path:
 def test_a_table_with_all_masks_is_left_alone(phantom: Phantom, tmp_path: Path) -> None:
     phantom.save(tmp_path)
     table = tmp_path / "t.csv"
-    table.write_text("case,image,mask,fracture\na,ct.nii.gz,mask.nii.gz,1\n")
+    table.write_text("case_id,image,mask,fracture\na,ct.nii.gz,mask.nii.gz,1\n")
     assert rows_without_mask(table) == 0
     assert with_masks(table, tmp_path / "masks") == table
     assert not (tmp_path / "masks").exists()
@@ -627,7 +627,7 @@ def test_missing_masks_are_made_once_and_refusals_listed(
     filled = with_masks(table, folder, "totalsegmentator", told.append)
     assert told == ["mask 1 of 2, case b: made", "mask 2 of 2, case c: refused"]
     frame = pd.read_csv(filled)
-    assert list(frame.columns) == ["case", "image", "mask", "fracture", "note"]
+    assert list(frame.columns) == ["case_id", "image", "mask", "fracture", "note"]
     assert frame["note"].tolist()[:2] == ["x", "y, z"]
     assert table_sha256(filled) == sha256_of(table)  # held-out patients stay recognisable
     items = read_cohort(filled)
@@ -767,7 +767,7 @@ def test_a_study_makes_masks_only_where_some_are_missing(
     assert [Path(p).name for p in filled["mask"]] == ["mask.nii.gz", MASK, REFUSED_MASK]
     study.imaging("development")
     refused = pd.read_csv(tmp_path / "study" / "imaging" / "development_refused.csv")
-    assert refused[["case", "code"]].to_numpy().tolist() == [["c", "slices_too_thick"]]
+    assert refused[["case_id", "code"]].to_numpy().tolist() == [["c", "slices_too_thick"]]
 
     frame.assign(mask=str(tmp_path / "mask.nii.gz")).to_csv(selected, index=False)
     assert "masks/development" not in [name for name, _ in study.steps()]
@@ -811,8 +811,8 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
     low = middle + np.array([-140.0, -110.0, centres["L5"][2] - 110.0])
     high = middle + np.array([140.0, 120.0, centres["T10"][2] + 25.0])
     hu, affine = synthetic_ct(paint_label_map(plan, low, high), rng, spacing_mm=(0.9, 0.9, 2.5))
-    folder = tmp_path_factory.mktemp("patient") / "series"
-    facts = SeriesFacts(uid_seed="patient", patient_name="Doe^Jane", patient_id="SECRET7")
+    folder = tmp_path_factory.mktemp("patient_id") / "series"
+    facts = SeriesFacts(uid_seed="patient_id", patient_name="Doe^Jane", patient_id="SECRET7")
     # Stored as scanners do: columns to the patient's left, rows to the back.
     turned = affine @ np.diag([-1.0, -1.0, 1.0, 1.0])
     turned[:3, 3] = (affine @ [hu.shape[0] - 1, hu.shape[1] - 1, 0, 1])[:3]

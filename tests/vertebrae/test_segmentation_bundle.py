@@ -551,18 +551,18 @@ def test_inference_refuses_case_by_case(weights: Path, tmp_path: Path) -> None:
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     nib.save(nib.nifti1.Nifti1Image(water, affine), tmp_path / "water.nii.gz")
     cases = [
-        {"case": "lost", "image": str(tmp_path / "nowhere")},
-        {"case": "water", "image": str(tmp_path / "water.nii.gz")},
+        {"case_id": "lost", "image": str(tmp_path / "nowhere")},
+        {"case_id": "water", "image": str(tmp_path / "water.nii.gz")},
     ]
     out = tmp_path / "out"
     settings = {"output_dir": str(out), "weights": str(weights), "cases": cases}
     run("common", "inference", kind="infer", **settings)
     codes = {}
     for case in cases:
-        document = json.loads((out / case["case"] / "segmentation.json").read_text())
+        document = json.loads((out / case["case_id"] / "segmentation.json").read_text())
         assert violations(document, "segmentation") == []
-        codes[case["case"]] = document["refusal"]["code"]
-        assert not (out / case["case"] / "mask.nii.gz").exists()
+        codes[case["case_id"]] = document["refusal"]["code"]
+        assert not (out / case["case_id"] / "mask.nii.gz").exists()
     assert codes["lost"] == "input_unreadable"
     assert codes["water"] != "internal"
 

@@ -56,7 +56,7 @@ def manifest(phantom: Phantom, tmp_path: Path) -> Path:
         for n, f in zip("abcd", ("a", "b", "Doe^Jane", "x"), strict=True)
     ]
     path = tmp_path / "manifest.csv"
-    path.write_text("\n".join(["case,image,mask", *rows]) + "\n")
+    path.write_text("\n".join(["case_id,image,mask", *rows]) + "\n")
     return path
 
 
@@ -69,7 +69,7 @@ def run(manifest: Path, members: list[Path], out: Path, *more: str) -> Result:
 
 def table(out: Path) -> dict[str, dict[str, str]]:
     with (out / "predictions.csv").open(newline="") as file:
-        return {row["case"]: row for row in csv.DictReader(file)}
+        return {row["case_id"]: row for row in csv.DictReader(file)}
 
 
 def test_each_case_is_scored_as_if_it_were_alone(
@@ -87,7 +87,7 @@ def test_each_case_is_scored_as_if_it_were_alone(
     for case in "ab":
         folder = manifest.parent / case
         words = ["predict", str(folder / "ct.nii.gz"), "--mask", str(folder / "mask.nii.gz")]
-        words += ["--no-compare-mask", "--out", str(tmp_path / "alone"), "--case", case]
+        words += ["--no-compare-mask", "--out", str(tmp_path / "alone"), "--case-id", case]
         alone = CliRunner().invoke(
             main, [*words, *[w for m in members for w in ("--weights", str(m))]]
         )
@@ -96,7 +96,7 @@ def test_each_case_is_scored_as_if_it_were_alone(
         assert float(rows[case]["score"]) == document["score"]
     assert rows["a"]["score"] != rows["b"]["score"]
     refused = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
-    assert [line["case"] for line in refused] == ["c", "d"]
+    assert [line["case_id"] for line in refused] == ["c", "d"]
     assert "3 of 4: c refused level_missing" in result.stderr
     written = result.output + "".join(f.read_text() for f in out.rglob("*.[jc]s*") if f.is_file())
     assert "Doe" not in written
@@ -186,7 +186,7 @@ def test_several_processes_give_the_same_table(
 
 def dies(row: batch.Row, **_: Any) -> CaseRefused | None:
     """Stand for a case that ends its process, as one too large for the memory does."""
-    if row.case == "bad":
+    if row.case_id == "bad":
         os._exit(1)
     return None
 
@@ -197,7 +197,7 @@ def test_a_case_that_ends_its_process_is_named(
 ) -> None:
     monkeypatch.setattr(batch, "_predict", dies)
     rows = [batch.Row(case, "x") for case in ("good", "bad", "better")]
-    outcome = {row.case: refusal for row, refusal in batch._run(rows, [], tmp_path, {}, 2)}
+    outcome = {row.case_id: refusal for row, refusal in batch._run(rows, [], tmp_path, {}, 2)}
     assert outcome["good"] is outcome["better"] is None
     assert outcome["bad"] is not None
     assert outcome["bad"].code == "internal"
@@ -207,15 +207,15 @@ def test_a_case_that_ends_its_process_is_named(
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
-        (["case,mask", "a,b"], "row 1, image: the column is missing"),
-        (["case,image", "a,x", "A,y"], "row 3, case: 'A', the name is there twice"),
-        (["case,image", "../a,x"], "row 2, case: '../a', must be fit for a folder's name"),
-        (["case,image", "batch.json,x"], "the name of a file of the batch"),
-        (["case,image", "a,"], "row 2, image: must not be empty"),
-        (["case,image", "a,dicomweb://h/x"], "row 2, image: must name a study"),
-        (["case,image", "a,dicomweb://h/studies/SECRET7"], "with UIDs"),
+        (["case_id,mask", "a,b"], "row 1, image: the column is missing"),
+        (["case_id,image", "a,x", "A,y"], "row 3, case: 'A', the name is there twice"),
+        (["case_id,image", "../a,x"], "row 2, case: '../a', must be fit for a folder's name"),
+        (["case_id,image", "batch.json,x"], "the name of a file of the batch"),
+        (["case_id,image", "a,"], "row 2, image: must not be empty"),
+        (["case_id,image", "a,dicomweb://h/x"], "row 2, image: must name a study"),
+        (["case_id,image", "a,dicomweb://h/studies/SECRET7"], "with UIDs"),
         (["case;image", "a;x"], "the rule is a comma"),
-        (["case,image"], "no rows"),
+        (["case_id,image"], "no rows"),
     ],
 )
 def test_a_manifest_that_cannot_be_used(tmp_path: Path, lines: list[str], fault: str) -> None:
@@ -259,7 +259,7 @@ def test_exports_of_every_case_and_into_a_pacs(
     hu = np.rint(phantom.hu).astype(np.int16)
     series = write_ct_series(tmp_path / "ct", hu, phantom.affine, facts)
     manifest, out = tmp_path / "m.csv", tmp_path / "out"
-    manifest.write_text(f"case,image,mask\na,ct,{mask.relative_to(tmp_path)}\n")
+    manifest.write_text(f"case_id,image,mask\na,ct,{mask.relative_to(tmp_path)}\n")
     with serving() as pacs:
         words = ["--export", "fhir", "--store", pacs.address]
         pacs.answers[STOW] = (401, {}, b"")

@@ -33,7 +33,7 @@ from monai_vfx.workflows.check.table import COLUMNS, FACTS, row_of
 from monai_vfx.workflows.study.plan import read_plan
 from phantoms import Phantom, grid, make_phantom
 
-MANIFEST = """case,image,mask,age,sex
+MANIFEST = """case_id,image,mask,age,sex
 good,good,mask.nii.gz,63,F
 other,good,mask.nii.gz,41,M
 gap,gap,mask.nii.gz,,
@@ -75,7 +75,7 @@ def checked(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _rows(out: Path) -> dict[str, dict[str, str]]:
     with (out / "check.csv").open(encoding="utf-8", newline="") as file:
-        return {row["case"]: row for row in csv.DictReader(file)}
+        return {row["case_id"]: row for row in csv.DictReader(file)}
 
 
 def _records(out: Path) -> list[Any]:
@@ -134,7 +134,7 @@ def test_the_page_shows_every_study_and_loads_nothing(checked: Path) -> None:
 
 
 def test_a_page_of_no_refusal_and_strange_names(checked: Path, tmp_path: Path) -> None:
-    row = row_of(_records(checked)[0]) | {"case": "<b>&", "model": None}
+    row = row_of(_records(checked)[0]) | {"case_id": "<b>&", "model": None}
     text = write_check_page(tmp_path / "p.html", [row]).read_text(encoding="utf-8")
     assert "&lt;b&gt;&amp;" in text
     assert "<p>None.</p>" in text
@@ -147,12 +147,12 @@ def test_what_is_done_is_kept_unless_it_changed(
     shutil.copytree(checked, out)
     shutil.copytree(hospital, source, copy_function=shutil.copy2)
     with (out / "check.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"case": "good", "rep')  # the machine lost power
-    before = {record["case"]: record for record in _records(checked)}
+        file.write('{"case_id": "good", "rep')  # the machine lost power
+    before = {record["case_id"]: record for record in _records(checked)}
     studies = read_manifest(source / "manifest.csv")
     studies[2] = Study("gap", studies[2].image, studies[2].mask, expected=Expected(50.0))
     check_many(studies, out, Settings(compare=False, scheme="verse"), tell=lambda line: None)
-    after = {record["case"]: record for record in _records(out)}
+    after = {record["case_id"]: record for record in _records(out)}
     assert after["good"] == before["good"]
     assert after["other"] == before["other"]
     assert after["gap"]["stamp"] != before["gap"]["stamp"]
@@ -179,11 +179,11 @@ def test_a_missing_package_comes_back_from_a_process() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("case,mask\na,b\n", "row 1, image: the column is missing"),
-        ("case,image\na,b\na,c\n", "row 3, case: also in row 2"),
-        ("case,image,age\na,b,old\n", "row 2, age: 'old'"),
-        ("case,image\n../a,b\n", "row 2, case: '../a'"),
-        ("case,image\na,\n", "row 2, image: must not be empty"),
+        ("case_id,mask\na,b\n", "row 1, image: the column is missing"),
+        ("case_id,image\na,b\na,c\n", "row 3, case: also in row 2"),
+        ("case_id,image,age\na,b,old\n", "row 2, age: 'old'"),
+        ("case_id,image\n../a,b\n", "row 2, case: '../a'"),
+        ("case_id,image\na,\n", "row 2, image: must not be empty"),
     ],
 )
 def test_faults_of_a_manifest_are_named(tmp_path: Path, text: str, named: str) -> None:
@@ -199,20 +199,20 @@ def test_studies_of_a_folder_keep_their_numbers(tmp_path: Path) -> None:
     (folder / "letter.pdf").touch()
     (folder / ".DS_Store").touch()
     first = find_studies(folder, out)
-    assert [study.case for study in first] == ["study_00001", "study_00002"]
+    assert [study.case_id for study in first] == ["study_00001", "study_00002"]
     (folder / "Abe.zip").touch()
-    second = {study.image.name: study.case for study in find_studies(folder, out)}
+    second = {study.image.name: study.case_id for study in find_studies(folder, out)}
     assert second == {
         "Abe.zip": "study_00003",
         "Doe_Jane": "study_00001",
         "Roe_Rick": "study_00002",
     }
-    assert [s.case for s in read_manifest(out / "studies.csv")] == [
+    assert [s.case_id for s in read_manifest(out / "studies.csv")] == [
         *("study_00001", "study_00002", "study_00003")
     ]
     key = (out / "studies.csv").read_text().splitlines()
     (out / "studies.csv").write_text("\n".join(row for row in key if "Roe_Rick" not in row))
-    third = {study.image.name: study.case for study in find_studies(folder, out)}
+    third = {study.image.name: study.case_id for study in find_studies(folder, out)}
     assert third == {**second, "Roe_Rick": "study_00004"}
     with pytest.raises(SettingError, match="out must not lie"):
         find_studies(folder, folder / "out")
@@ -230,13 +230,13 @@ def test_what_a_person_adds_to_the_key_stays_and_counts(tmp_path: Path) -> None:
     assert key.read_bytes() == edited  # nothing is new: nothing is written
     assert (study.mask, study.expected.age_years) == ((out / "m.nii.gz").resolve(), 61.0)
     (folder / "Abe.zip").touch()
-    assert [s.case for s in find_studies(folder, out)] == ["study_00002", "study_00001"]
+    assert [s.case_id for s in find_studies(folder, out)] == ["study_00002", "study_00001"]
     assert key.read_text().splitlines() == [
         f"{head},site,mask,age",
         f"{row},  Ward 3,m.nii.gz,61",
         f"study_00002,{(folder / 'Abe.zip').resolve()},,,",
     ]
-    key.write_text("case,image\nstudy_00001,a\nstudy_00001,b\n")
+    key.write_text("case_id,image\nstudy_00001,a\nstudy_00001,b\n")
     with pytest.raises(CaseRefused, match="must be unique"):
         find_studies(folder, out)
 
@@ -285,7 +285,7 @@ def test_wrong_use_of_the_command(
 def gated(tmp_path: Path) -> Path:
     """A table of ten patients with its gate: one refused, one with metal, one outside the age."""
     rows = []
-    table = ["case,image,mask,fracture,age,sex,bmi,patient"]
+    table = ["case_id,image,mask,fracture,age,sex,bmi,patient"]
     for number in range(10):
         image = tmp_path / f"p{number}.nii.gz"
         image.write_bytes(bytes([number]) * 50)
@@ -293,7 +293,7 @@ def gated(tmp_path: Path) -> Path:
         rows.append(
             dict.fromkeys(COLUMNS, "")
             | {
-                "case": f"p{number}",
+                "case_id": f"p{number}",
                 "status": "refused" if refused else "accepted",
                 "code": "gantry_tilt" if refused else "",
                 "message": "slices are sheared" if refused else "",
@@ -322,7 +322,7 @@ def test_the_gate_leaves_out_who_was_refused_or_warned_of(gated: Path) -> None:
     assert left_out["p3"].refusal.message == "slices are sheared"
     with table.open(encoding="utf-8", newline="") as file:
         kept = list(csv.DictReader(file))
-    assert [row["case"] for row in kept] == [f"p{n}" for n in (0, 1, 2, 5, 6, 7, 8, 9)]
+    assert [row["case_id"] for row in kept] == [f"p{n}" for n in (0, 1, 2, 5, 6, 7, 8, 9)]
     assert all(Path(row["image"]).is_file() for row in kept)
 
 
@@ -419,7 +419,7 @@ def test_a_study_applies_the_gate_before_all_else(gated: Path) -> None:
     assert study.fingerprint()["development_gate_sha256"]
     study.cohort("development")
     with (gated / "study" / "cohort" / "development" / "selected.csv").open() as file:
-        cases = {row["case"] for row in csv.DictReader(file)}
+        cases = {row["case_id"] for row in csv.DictReader(file)}
     assert cases == {f"p{n}" for n in range(10)} - {"p3", "p4"}
 
 
@@ -457,7 +457,7 @@ def test_a_training_lists_whom_the_gate_left_out(tmp_path: Path) -> None:
         exclude_warnings=["fracture_unclear"],
     )
     listed = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
-    assert [(line["case"], line["code"]) for line in listed] == [("p2", "file_truncated")]
+    assert [(line["case_id"], line["code"]) for line in listed] == [("p2", "file_truncated")]
     split = json.loads((out / "split.json").read_text(encoding="utf-8"))
     assert "p2" not in json.dumps(split)
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))

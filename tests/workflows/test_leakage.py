@@ -48,7 +48,7 @@ def found(study: Path) -> dict[str, str]:
 
 
 def edit_csv(path: Path, change: Callable[[pd.DataFrame], object]) -> None:
-    text = {"case": str, "patient": str, "pair": str, "fold": str}
+    text = {"case_id": str, "patient_id": str, "pair_id": str, "fold": str}
     table = pd.read_csv(path, dtype=text, float_precision="round_trip")
     change(table)
     table.to_csv(path, index=False)
@@ -61,7 +61,7 @@ def edit_json(path: Path, change: Callable[[dict], object]) -> None:  # type: ig
 
 
 def home(study: Path) -> pd.DataFrame:
-    text = {"case": str, "patient": str, "pair": str}
+    text = {"case_id": str, "patient_id": str, "pair_id": str}
     path = study / "predictions" / "development.csv"
     return pd.read_csv(path, dtype=text, float_precision="round_trip")
 
@@ -102,7 +102,7 @@ def test_the_audit_file_says_that_it_failed(study: Path) -> None:
 
 
 def test_pairs_torn_over_folds_are_found(tmp_path: Path) -> None:
-    failed = found(build(tmp_path, unknown=["pair"]).root)
+    failed = found(build(tmp_path, unknown=["pair_id"]).root)
     assert "pairs in one fold" in failed
     assert "patients in one fold" not in failed
     assert {name.split(":")[0] for name in failed} == {"pairs in one fold", "test fold unseen"}
@@ -112,17 +112,17 @@ def test_pairs_torn_over_folds_are_found(tmp_path: Path) -> None:
 
 
 def test_a_second_scan_of_a_tested_patient_in_training_is_found(tmp_path: Path) -> None:
-    made = build(tmp_path, unknown=["patient"])
+    made = build(tmp_path, unknown=["patient_id"])
     failed = found(made.root)
     assert {name.split(":")[0] for name in failed} == {"patients in one fold", "test fold unseen"}
     assert failed["patients in one fold"].startswith("1 of ")
-    tested = made.home.frame.set_index("case").loc[SECOND, "fold"]
+    tested = made.home.frame.set_index("case_id").loc[SECOND, "fold"]
     assert "1 patients of fold" in failed[f"test fold unseen: image/bone/fold_{tested:.0f}"]
 
 
 def test_a_row_without_a_fold_tears_its_pair(study: Path) -> None:
     def lose(table: pd.DataFrame) -> None:
-        table.loc[table["pair"].notna().idxmax(), "fold"] = np.nan
+        table.loc[table["pair_id"].notna().idxmax(), "fold"] = np.nan
 
     edit_csv(study / "cohort/development/selected.csv", lose)
     assert "pairs in one fold" in found(study)
@@ -294,8 +294,8 @@ def test_inner_scores_of_the_test_fold_are_found_though_the_threshold_agrees(stu
     score, table = "clinical_A", home(study)
     fold = table[table["fold"] == FOLD]
     inner = study / "clinical" / score / "inner.csv"
-    rows = pd.read_csv(inner, dtype={"case": str})
-    own = pd.DataFrame({"case": fold["case"], "fold": FOLD, "score": fold[score]})
+    rows = pd.read_csv(inner, dtype={"case_id": str})
+    own = pd.DataFrame({"case_id": fold["case_id"], "fold": FOLD, "score": fold[score]})
     pd.concat([rows[rows["fold"] != FOLD], own]).to_csv(inner, index=False)
     wrong = threshold_rows(score, FOLD, fold["fracture"], fold[score], "inner folds")
 
@@ -317,7 +317,7 @@ def test_scores_of_a_network_that_saw_the_patient_are_found(study: Path) -> None
         rows = (table["fold"].astype(float) == 2) & table["image_bone"].notna()
         table.loc[rows, "image_bone"] = [
             network_score("bone", 0, case, fracture)
-            for case, fracture in table.loc[rows, ["case", "fracture"]].to_numpy()
+            for case, fracture in table.loc[rows, ["case_id", "fracture"]].to_numpy()
         ]
 
     edit_csv(study / "predictions/development.csv", plant)

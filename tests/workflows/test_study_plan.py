@@ -16,7 +16,7 @@ LEAST = "name: N\ndevelopment: {table: home.csv}\n"
 def plan(folder: Path, text: str) -> Plan:
     """Read a STUDY.yaml beside which home.csv and away.csv lie."""
     for name in ("home.csv", "away.csv"):
-        (folder / name).write_text("case,fracture\n")
+        (folder / name).write_text("case_id,fracture\n")
     path = folder / "STUDY.yaml"
     path.write_text(text, encoding="utf-8")
     return read_plan(path)

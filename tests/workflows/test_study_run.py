@@ -58,7 +58,7 @@ def write_tables(folder: Path) -> Path:
     """Write two hospitals without images, and the plan of a study of them."""
     for name, hospital, count, seed in (("home", "registry", 300, 3), ("away", "external", 150, 4)):
         rows = [asdict(p) for p in draw_patients(count, seed, hospital, "strong")]  # type: ignore[arg-type]
-        frame = pd.DataFrame(rows)[["case", *COHORT_COLUMNS]]
+        frame = pd.DataFrame(rows)[["case_id", *COHORT_COLUMNS]]
         frame.to_csv(folder / f"{name}.csv", index=False)
     plan = folder / "STUDY.yaml"
     plan.write_text(TABLES)
@@ -110,8 +110,8 @@ def test_a_patient_without_measurements_is_no_refusal(
         assert len(pd.read_csv(tables[0] / "imaging" / f"{side}_refused.csv")) == 0
         measured = pd.read_csv(tables[0] / "imaging" / f"{side}.csv")
         selected = pd.read_csv(tables[0] / "cohort" / side / "selected.csv")
-        assert measured["case"].tolist() == selected["case"].tolist()
-        assert measured.drop(columns="case").isna().all(axis=None)
+        assert measured["case_id"].tolist() == selected["case_id"].tolist()
+        assert measured.drop(columns="case_id").isna().all(axis=None)
 
 
 def test_the_same_study_again_does_nothing_again(

@@ -56,8 +56,8 @@ def test_all_scores_of_the_contract_are_there(
     names += ["frax_major", "frax_hip"]
     assert score_names(tables[0]) == names
     assert score_names(away) == names
-    assert {"pair", "fold"} & set(away) == set()
-    assert {"case", "patient", "fracture", "time_years", "event"} <= set(away)
+    assert {"pair_id", "fold"} & set(away) == set()
+    assert {"case_id", "patient_id", "fracture", "time_years", "event"} <= set(away)
 
 
 @pytest.mark.parametrize("model", list(NETWORKS))
@@ -65,8 +65,8 @@ def test_each_patient_is_scored_by_the_network_of_its_own_fold(
     tables: tuple[pd.DataFrame, pd.DataFrame], model: str
 ) -> None:
     for row in tables[0].to_dict("records"):
-        right = network_score(model, int(row["fold"]), row["case"], row["fracture"])
-        if row["case"] == REFUSED:
+        right = network_score(model, int(row["fold"]), row["case_id"], row["fracture"])
+        if row["case_id"] == REFUSED:
             assert np.isnan(row[NETWORKS[model]])
         else:
             assert row[NETWORKS[model]] == pytest.approx(right, rel=1e-12)
@@ -76,18 +76,18 @@ def test_a_refused_image_leaves_a_gap_and_its_patient_stays(
     study: Scored, tables: tuple[pd.DataFrame, pd.DataFrame], away: pd.DataFrame
 ) -> None:
     table, thresholds = tables
-    assert table["case"].tolist() == study.home.frame["case"].tolist()
-    gaps = table.set_index("case").isna().loc[REFUSED]
+    assert table["case_id"].tolist() == study.home.frame["case_id"].tolist()
+    gaps = table.set_index("case_id").isna().loc[REFUSED]
     with_image = {name for name in score_names(table) if gaps[name]}
     # Nothing of this patient's CT could be measured either.
     assert with_image == {*NETWORKS.values(), "late_fusion_A", "imaging_baseline"}
     frozen = thresholds[(thresholds["fold"] == "frozen") & (thresholds["score"] == "image_bone")]
     assert set(frozen["n"]) == {len(table) - 1}
     assert set(frozen["events"]) == {
-        int(table["fracture"].sum() - table.set_index("case").loc[REFUSED, "fracture"])
+        int(table["fracture"].sum() - table.set_index("case_id").loc[REFUSED, "fracture"])
     }
-    assert np.isnan(away.set_index("case").loc["X5", "image_bone"])
-    assert away.set_index("case").loc["X5", "clinical_A"] > 0
+    assert np.isnan(away.set_index("case_id").loc["X5", "image_bone"])
+    assert away.set_index("case_id").loc["X5", "clinical_A"] > 0
 
 
 def test_thresholds_of_a_fold_never_saw_it(
@@ -119,10 +119,12 @@ def test_a_networks_threshold_comes_from_its_validation_fold(
     study: Scored, tables: tuple[pd.DataFrame, pd.DataFrame]
 ) -> None:
     frame = study.home.frame
-    chose = frame[(frame["fold"] == 0) & (frame["case"] != REFUSED)]  # of the network tested on 2
+    chose = frame[
+        (frame["fold"] == 0) & (frame["case_id"] != REFUSED)
+    ]  # of the network tested on 2
     scores = [
         network_score("bone", 2, case, y)
-        for case, y in zip(chose["case"], chose["fracture"], strict=True)
+        for case, y in zip(chose["case_id"], chose["fracture"], strict=True)
     ]
     right = threshold_rows("image_bone", 2, chose["fracture"], scores, "validation fold")
     thresholds = tables[1]
@@ -143,9 +145,9 @@ def test_an_external_score_is_the_mean_of_the_members(study: Scored, away: pd.Da
     frame = study.away.with_features()
     for model, score in NETWORKS.items():
         for row in away.to_dict("records"):
-            if row["case"] != "X5":
+            if row["case_id"] != "X5":
                 members = [
-                    network_score(model, k, row["case"], row["fracture"]) for k in range(FOLDS)
+                    network_score(model, k, row["case_id"], row["fracture"]) for k in range(FOLDS)
                 ]
                 assert row[score] == pytest.approx(sum(members) / FOLDS, rel=1e-12)
     for score in ("clinical_B", "logistic_A", "imaging_baseline", "matched_only"):
@@ -161,11 +163,11 @@ def test_a_patient_whom_one_member_refuses_has_no_score_of_the_ensemble(study: S
     whole = path.read_text()
     try:
         rows = pd.read_csv(path)
-        rows[rows["case"] != "X7"].to_csv(path, index=False)
+        rows[rows["case_id"] != "X7"].to_csv(path, index=False)
         away = external_table(study.plan, study.root / "image", study.away, study.fits)
     finally:
         path.write_text(whole)
-    gaps = away.set_index("case")["image_bone"].isna()
+    gaps = away.set_index("case_id")["image_bone"].isna()
     assert set(gaps[gaps].index) == {"X5", "X7"}
 
 
@@ -217,7 +219,7 @@ def test_without_networks_the_richest_clinical_model_is_compared() -> None:
 
 def test_an_image_that_could_not_be_prepared_stops_the_study(tmp_path: Path) -> None:
     check_failures(tmp_path)  # nothing was refused
-    line = {"case": "a", "code": "mask_empty", "message": "no label", "remedy": "look"}
+    line = {"case_id": "a", "code": "mask_empty", "message": "no label", "remedy": "look"}
     (tmp_path / "refused.jsonl").write_text(json.dumps(line) + "\n")
     check_failures(tmp_path)  # a rule was broken: counted, not stopped for
     failed = {**line, "code": "internal", "message": "OSError in the preprocessing"}

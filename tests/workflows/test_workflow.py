@@ -68,7 +68,7 @@ class Ensemble:
 
 @pytest.fixture(scope="module")
 def ensemble(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
-    image, mask = phantom.save(tmp_path_factory.mktemp("case"))
+    image, mask = phantom.save(tmp_path_factory.mktemp("case_id"))
     members = [untrained(tmp_path_factory.mktemp("member"), seed=seed) for seed in (1, 2, 3)]
     out = tmp_path_factory.mktemp("out")
     scores = [
@@ -244,20 +244,30 @@ def test_names_are_data_not_configuration(
 ) -> None:
     image, mask = phantom.save(tmp_path / name)
     prediction = predict(
-        image, mask, compare_mask=False, weights=weights, out=tmp_path / f"{name}#out", case=name
+        image, mask, compare_mask=False, weights=weights, out=tmp_path / f"{name}#out", case_id=name
     )
-    assert prediction.case == name
+    assert prediction.case_id == name
     assert (tmp_path / f"{name}#out" / "prediction.json").is_file()
 
 
-@pytest.mark.parametrize("case", ["", "..", "/tmp/x", "a/b", "a\\b", "a\nb", ".hidden"])
+@pytest.mark.parametrize("case_id", ["", "..", "/tmp/x", "a/b", "a\\b", "a\nb", ".hidden"])
 def test_a_case_name_cannot_lead_out_of_the_folder(
-    phantom: Phantom, weights: Path, tmp_path: Path, case: str
+    phantom: Phantom, weights: Path, tmp_path: Path, case_id: str
 ) -> None:
     image, mask = phantom.save(tmp_path)
-    with pytest.raises(SettingError, match="case"):
-        predict(image, mask, compare_mask=False, weights=weights, out=tmp_path / "out", case=case)
-    arguments = ["check", str(image), "--mask", str(mask), "--no-compare-mask", "--case", case]
+    with pytest.raises(SettingError, match="case_id"):
+        predict(
+            image, mask, compare_mask=False, weights=weights, out=tmp_path / "out", case_id=case_id
+        )
+    arguments = [
+        "check",
+        str(image),
+        "--mask",
+        str(mask),
+        "--no-compare-mask",
+        "--case-id",
+        case_id,
+    ]
     assert CliRunner().invoke(main, arguments).exit_code == 2
 
 
@@ -266,7 +276,7 @@ def test_results_of_two_cases_never_mix(phantom: Phantom, weights: Path, tmp_pat
     flat = Phantom(phantom.hu * 0, phantom.labels, phantom.affine, phantom.centre)
     bad_image, bad_mask = flat.save(tmp_path / "bad")
     out = tmp_path / "out"
-    predict(image, mask, compare_mask=False, weights=weights, out=out, case="a", explain=True)
+    predict(image, mask, compare_mask=False, weights=weights, out=out, case_id="a", explain=True)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     arguments = [
         "predict",
@@ -277,12 +287,12 @@ def test_results_of_two_cases_never_mix(phantom: Phantom, weights: Path, tmp_pat
         "--weights",
         str(weights),
     ]
-    result = CliRunner().invoke(main, [*arguments, "--out", str(out), "--case", "b"])
+    result = CliRunner().invoke(main, [*arguments, "--out", str(out), "--case-id", "b"])
     assert result.exit_code == 3
     after = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert json.loads(after.pop("refused.json"))["case"] == "b"
+    assert json.loads(after.pop("refused.json"))["case_id"] == "b"
     assert after == before  # a refusal removes nothing
-    predict(image, mask, compare_mask=False, weights=weights, out=out, case="c")
+    predict(image, mask, compare_mask=False, weights=weights, out=out, case_id="c")
     assert {file.name for file in out.iterdir()} == {"prediction.json", "run.json", "mask.png"}
 
 

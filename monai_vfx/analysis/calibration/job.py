@@ -57,7 +57,8 @@ def run_calibration(
     unselected. With neither, a bare score is calibrated on unselected patients.
 
     Args:
-        predictions: CSV with ``case``, the label and the score in [0, 1] from models that did not
+        predictions: CSV with ``case_id``, the label and the score in [0, 1] from models that did
+        not
             see the patient.
         score: column; empty cells are counted and left out.
         out: folder for ``calibration.json``, ``summary.json``, ``groups.csv``, ``risks.csv``,
@@ -188,8 +189,8 @@ def _read(
     raw = read_score_table(path)
     checked = check_table(raw, Columns(label, (score,), risk_scores=(score,)))
     patients = pd.DataFrame({"score": checked[score], "label": checked[label].astype(int)})
-    patients.insert(0, "case", _cases(raw))
-    cohort = None if population is None else read_patients(population, ("case", *needed))
+    patients.insert(0, "case_id", _cases(raw))
+    cohort = None if population is None else read_patients(population, ("case_id", *needed))
     source = raw if cohort is None else cohort
     simulated = "simulated" in source and bool(
         pd.to_numeric(source["simulated"], errors="coerce").eq(1).any()
@@ -199,10 +200,10 @@ def _read(
     if missing:
         raise SettingError(f"no table has the columns {', '.join(missing)}: give --population")
     if cohort is not None:
-        strange = int((~patients["case"].isin(cohort["case"])).sum())
+        strange = int((~patients["case_id"].isin(cohort["case_id"])).sum())
         if strange:
             raise SettingError(f"{strange} cases of the predictions are not in the population")
-        rows = cohort.set_index("case").loc[patients["case"], columns]
+        rows = cohort.set_index("case_id").loc[patients["case_id"], columns]
     else:
         rows = raw[columns].apply(_typed)
     patients[columns] = rows.to_numpy()
@@ -213,11 +214,11 @@ def _read(
 
 
 def _cases(raw: pd.DataFrame) -> pd.Series[str]:
-    if "case" not in raw:
-        raise SettingError("the predictions have no column 'case'")
-    if raw["case"].duplicated().any():
+    if "case_id" not in raw:
+        raise SettingError("the predictions have no column 'case_id'")
+    if raw["case_id"].duplicated().any():
         raise SettingError("the predictions name a case twice")
-    return raw["case"].astype(str)
+    return raw["case_id"].astype(str)
 
 
 def _typed(column: pd.Series[str]) -> pd.Series[float] | pd.Series[str]:
@@ -266,7 +267,7 @@ def _write_tables(
     conformal: ConformalSets | None,
     groups: list[Json],
 ) -> None:
-    risks = patients[["case", "label", "score", "risk"]].copy()
+    risks = patients[["case_id", "label", "score", "risk"]].copy()
     bounds = calibration.risk_interval(patients["score"], patients)
     risks["risk_low"], risks["risk_high"] = bounds.T
     if conformal is not None:

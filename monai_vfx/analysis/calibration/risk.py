@@ -86,9 +86,9 @@ def fit_calibration(
         kind: ``random_controls`` (a constant offset), ``matched_controls`` (an offset that
             depends on ``variables``) or ``weighting`` (each class weighted by the inverse of its
             sampling fraction, which depends on ``variables``; less precise, for comparison).
-        population: the whole eligible cohort, sampled patients included: ``case``, ``fracture``
+        population: the whole eligible cohort, sampled patients included: ``case_id``, ``fracture``
             and the variables.
-        selected: (n rows) of the sampled patients in the order of ``scores``: ``case`` and the
+        selected: (n rows) of the sampled patients in the order of ``scores``: ``case_id`` and the
             variables.
         variables: those matched on that are known on the day of the CT. Without any
             (``random_controls`` only), the classical constant correction is left.
@@ -278,11 +278,11 @@ def _sample(
 
 def _usable_population(population: pd.DataFrame, variables: Sequence[str]) -> pd.DataFrame:
     """Return the cohort's rows that have the outcome and every variable, numbered anew."""
-    missing = [name for name in ("case", "fracture", *variables) if name not in population]
+    missing = [name for name in ("case_id", "fracture", *variables) if name not in population]
     if missing:
         raise SettingError(f"the population table has no column {', '.join(missing)}")
     kept = population[population[["fracture", *variables]].notna().all(axis=1)]
-    if kept["case"].duplicated().any():
+    if kept["case_id"].duplicated().any():
         raise SettingError("the population table names a case twice")
     check_outcome(kept["fracture"].to_numpy())
     return kept.reset_index(drop=True)
@@ -292,15 +292,15 @@ def _places(
     population: pd.DataFrame, everyone: pd.DataFrame, selected: pd.DataFrame
 ) -> npt.NDArray[np.int64]:
     """Return each sampled patient's row in the usable cohort; -1 where it lacks a value."""
-    if "case" not in selected:
-        raise SettingError("the sample's table has no column 'case'")
-    strange = ~selected["case"].isin(population["case"])
+    if "case_id" not in selected:
+        raise SettingError("the sample's table has no column 'case_id'")
+    strange = ~selected["case_id"].isin(population["case_id"])
     if strange.any():
         raise SettingError(
             f"{strange.sum()} of {len(selected)} sampled cases are not in the population table; "
             "it must be the whole cohort from which they were taken"
         )
-    return np.asarray(pd.Index(everyone["case"]).get_indexer(selected["case"]), np.int64)
+    return np.asarray(pd.Index(everyone["case_id"]).get_indexer(selected["case_id"]), np.int64)
 
 
 def _check_size(outcome: Floats) -> int:

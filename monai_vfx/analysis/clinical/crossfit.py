@@ -80,8 +80,9 @@ def cross_fit(
     """Cross-fit a model over the folds of a table.
 
     Args:
-        frame: patient table with ``case``, ``fold``, ``fracture`` and the variables; ``patient``
-            and ``pair`` where there are such.
+        frame: patient table with ``case_id``, ``fold``, ``fracture`` and the variables;
+        ``patient_id``
+            and ``pair_id`` where there are such.
         names: variables, such as ``MODELS["D"]``.
         kind: ``xgboost`` or ``logistic``.
         seed: of the inner folds.
@@ -92,7 +93,7 @@ def cross_fit(
         SettingError: folds that tear a patient or a pair, or too few patients.
     """
     folds, groups, y = given_folds(frame), patient_groups(frame), outcomes(frame)
-    cases = frame["case"].astype(str).to_numpy()
+    cases = frame["case_id"].astype(str).to_numpy()
     scores = np.full(len(frame), np.nan)
     models: dict[int, ClinicalModel] = {}
     rows, inner, audit = [], [], []
@@ -104,7 +105,7 @@ def cross_fit(
         labels, chosen_from = y[train][known], model.inner_scores[known]
         rows.append(threshold_rows(name, fold, labels, chosen_from, "inner folds"))
         inner.append(
-            pd.DataFrame({"case": cases[train][known], "fold": fold, "score": chosen_from})
+            pd.DataFrame({"case_id": cases[train][known], "fold": fold, "score": chosen_from})
         )
         models[fold] = model
         seen = {"fit": list(model.cases), "threshold": cases[train][known].tolist()}
@@ -160,7 +161,7 @@ def assign_folds(frame: pd.DataFrame, folds: int = 10, seed: int = 0) -> npt.NDA
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    y, groups = outcomes(frame), frame["case"].to_numpy()[patient_groups(frame)]
+    y, groups = outcomes(frame), frame["case_id"].to_numpy()[patient_groups(frame)]
     fewest = min(len(set(groups[y == value])) for value in (0, 1))
     if folds < 2 or fewest < folds:
         raise SettingError(

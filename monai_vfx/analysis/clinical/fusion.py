@@ -107,7 +107,7 @@ def late_fusion(
     """Join two scores, each outer fold by a regression that never met it.
 
     Args:
-        frame: patient table with ``case``, ``fold`` and ``fracture``; its rows are those of the
+        frame: patient table with ``case_id``, ``fold`` and ``fracture``; its rows are those of the
             two ``scores``.
         image: of a network; ``inner`` holds the scores of its validation folds.
         clinical: of :func:`monai_vfx.analysis.clinical.crossfit.cross_fit`.
@@ -118,26 +118,26 @@ def late_fusion(
             has no patients of both outcomes with both scores.
     """
     folds, y = given_folds(frame), outcomes(frame)
-    cases = frame["case"].astype(str)
+    cases = frame["case_id"].astype(str)
     outcome, fold_of = dict(zip(cases, y, strict=True)), dict(zip(cases, folds, strict=True))
     fused = np.full(len(frame), np.nan)
     models: dict[int, Fusion] = {}
     rows, audit = [], []
     for fold in sorted(set(folds.tolist())):
         table = _joined(image.inner, clinical.inner, fold)
-        met = [case for case in table["case"] if fold_of.get(case, fold) == fold]
+        met = [case for case in table["case_id"] if fold_of.get(case, fold) == fold]
         if met:
             raise SettingError(
                 f"inner scores for fold {fold} hold {len(met)} patients who lie in it or are not "
                 "in the table: they must come from the other folds"
             )
-        labels = np.array([outcome[case] for case in table["case"]])
+        labels = np.array([outcome[case] for case in table["case_id"]])
         model = fit_fusion(table["image"], table["clinical"], labels)
         test = folds == fold
         fused[test] = model.predict(image.scores[test], clinical.scores[test])
         own = model.predict(table["image"], table["clinical"])
         rows.append(threshold_rows(name, fold, labels, own, "validation fold"))
-        seen = {"fit": table["case"].tolist(), "threshold": table["case"].tolist()}
+        seen = {"fit": table["case_id"].tolist(), "threshold": table["case_id"].tolist()}
         audit.append({"score": name, "fold": fold, "tested": cases[test].tolist(), "seen": seen})
         models[fold] = model
     return LateFusion(name, fused, pd.concat(rows, ignore_index=True), models, audit)
@@ -181,5 +181,5 @@ def _joined(image: pd.DataFrame, clinical: pd.DataFrame, fold: int) -> pd.DataFr
     for name, table in (("image", image), ("clinical", clinical)):
         own = table[(table["fold"] == fold) & table["score"].notna()]
         scores = own["score"].astype(np.float64)
-        parts.append(pd.DataFrame({"case": own["case"].astype(str), name: scores}))
-    return parts[0].merge(parts[1], on="case", how="inner", validate="one_to_one")
+        parts.append(pd.DataFrame({"case_id": own["case_id"].astype(str), name: scores}))
+    return parts[0].merge(parts[1], on="case_id", how="inner", validate="one_to_one")

@@ -142,17 +142,17 @@ def feature_table(
     """Measure every case of a patient table; a refused case never stops the others.
 
     Args:
-        frame: ``case``, ``image`` and ``mask`` (paths; empty cells are refused).
+        frame: ``case_id``, ``image`` and ``mask`` (paths; empty cells are refused).
         workers: processes; 1 works in this one. The result does not depend on it.
         progress: called with (cases done, cases) after each.
 
     Returns:
-        One row a case in the table's order: ``case``, :data:`IMAGING_VARIABLES`, ``note``; a
-        refused case has none of them. And the refusals: ``case``, ``code``, ``message``.
+        One row a case in the table's order: ``case_id``, :data:`IMAGING_VARIABLES`, ``note``; a
+        refused case has none of them. And the refusals: ``case_id``, ``code``, ``message``.
     """
     jobs = [
         (str(case), _path(image), _path(mask))
-        for case, image, mask in zip(frame["case"], frame["image"], frame["mask"], strict=True)
+        for case, image, mask in zip(frame["case_id"], frame["image"], frame["mask"], strict=True)
     ]
     rows: list[Json] = []
     refusals: list[Json] = []
@@ -162,7 +162,7 @@ def feature_table(
             refusals.append(refusal)
         if progress is not None:
             progress(done, len(jobs))
-    return pd.DataFrame(rows, columns=["case", *IMAGING_VARIABLES, "note"]), refusals
+    return pd.DataFrame(rows, columns=["case_id", *IMAGING_VARIABLES, "note"]), refusals
 
 
 _Job = tuple[str, str | None, str | None]
@@ -188,14 +188,18 @@ def _measure_case(job: _Job) -> tuple[Json, Json | None]:
     try:
         if image is None:
             raise CaseRefused("no_image", "the table names no image")
-        return {"case": case, **imaging_features(image, mask)}, None
+        return {"case_id": case, **imaging_features(image, mask)}, None
     except CaseRefused as refusal:
         code, message = refusal.code, refusal.message
     except Exception as error:  # whatever one file does, the others must be measured
         # Its text may hold a path, and a path a patient's name.
         code, message = "internal", f"measuring ended with {type(error).__name__}"
     row: Json = dict.fromkeys(IMAGING_VARIABLES, float("nan"))
-    return {"case": case, **row, "note": code}, {"case": case, "code": code, "message": message}
+    return {"case_id": case, **row, "note": code}, {
+        "case_id": case,
+        "code": code,
+        "message": message,
+    }
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def run_clinical(
         frame = _measured(frame, "development", out, workers, tell, refused)
         if other is not None:
             other = _measured(other, "external", out, workers, tell, refused)
-        pd.DataFrame(refused, columns=["set", "case", "code", "message"]).pipe(
+        pd.DataFrame(refused, columns=["set", "case_id", "code", "message"]).pipe(
             _write, out / "refused.csv"
         )
     fits: dict[str, CrossFit] = {}
@@ -119,7 +119,7 @@ def run_clinical(
         "events": int(y.sum()),
         "folds": int(frame["fold"].nunique()),
         "seed": seed,
-        "matched": "pair" in frame.columns and bool(frame["pair"].notna().any()),
+        "matched": "pair_id" in frame.columns and bool(frame["pair_id"].notna().any()),
         "simulated": "simulated" in frame.columns and bool((frame["simulated"] == 1).any()),
         "images_refused": len(refused) if imaging else None,
         "scores": {name: _summary(y, values) for name, values in scores.items()},
@@ -150,7 +150,7 @@ def _check_apart(frame: pd.DataFrame, other: pd.DataFrame) -> None:
     Two hospitals may count their patients alike, so a shared name alone says nothing: a row is the
     same when all that both tables know of it is.
     """
-    unlike = {"fold", "pair", "simulated", "image", "mask"}
+    unlike = {"fold", "pair_id", "simulated", "image", "mask"}
     columns = [name for name in frame if name in other and name not in unlike]
     shared = len(frame[columns].merge(other[columns].drop_duplicates(), on=columns))
     if shared:
@@ -216,8 +216,8 @@ def _frax(frame: pd.DataFrame) -> dict[str, Floats]:
 
 def _predictions(frame: pd.DataFrame, scores: dict[str, Floats], *, fold: bool) -> pd.DataFrame:
     """Return the table of scores: who, outcome, time, then a column a score."""
-    table = frame[["case", "patient"]].copy()
-    table["pair"] = frame["pair"] if "pair" in frame.columns else np.nan
+    table = frame[["case_id", "patient_id"]].copy()
+    table["pair_id"] = frame["pair_id"] if "pair_id" in frame.columns else np.nan
     if fold:
         table["fold"] = frame["fold"]
     table["fracture"] = frame["fracture"]
@@ -293,7 +293,7 @@ def _write_fits(frame: pd.DataFrame, fits: dict[str, CrossFit], out: Path) -> No
         values = design_matrix(frame, variables).set_axis(list(variables), axis=1)
         parts = fit.contributions(frame)
         known = np.isfinite(fit.scores)
-        tables.append(_long(name, frame["case"], values[known], parts[known]))
+        tables.append(_long(name, frame["case_id"], values[known], parts[known]))
         if name != MATCHED_ONLY:
             labels = {variable: LABELS.get(variable, label(variable)) for variable in variables}
             figure = contribution_figure(values[known], parts[known], labels)
@@ -308,7 +308,7 @@ def _long(
     tables = [
         pd.DataFrame(
             {
-                "case": cases.loc[parts.index],
+                "case_id": cases.loc[parts.index],
                 "score": name,
                 "variable": variable,
                 "value": values[variable] if variable in values.columns else np.nan,

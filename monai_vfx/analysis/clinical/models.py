@@ -197,7 +197,7 @@ def fit_clinical(
         versions={name: metadata.version(name) for name in ("monai_vfx", *PACKAGES[kind])},
         engine=FIT[kind](x, y, best, seed),
         inner_scores=scores,
-        cases=tuple(str(case) for case in frame["case"]) if "case" in frame.columns else (),
+        cases=tuple(str(case) for case in frame["case_id"]) if "case_id" in frame.columns else (),
     )
 
 

@@ -82,13 +82,14 @@ def outcomes(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
 def patient_groups(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Return for each row the number of the first row that patients and pairs tie it to.
 
-    Rows that share a ``patient`` or a ``pair``, directly or through others, are one group and must
+    Rows that share a ``patient_id`` or a ``pair_id``, directly or through others, are one group
+    and must
     stay in one fold. Both columns are optional; an empty cell ties nothing.
 
     Returns:
         (n,) row numbers.
 
-    >>> table = pd.DataFrame({"patient": ["a", "b", "a"], "pair": [None, "p", "p"]})
+    >>> table = pd.DataFrame({"patient_id": ["a", "b", "a"], "pair_id": [None, "p", "p"]})
     >>> patient_groups(table).tolist()
     [0, 0, 0]
     """
@@ -97,7 +98,7 @@ def patient_groups(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
 
     n = len(frame)
     links: list[tuple[int, int]] = []
-    for column in ("patient", "pair"):
+    for column in ("patient_id", "pair_id"):
         if column in frame.columns:
             first: dict[str, int] = {}
             for row, name in enumerate(frame[column]):

@@ -214,9 +214,9 @@ def today() -> date:
 
 
 def _text(column: Variable, text: str) -> tuple[Value, str | None]:
-    if column.name in ("case", "patient", "pair") and _SHORTENED.fullmatch(text):
+    if column.name in ("case_id", "patient_id", "pair_id") and _SHORTENED.fullmatch(text):
         return None, "a spreadsheet shortened this number: format the column as text"
-    if column.name == "case":
+    if column.name == "case_id":
         try:
             check_case_name(text)
         except SettingError:

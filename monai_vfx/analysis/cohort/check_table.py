@@ -24,7 +24,7 @@ from monai_vfx.core.tables import read_sheet, write_sheet
 GATED_TABLE = "cohort.csv"
 """Name of a table without the rows that the gate left out."""
 _NEEDED = (
-    *("case", "status", "code", "message", "remedy", "warnings"),
+    *("case_id", "status", "code", "message", "remedy", "warnings"),
     *("image_state", "image_sha256", "mask_state", "mask_sha256"),
 )
 _LISTED = 10
@@ -85,7 +85,7 @@ def read_gate(path: str | Path, exclude_warnings: Sequence[str] = ()) -> Gate:
     missing = [name for name in _NEEDED if name not in (table.fieldnames or ())]
     if missing:
         raise CaseRefused("gate_stale", f"the gate is no check.csv: it lacks {', '.join(missing)}")
-    rows = {row["case"]: row for row in table}
+    rows = {row["case_id"]: row for row in table}
     if any(row["status"] == "refused" and row["code"] not in REFUSALS for row in rows.values()):
         raise CaseRefused("gate_stale", "the gate holds codes that this version does not know")
     return Gate(rows, hashlib.sha256(text.encode()).hexdigest(), tuple(exclude_warnings))
@@ -132,7 +132,8 @@ def apply_gate(
     """Return a table without the rows that the gate leaves out.
 
     Args:
-        table: with ``case`` and ``image``, checked (:func:`monai_vfx.analysis.cohort.read_cohort`).
+        table: with ``case_id`` and ``image``, checked
+        (:func:`monai_vfx.analysis.cohort.read_cohort`).
         gate: of :func:`read_gate`.
         folder: for the shorter table, ``cohort.csv``.
 
@@ -149,10 +150,10 @@ def apply_gate(
         for name in ("image", "mask"):
             if row.get(name):
                 row[name] = str((table.parent / row[name]).resolve())
-    left_out = judge(gate, ((row["case"], row["image"], row.get("mask", "")) for row in rows))
+    left_out = judge(gate, ((row["case_id"], row["image"], row.get("mask", "")) for row in rows))
     if not left_out:
         return table, {}
-    kept = [row for row in rows if row["case"] not in left_out]
+    kept = [row for row in rows if row["case_id"] not in left_out]
     gated = Path(folder) / GATED_TABLE
     gated.parent.mkdir(parents=True, exist_ok=True)
     write_sheet(gated, sheet.header, kept)

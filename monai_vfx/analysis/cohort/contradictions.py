@@ -40,14 +40,14 @@ def find_contradictions(raw: pd.DataFrame, values: pd.DataFrame) -> Iterator[Fau
 
 
 def _duplicates(raw: pd.DataFrame, values: pd.DataFrame) -> Iterator[Fault]:
-    yield from _repeats(values, raw, "case", "must be unique")
-    if "case" in values:
-        folded = values["case"].dropna().astype(str)
+    yield from _repeats(values, raw, "case_id", "must be unique")
+    if "case_id" in values:
+        folded = values["case_id"].dropna().astype(str)
         alike = folded.str.casefold()
         for row in folded.index[alike.duplicated() & ~folded.duplicated()]:
             other = alike.index[alike == alike[row]][0]
             rule = f"differs from row {other} only in capital letters: one folder on some systems"
-            yield _fault(raw, row, "case", rule)
+            yield _fault(raw, row, "case_id", rule)
     for name in ("image", "mask"):
         yield from _repeats(values, raw, name, "each CT needs its own")
     if {"image", "mask"} <= {*values}:
@@ -68,7 +68,7 @@ def _repeats(values: pd.DataFrame, raw: pd.DataFrame, name: str, rule: str) -> I
 def _repeated_rows(raw: pd.DataFrame, values: pd.DataFrame) -> Iterator[Fault]:
     """Name rows that repeat another in all but their names, where three measurements agree."""
     measured = [n for n in raw.columns if n in COLUMNS and COLUMNS[n].kind in _MEASURED]
-    rest = raw.drop(columns=["case", "pair", "fold"], errors="ignore")
+    rest = raw.drop(columns=["case_id", "pair_id", "fold"], errors="ignore")
     rest = rest[values[measured].notna().sum(axis=1) >= 3]
     first: dict[tuple[str, ...], Hashable] = {}
     for row, cells in rest[rest.duplicated(keep=False)].iterrows():
@@ -141,10 +141,10 @@ def _day_number(dates: pd.Series[str]) -> pd.Series[float]:
 
 def _patient_contradictions(raw: pd.DataFrame, values: pd.DataFrame) -> Iterator[Fault]:
     """Name rows that make one patient two: another sex, height or year of birth."""
-    if "patient" not in values:
+    if "patient_id" not in values:
         return
-    several = values[values["patient"].notna() & values["patient"].duplicated(keep=False)]
-    for _, rows in several.groupby("patient", sort=False):
+    several = values[values["patient_id"].notna() & values["patient_id"].duplicated(keep=False)]
+    for _, rows in several.groupby("patient_id", sort=False):
         if "sex" in rows:
             sexes = rows["sex"].dropna()
             for row in sexes.index[sexes != sexes.iloc[0]] if len(sexes) else ():

@@ -119,7 +119,7 @@ class Flow:
                 reason[rows] = words
                 counts.append((words, int(rows.sum()), int(frame.loc[rows, "fracture"].sum())))
         left = frame[reason == ""]
-        gone = zip(frame.loc[reason != "", "case"], reason[reason != ""], strict=True)
+        gone = zip(frame.loc[reason != "", "case_id"], reason[reason != ""], strict=True)
         step = Step(name, label, tuple(counts), len(left), int(left["fracture"].sum()))
         listed = tuple((str(case), name, words) for case, words in gone)
         return left, Flow((*self.steps, step), self.excluded + listed)
@@ -164,12 +164,12 @@ def select_eligible(
         SettingError: the table lacks a column that a rule needs; names every such rule and the
             setting that switches it off.
 
-    >>> table = pd.DataFrame({"case": ["a", "b", "c"], "patient": ["a", "b", "c"],
+    >>> table = pd.DataFrame({"case_id": ["a", "b", "c"], "patient_id": ["a", "b", "c"],
     ...                       "fracture": [0, 1, 0], "age": [49.0, 60.0, None]})
     >>> loose = Eligibility(min_follow_up_years=None, exclude_baseline_fracture=False,
     ...                     exclude_spinal_surgery=False, need_image_quality=False)
     >>> analysed, flow = select_eligible(table, loose)
-    >>> list(analysed["case"]), flow.excluded
+    >>> list(analysed["case_id"]), flow.excluded
     (['b'], (('a', 'age', 'Younger than 50 years'), ('c', 'age', 'Age not known')))
     """
     _check_columns(frame, rules)
@@ -199,7 +199,7 @@ def with_adequate_images(analysed: pd.DataFrame, rules: Eligibility) -> pd.DataF
 
 
 def _check_columns(frame: pd.DataFrame, rules: Eligibility) -> None:
-    several = bool(frame["patient"].duplicated().any())
+    several = bool(frame["patient_id"].duplicated().any())
     wanted = (
         ("age", _limits_age(rules), "min_age=null and max_age=null"),
         ("follow_up_years", rules.min_follow_up_years is not None, "min_follow_up_years=null"),
@@ -221,13 +221,13 @@ def _check_columns(frame: pd.DataFrame, rules: Eligibility) -> None:
 
 def _scans(frame: pd.DataFrame, _: Eligibility) -> Iterator[Rule]:
     """Of patients with several CTs, leave out the undated ones, then all but the earliest."""
-    several = frame["patient"].duplicated(keep=False)
+    several = frame["patient_id"].duplicated(keep=False)
     if not several.any():
         return
     undated = several & frame["scan_date"].isna()
     yield "Several CTs, date of this one not known", undated
     dated = frame[several & ~undated].sort_values("scan_date", kind="stable")
-    later = dated.index[dated["patient"].duplicated()]
+    later = dated.index[dated["patient_id"].duplicated()]
     yield "Later CT of the same patient", pd.Series(frame.index.isin(later), index=frame.index)
 
 

@@ -48,7 +48,8 @@ def run_cohort(
     """Select the patients of a study.
 
     Writes ``flow.json``; ``analysed.csv`` (who passed the rules of eligibility), ``selected.csv``
-    (cases and controls with adequate images, with ``pair`` and ``fold``), ``excluded.csv`` (case,
+    (cases and controls with adequate images, with ``pair_id`` and ``fold``), ``excluded.csv``
+    (case,
     step, reason), ``balance.csv``, ``table2.csv``, ``cohort.json`` (what is returned),
     ``run.json``, and ``figures/flow`` and ``figures/love``, each as SVG and PNG. Without matching
     there is no balance and no love plot. The same inputs give the same bytes, but for the time
@@ -194,9 +195,9 @@ def _gated(frame: pd.DataFrame, gate: Gate) -> tuple[pd.DataFrame, Flow]:
     if "image" not in frame:
         raise SettingError("gate: the table needs the column image, whose CTs were checked")
     masks = frame["mask"] if "mask" in frame else pd.Series("", index=frame.index)
-    paths = zip(frame["case"], frame["image"].fillna(""), masks.fillna(""), strict=True)
+    paths = zip(frame["case_id"], frame["image"].fillna(""), masks.fillna(""), strict=True)
     left_out = judge(gate, ((str(case), image, mask) for case, image, mask in paths))
-    why = frame["case"].map(lambda case: left_out[case].reason if case in left_out else "")
+    why = frame["case_id"].map(lambda case: left_out[case].reason if case in left_out else "")
     rules = [(reason, why == reason) for reason in sorted({*why} - {""})]
     flow = Flow.start(frame)
     return flow.leave_out("gate", "Accepted by the pre-flight", frame, rules)
@@ -217,8 +218,8 @@ def _matched_step(flow: Flow, pool: pd.DataFrame, matched: Matched, settings: Ma
     """Count who was not matched or not chosen, with the reason."""
     listings = pd.concat([matched.unmatched_cases, matched.unusable_controls])
     reason_of = {str(case): _readable(str(reason)) for case, reason in listings.to_numpy()}
-    out = ~pool["case"].isin(matched.frame["case"])
-    reasons = pool["case"].map(reason_of)
+    out = ~pool["case_id"].isin(matched.frame["case_id"])
+    reasons = pool["case_id"].map(reason_of)
     rules = [(words, out & (reasons == words)) for words in sorted(set(reason_of.values()))]
     rules.append(("Not chosen as a control", out))
     method = {"propensity": "matched", "risk_set": "drawn from risk sets,"}[settings.method]
@@ -247,29 +248,33 @@ def _with_folds(frame: pd.DataFrame, folds: int | None, seed: int) -> pd.DataFra
     if folds is None:
         frame["fold"] = float("nan")
         return frame
-    ties = frame[["patient", "pair"]].astype(object).where(frame[["patient", "pair"]].notna(), "")
-    groups = tied_groups(
-        [{"patient": str(patient), "pair": str(pair)} for patient, pair in ties.to_numpy()]
+    ties = (
+        frame[["patient_id", "pair_id"]]
+        .astype(object)
+        .where(frame[["patient_id", "pair_id"]].notna(), "")
     )
-    cases = frame["case"].tolist()
+    groups = tied_groups(
+        [{"patient_id": str(patient), "pair_id": str(pair)} for patient, pair in ties.to_numpy()]
+    )
+    cases = frame["case_id"].tolist()
     items = [
         CohortItem(
-            case=case,
+            case_id=case,
             image="",
             mask="",
             label=int(label),
             simulated=False,
-            pair=cases[group],
+            pair_id=cases[group],
             fold=None if pd.isna(number) else int(number),
         )
         for case, label, group, number in zip(cases, frame["fracture"], groups, given, strict=True)
     ]
     fold_of = {
-        item["case"]: number
+        item["case_id"]: number
         for number, (_, held_out) in enumerate(split_folds(items, folds, seed))
         for item in held_out
     }
-    frame["fold"] = frame["case"].map(fold_of).astype("int64")
+    frame["fold"] = frame["case_id"].map(fold_of).astype("int64")
     return frame
 
 
@@ -279,7 +284,7 @@ def _write_tables(
     files = {name: out / f"{name}.csv" for name in ("analysed", "selected", "excluded")}
     write_patients(analysed, files["analysed"])
     write_patients(selected, files["selected"])
-    _write_rows(files["excluded"], ["case", "step", "reason"], flow.excluded)
+    _write_rows(files["excluded"], ["case_id", "step", "reason"], flow.excluded)
     return files
 
 

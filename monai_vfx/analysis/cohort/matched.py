@@ -25,13 +25,14 @@ class Matched:
     """What matching chose, and what it could not match.
 
     Attributes:
-        frame: the chosen rows, each once, in the table's order, with ``pair``: the name of the
+        frame: the chosen rows, each once, in the table's order, with ``pair_id``: the name of the
             case. Cases that share a control (replacement, risk sets) share one pair.
-        links: one row a member of a set: ``set`` (name of the index case), ``case``, ``role``
+        links: one row a member of a set: ``set`` (name of the index case), ``case_id``, ``role``
             (``case`` or ``control``), ``distance`` (of the logits; empty for risk sets).
-        unmatched_cases: ``case`` and ``reason``.
-        unusable_controls: ``case`` and ``reason`` of non-cases with an unknown matching variable.
-        propensity: (n,) probability to be a case, by ``case``; empty where no model was fitted.
+        unmatched_cases: ``case_id`` and ``reason``.
+        unusable_controls: ``case_id`` and ``reason`` of non-cases with an unknown matching
+        variable.
+        propensity: (n,) probability to be a case, by ``case_id``; empty where no model was fitted.
         caliper_logit: the caliper in units of the logit; None without one.
         ratio: controls that a case should have.
     """
@@ -52,8 +53,8 @@ class Matched:
         """
         if self.links.empty:
             return self.frame.copy()
-        rows = self.frame.set_index("case").loc[self.links["case"]].reset_index()
-        rows["pair"] = self.links["set"].to_numpy()
+        rows = self.frame.set_index("case_id").loc[self.links["case_id"]].reset_index()
+        rows["pair_id"] = self.links["set"].to_numpy()
         rows["fracture"] = (self.links["role"] == "case").astype(int).to_numpy()
         return rows
 
@@ -64,7 +65,7 @@ class Matched:
             "cases_matched": len(sizes),
             "controls_chosen": int(sizes.sum()),
             "controls_distinct": int(
-                self.links.loc[self.links["role"] == "control", "case"].nunique()
+                self.links.loc[self.links["role"] == "control", "case_id"].nunique()
             ),
             "cases_with_fewer_controls": int((sizes < self.ratio).sum()),
             "cases_unmatched": _reasons(self.unmatched_cases),
@@ -110,7 +111,7 @@ class Pool:
         Raises:
             CaseRefused: ``cohort_invalid`` when a group has nobody.
         """
-        names = frame["case"].astype(str)
+        names = frame["case_id"].astype(str)
         order = np.argsort(names.to_numpy(str), kind="stable")
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
         order = order[rng.permutation(order.size)]
@@ -126,7 +127,7 @@ class Pool:
                 f"{cases.size} and {(~is_case[controls]).sum()} have all matching variables; "
                 "both groups are needed",
             )
-        patients = frame["patient"].fillna(names) if "patient" in frame else names
+        patients = frame["patient_id"].fillna(names) if "patient_id" in frame else names
         return cls(
             cases=cases,
             controls=controls,
@@ -168,7 +169,7 @@ def matching_variables(frame: pd.DataFrame, variables: tuple[str, ...]) -> pd.Da
     """
     import pandas as pd
 
-    columns = ["case", "fracture", *("scan_date" if n == "scan_year" else n for n in variables)]
+    columns = ["case_id", "fracture", *("scan_date" if n == "scan_year" else n for n in variables)]
     missing = [name for name in columns if name not in frame]
     if missing:
         raise CaseRefused(
@@ -223,7 +224,7 @@ def gather_matched(
     """
     import pandas as pd
 
-    names = frame["case"].to_numpy(object)
+    names = frame["case_id"].to_numpy(object)
     members: list[tuple[int, int, str, float]] = []
     for case, row, far in sorted(chosen, key=lambda choice: choice[0]):
         if not members or members[-1][0] != case:
@@ -231,11 +232,11 @@ def gather_matched(
         members.append((case, row, "control", far))
     links = pd.DataFrame(
         [(names[case], names[row], role, far) for case, row, role, far in members],
-        columns=["set", "case", "role", "distance"],
+        columns=["set", "case_id", "role", "distance"],
     )
     pair = _shared_pairs(members, names)
     rows = sorted(pair)
-    selected = frame.iloc[rows].reset_index(drop=True).assign(pair=[pair[row] for row in rows])
+    selected = frame.iloc[rows].reset_index(drop=True).assign(pair_id=[pair[row] for row in rows])
     return Matched(
         frame=selected,
         links=links,
@@ -269,9 +270,9 @@ def leave_unmatched(frame: pd.DataFrame, ratio: int) -> Matched:
     import pandas as pd
 
     copy = frame.reset_index(drop=True)
-    if "pair" not in copy:
-        copy["pair"] = None
-    links = pd.DataFrame(columns=["set", "case", "role", "distance"])
+    if "pair_id" not in copy:
+        copy["pair_id"] = None
+    links = pd.DataFrame(columns=["set", "case_id", "role", "distance"])
     empty = _listing(np.empty(0, object), {})
     propensity = probabilities(frame, np.empty(0), np.empty(0, dtype=np.int64))
     return Matched(copy, links, empty, empty.copy(), propensity, None, ratio)
@@ -282,15 +283,15 @@ def probabilities(frame: pd.DataFrame, logits: Floats, known: Ints) -> pd.Series
     import pandas as pd
     from scipy.special import expit
 
-    names = frame["case"].to_numpy(object)[known]
-    return pd.Series(expit(logits[known]), index=pd.Index(names, name="case"), name="propensity")
+    names = frame["case_id"].to_numpy(object)[known]
+    return pd.Series(expit(logits[known]), index=pd.Index(names, name="case_id"), name="propensity")
 
 
 def _listing(names: npt.NDArray[np.object_], reasons: dict[int, str]) -> pd.DataFrame:
     import pandas as pd
 
     rows = [(names[row], reasons[row]) for row in sorted(reasons)]
-    return pd.DataFrame(rows, columns=["case", "reason"])
+    return pd.DataFrame(rows, columns=["case_id", "reason"])
 
 
 def _reasons(listing: pd.DataFrame) -> list[Json]:

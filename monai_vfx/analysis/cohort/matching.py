@@ -104,7 +104,7 @@ def match(frame: pd.DataFrame, settings: Matching, seed: int = 0) -> Matched:
     table's rows has no influence. Nobody is matched with another scan of the same patient.
 
     Args:
-        frame: patient table with unique ``case``, ``fracture`` and the matching variables.
+        frame: patient table with unique ``case_id``, ``fracture`` and the matching variables.
         settings: the method and its settings.
         seed: of the order among equals, or of the risk-set draw.
 
@@ -113,7 +113,8 @@ def match(frame: pd.DataFrame, settings: Matching, seed: int = 0) -> Matched:
             that can be matched, or the variables separate cases from non-cases without overlap.
 
     >>> import pandas as pd
-    >>> people = {"case": list("abklm"), "fracture": [1, 1, 0, 0, 0], "age": [70, 80, 79, 71, 90]}
+    >>> people = {"case_id": list("abklm"), "fracture": [1, 1, 0, 0, 0], "age": [70, 80, 79, 71,
+    90]}
     >>> match(pd.DataFrame(people), Matching(variables=("age",), caliper=None)).frame
       case  fracture  age pair
     0    a         1   70    a
@@ -167,7 +168,7 @@ def risk_set_sample(frame: pd.DataFrame, settings: Matching, seed: int = 0) -> M
     control twice, but a control may still be a case of its own set later.
 
     Args:
-        frame: patient table with ``case``, ``fracture``, ``sex``, ``age``, ``scan_date`` and
+        frame: patient table with ``case_id``, ``fracture``, ``sex``, ``age``, ``scan_date`` and
             ``follow_up_years``.
         settings: ratio, replacement and tolerances are used.
         seed: of the draw.

@@ -55,7 +55,7 @@ def find_faults(
 
     Returns:
         All faults by row and column; empty for a good table. The header is row 1. Values of the
-        column ``patient`` are not shown.
+        column ``patient_id`` are not shown.
     """
     return _check(Path(path), need, check_paths).faults
 
@@ -73,8 +73,8 @@ def read_patients(
     Returns:
         One row a CT in the table's order, with the columns of the table. Numbers and 0/1 are
         float64 with NaN where the cell is empty (``fracture``, never empty, is int64),
-        ``scan_date`` is datetime64, text is str or NaN. ``patient`` is there always: where it
-        is empty it is the ``case``. ``image`` and ``mask`` are absolute. Columns that the
+        ``scan_date`` is datetime64, text is str or NaN. ``patient_id`` is there always: where it
+        is empty it is the ``case_id``. ``image`` and ``mask`` are absolute. Columns that the
         schema does not know hold their text, NaN where empty.
 
     Raises:
@@ -188,7 +188,7 @@ def _check_column(raw: pd.Series[str], column: Variable, faults: list[Fault]) ->
     known = {cell: check_cell(column, cell) for cell in dict.fromkeys(raw)}
     if any(rules for _, rules in known.values()):
         for row, cell in zip(raw.index, raw, strict=True):
-            shown = HIDDEN if column.name == "patient" else cell
+            shown = HIDDEN if column.name == "patient_id" else cell
             faults.extend(Fault(row, column.name, shown, rule) for rule in known[cell][1])
     return pd.Series([known[cell][0] for cell in raw], index=raw.index, dtype=object)
 
@@ -220,8 +220,8 @@ def _typed(values: pd.DataFrame, folder: Path) -> pd.DataFrame:
         else:
             whole = column.kind == "binary" and column.required
             columns[name] = cells.astype(np.int64 if whole else np.float64)
-        if name == "case" and "patient" not in values:
-            columns["patient"] = cells
+        if name == "case_id" and "patient_id" not in values:
+            columns["patient_id"] = cells
     frame = pd.DataFrame(columns)
-    frame["patient"] = frame["patient"].where(frame["patient"].notna(), frame["case"])
+    frame["patient_id"] = frame["patient_id"].where(frame["patient_id"].notna(), frame["case_id"])
     return frame

@@ -17,7 +17,7 @@ from monai_vfx.core.files import write_json
 from monai_vfx.core.results import check_case_name
 from monai_vfx.core.tables import Fault, path_exists, read_sheet, refuse_faults
 
-REQUIRED_COLUMNS = ("case", "image", "fracture")
+REQUIRED_COLUMNS = ("case_id", "image", "fracture")
 FILLED_TABLE = "cohort.csv"
 """Name of a table whose missing masks were made; beside it lies its record as JSON."""
 
@@ -27,17 +27,17 @@ class CohortItem(TypedDict):
 
     ``image`` and ``mask`` are absolute paths (``mask`` is empty where the table names none),
     ``label`` is 1 for a fracture within five years,
-    ``pair`` names the group that stays in one fold: all scans that a patient or a matched pair
-    ties together, directly or through others. It is the ``case`` of the group's first row.
+    ``pair_id`` names the group that stays in one fold: all scans that a patient or a matched pair
+    ties together, directly or through others. It is the ``case_id`` of the group's first row.
     ``fold`` is the cross-validation fold that the table gives, from 0, or None.
     """
 
-    case: str
+    case_id: str
     image: str
     mask: str
     label: int
     simulated: bool
-    pair: str
+    pair_id: str
     fold: int | None
 
 
@@ -45,9 +45,9 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
     """Read and check a cohort table.
 
     Args:
-        path: CSV in UTF-8, separated by commas, with the columns ``case``, ``image``,
-            ``fracture`` (0 or 1); optional ``mask``, ``patient`` (scans of one patient stay in
-            one fold), ``pair`` (so do matched pairs), ``fold`` (a whole number from 0: the fold
+        path: CSV in UTF-8, separated by commas, with the columns ``case_id``, ``image``,
+            ``fracture`` (0 or 1); optional ``mask``, ``patient_id`` (scans of one patient stay in
+            one fold), ``pair_id`` (so do matched pairs), ``fold`` (a whole number from 0: the fold
             itself) and ``simulated`` (0 or 1). Relative paths start at the table's folder. A
             ``series_uid``, which a manifest of the check may hold, must be empty: no series is
             chosen by a table here.
@@ -61,13 +61,13 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
     items = [_item(row, number, path.parent, faults) for number, row in rows]
     seen: dict[str, int] = {}
     for (number, _), item in zip(rows, items, strict=True):
-        if item["case"] in seen:
-            rule = f"also in row {seen[item['case']]}, must be unique"
-            faults.append(Fault(number, "case", "", rule))
-        seen.setdefault(item["case"], number)
+        if item["case_id"] in seen:
+            rule = f"also in row {seen[item['case_id']]}, must be unique"
+            faults.append(Fault(number, "case_id", "", rule))
+        seen.setdefault(item["case_id"], number)
     refuse_faults(faults)
     for item, group in zip(items, tied_groups([row for _, row in rows]), strict=True):
-        item["pair"] = items[group]["case"]
+        item["pair_id"] = items[group]["case_id"]
     return items
 
 
@@ -89,13 +89,13 @@ def _rows(path: Path, faults: list[Fault]) -> list[tuple[int, dict[str, str]]]:
 
 def _item(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) -> CohortItem:
     """Return one row as an item, a group of its own, and note what is wrong in it."""
-    case = row["case"]
+    case = row["case_id"]
     try:
         check_case_name(case)
     except SettingError:
         # An empty name is shown as such.
         rule = f"{case!r}, must be a name that can serve as a folder's"
-        faults.append(Fault(number, "case", "", rule))
+        faults.append(Fault(number, "case_id", "", rule))
     paths = {}
     for column in ("image", "mask"):
         value = row.get(column, "")
@@ -117,12 +117,12 @@ def _item(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) -
         faults.append(Fault(number, "fold", fold, "must be a whole number from 0"))
         fold = ""
     return CohortItem(
-        case=case,
+        case_id=case,
         image=paths["image"],
         mask=paths["mask"],
         label=int(row["fracture"] == "1"),
         simulated=row.get("simulated") == "1",
-        pair=case,
+        pair_id=case,
         fold=int(fold) if fold else None,
     )
 
@@ -159,14 +159,15 @@ def tied_groups(rows: list[dict[str, str]]) -> list[int]:
     """Return for each row the first row that patients and pairs tie it to, by however many steps.
 
     Args:
-        rows: each with ``patient`` and ``pair``, empty or absent where there is none.
+        rows: each with ``patient_id`` and ``pair_id``, empty or absent where there is none.
 
-    >>> rows = [{"patient": "a"}, {"patient": "b", "pair": "p"}, {"patient": "a", "pair": "p"}]
+    >>> rows = [{"patient_id": "a"}, {"patient_id": "b", "pair_id": "p"}, {"patient_id": "a",
+    "pair_id": "p"}]
     >>> tied_groups(rows)
     [0, 0, 0]
     """
     first = list(range(len(rows)))
-    for column in ("patient", "pair"):
+    for column in ("patient_id", "pair_id"):
         of_name: dict[str, int] = {}
         for n, row in enumerate(rows):
             name = row.get(column, "")
@@ -181,14 +182,15 @@ def tied_groups(rows: list[dict[str, str]]) -> list[int]:
 def split_folds(
     items: Sequence[CohortItem], folds: int, seed: int = 0
 ) -> list[tuple[list[CohortItem], list[CohortItem]]]:
-    """Split into stratified folds; items that share ``pair`` stay in one fold.
+    """Split into stratified folds; items that share ``pair_id`` stay in one fold.
 
-    Two scans of one patient do so where the table has a column ``patient`` that says so; without
+    Two scans of one patient do so where the table has a column ``patient_id`` that says so; without
     it every row counts as a patient of its own. A table whose rows all have a ``fold`` is split
     along it, whatever the seed.
 
     Args:
-        items: of :func:`read_cohort`, in which ``pair`` ties patients and matched pairs together.
+        items: of :func:`read_cohort`, in which ``pair_id`` ties patients and matched pairs
+        together.
         folds: number of folds, at least 2.
         seed: of the shuffle.
 
@@ -205,7 +207,7 @@ def split_folds(
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = np.array([item["label"] for item in items])
-    groups = np.array([item["pair"] for item in items])
+    groups = np.array([item["pair_id"] for item in items])
     fewest = min(len(set(groups[labels == value])) for value in (0, 1))
     if folds < 2 or fewest < folds:
         raise SettingError(
@@ -235,7 +237,7 @@ def _given_folds(
         )
     of_group: defaultdict[str, set[int | None]] = defaultdict(set)
     for item in items:
-        of_group[item["pair"]].add(item["fold"])
+        of_group[item["pair_id"]].add(item["fold"])
     torn = [group for group, where in of_group.items() if len(where) > 1]
     if torn:
         raise SettingError(

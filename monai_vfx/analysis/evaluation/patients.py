@@ -38,7 +38,7 @@ class Patients:
         self.groups = _tied(self.table)
         if any(
             name in self.table and self.table[name].dropna().duplicated().any()
-            for name in ("case", "patient")
+            for name in ("case_id", "patient_id")
         ):
             self.notes.append(
                 "Some patients have several rows: DeLong's and Wilson's intervals take rows as "
@@ -77,13 +77,13 @@ class Patients:
 
 
 def _tied(table: pd.DataFrame) -> npt.NDArray[np.int64] | None:
-    """Number the groups that ``patient`` and ``pair`` tie together; None if nobody is tied."""
+    """Number the groups that ``patient_id`` and ``pair_id`` tie together; None without ties."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     rows = np.arange(len(table))
     first, second = [rows[:0]], [rows[:0]]
-    for name in ("case", "patient", "pair"):
+    for name in ("case_id", "patient_id", "pair_id"):
         if name in table:
             there = np.flatnonzero(table[name].notna().to_numpy())
             _, start, code = np.unique(

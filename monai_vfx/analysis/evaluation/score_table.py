@@ -117,7 +117,8 @@ def refuse_faults(faults: Sequence[str]) -> None:
 def check_table(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     """Return the columns that matter as numbers (text stays text in subgroups and covariates).
 
-    Missing scores, subgroups and covariates are NaN or None. ``patient``, ``pair`` and ``fold``
+    Missing scores, subgroups and covariates are NaN or None. ``patient_id``, ``pair_id`` and
+    ``fold``
     come along where the table has them.
 
     Args:
@@ -136,7 +137,7 @@ def check_table(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     checked: dict[str, object] = {}
     checked |= {
         name: _category(frame[name])
-        for name in ("case", "patient", "pair", *columns.subgroups, *columns.adjust_for)
+        for name in ("case_id", "patient_id", "pair_id", *columns.subgroups, *columns.adjust_for)
         if name in frame
     }
     if "fold" in frame:

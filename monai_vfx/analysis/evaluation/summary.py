@@ -54,7 +54,7 @@ def evaluate_scores(
 ) -> Json:
     """Judge the scores of a table.
 
-    Patients tied by the columns ``patient`` and ``pair`` are drawn together in the bootstrap.
+    Patients tied by the columns ``patient_id`` and ``pair_id`` are drawn together in the bootstrap.
 
     Args:
         frame: one row a patient, cells as numbers or as text that reads as numbers.

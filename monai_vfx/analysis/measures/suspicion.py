@@ -110,7 +110,7 @@ def suspect_fracture(
             for level in MEASURED
         ],
         columns=list(HEIGHTS),
-    ).assign(case="case", level=MEASURED)
+    ).assign(case_id="case", level=MEASURED)
     rows = add_ratios(heights).set_index("level")[list(RATIOS)].to_dict("index")
     sd = None if resampled else ratio_sd(resolution_mm)
     known = [

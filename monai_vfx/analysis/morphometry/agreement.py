@@ -36,9 +36,9 @@ def reader_agreement(first: pd.DataFrame, second: pd.DataFrame) -> Json:
         with n. Intervals are 95 % and take vertebrae as independent, although those of a patient
         are not. What has no value is null with a ``note``.
     """
-    key = ["case", "level"]
+    key = ["case_id", "level"]
     both = first.merge(second, on=key, how="inner", suffixes=("_1", "_2"), validate="one_to_one")
-    one, two = set(first["case"]), set(second["case"])
+    one, two = set(first["case_id"]), set(second["case_id"])
     document: Json = {
         "vertebrae": len(both),
         "cases": len(one & two),

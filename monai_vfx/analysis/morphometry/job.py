@@ -54,7 +54,7 @@ def run_morphometry_case(
     mask: str | Path | None,
     out: str | Path,
     *,
-    case: str = "case",
+    case_id: str = "case",
     normal: str | Path | None = None,
     second: str | Path | None = None,
     baseline: str | Path | None = None,
@@ -70,7 +70,8 @@ def run_morphometry_case(
             ``totalsegmentator``, ``spine-segment``: that tool does. It is then written to ``out``
             with its picture.
         out: folder for the results.
-        case: the caller's name for the case; rows of ``second`` and ``baseline`` are found by it.
+        case_id: the caller's name for the case; rows of ``second`` and ``baseline`` are found by
+        it.
         normal: ``genant`` (default), ``paper`` or a file of normal values.
         second: a reader's table of heights to compare with.
         baseline: table of heights of an earlier time.
@@ -82,7 +83,7 @@ def run_morphometry_case(
         CaseRefused: a rule of the CT or mask is broken, slices are too thick, or a table is faulty.
         SettingError: the normal values cannot be used.
     """
-    out, case = Path(out), check_case_name(case)
+    out, case_id = Path(out), check_case_name(case_id)
     values = load_normals(normal) if normal is not None else GENANT
     others = _read_others(second, baseline)
     check_resolution(check_image(image, series_uid), allow_thick)  # before a mask is made
@@ -95,10 +96,10 @@ def run_morphometry_case(
     warnings += source.warnings
     masks, volume = loaded.masks, loaded.volume
     bodies, reasons = measure_heights(masks.labels, volume.affine, masks.cut)
-    heights = _heights_of(case, bodies, volume.sex)
+    heights = _heights_of(case_id, bodies, volume.sex)
     document, tables = _judge(heights, values, others, simulated=values.simulated)
     document["warnings"] += [asdict(warning) for warning in warnings]
-    document["case"] = case
+    document["case_id"] = case_id
     document["mask"] = source.record
     document["not_measured"] = [{"level": k, "reason": v} for k, v in reasons.items()]
     document["slice_distance_mm"] = volume.spacing_mm[volume.slice_axis]
@@ -193,14 +194,14 @@ def check_resolution(volume: Volume, allow_thick: bool) -> list[CaseWarning]:
     return []
 
 
-def _heights_of(case: str, bodies: Mapping[str, BodyHeights], sex: str | None) -> pd.DataFrame:
+def _heights_of(case_id: str, bodies: Mapping[str, BodyHeights], sex: str | None) -> pd.DataFrame:
     """Return a case's measurements as a table of heights, one row a level T11-L4."""
     rows = [
         [getattr(bodies[level], name) if level in bodies else np.nan for name in HEIGHTS]
         for level in MEASURED
     ]
     frame = pd.DataFrame(rows, columns=list(HEIGHTS))
-    frame.insert(0, "case", case)
+    frame.insert(0, "case_id", case_id)
     frame.insert(1, "level", MEASURED)
     if sex in ("F", "M"):
         frame["sex"] = sex
@@ -216,15 +217,15 @@ def _read_others(second: str | Path | None, baseline: str | Path | None) -> dict
 def _fit(heights: pd.DataFrame, simulated: bool) -> tuple[NormalValues, Json]:
     """Fit normal values; say on whom."""
     ratios = add_ratios(heights)
-    cases = heights.drop_duplicates("case")[["case"]]
+    cases = heights.drop_duplicates("case_id")[["case_id"]]
     rule = "all patients, as the table has no column fracture"
-    chosen = cases["case"]
+    chosen = cases["case_id"]
     if "fracture" in heights:
-        outcome = heights.groupby("case", sort=False)["fracture"].first()
+        outcome = heights.groupby("case_id", sort=False)["fracture"].first()
         chosen = pd.Series(outcome.index[outcome == 0])
         rule = "patients with fracture 0"
     facts = {"rule": rule, "patients": len(chosen), "left_out": len(cases) - len(chosen)}
-    return fit_normals(ratios[ratios["case"].isin(chosen)], simulated), facts
+    return fit_normals(ratios[ratios["case_id"].isin(chosen)], simulated), facts
 
 
 def _judge(
@@ -245,7 +246,7 @@ def _judge(
     if "baseline" in others:
         first = classify(add_ratios(others["baseline"]), values)
         vertebrae, outcomes = incident_fractures(first, vertebrae)
-        patients = patients.merge(outcomes, on="case", sort=False)
+        patients = patients.merge(outcomes, on="case_id", sort=False)
         incident = _incident_counts(outcomes, first, vertebrae)
     warnings = []
     if values.source == "paper":
@@ -285,15 +286,15 @@ def _counts(statuses: pd.Series[str]) -> Json:
 
 def _incident_counts(outcomes: pd.DataFrame, first: pd.DataFrame, vertebrae: pd.DataFrame) -> Json:
     known = outcomes["incident_fracture"]
-    both = set(first["case"]) & set(vertebrae["case"])
+    both = set(first["case_id"]) & set(vertebrae["case_id"])
     return {
         "n": len(outcomes),
         "fracture": int((known == 1).sum()),
         "no_fracture": int((known == 0).sum()),
         "not_assessable": int(known.isna().sum()),
         "baseline_fracture": int((outcomes["baseline_fracture"] == 1).sum()),
-        "without_baseline": len(set(vertebrae["case"]) - both),
-        "baseline_only": len(set(first["case"]) - both),
+        "without_baseline": len(set(vertebrae["case_id"]) - both),
+        "baseline_only": len(set(first["case_id"]) - both),
     }
 
 
@@ -311,11 +312,11 @@ def _draw_charts(
     patients, vertebrae = tables["patients"], tables["morphometry"]
     rank = patients["status"].map({FRACTURED: 0, NOT_ASSESSABLE: 1, NORMAL: 2})
     chosen = rank.sort_values(kind="stable").index[:most]
-    groups = {str(name): rows for name, rows in vertebrae.groupby("case", sort=False)}
+    groups = {str(name): rows for name, rows in vertebrae.groupby("case_id", sort=False)}
     names = pd.Series("", index=patients.index)
     for place in sorted(chosen):
         names[place] = f"figures/patient_{place + 1:04d}.png"
-        figure = ratio_figure(groups[str(patients.at[place, "case"])], values)
+        figure = ratio_figure(groups[str(patients.at[place, "case_id"])], values)
         _write_picture(out / names[place], figure_png(figure, dpi=110))
     patients["figure"] = names
     return len(chosen)

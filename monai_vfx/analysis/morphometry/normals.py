@@ -163,7 +163,7 @@ def fit_normals(ratios: pd.DataFrame, simulated: bool = False) -> NormalValues:
                 f"normal values need {MINIMUM_N} participants without fracture at each level, "
                 f"who differ from each other; there are {listed}"
             )
-    return NormalValues("fitted", values, int(ratios["case"].nunique()), simulated)
+    return NormalValues("fitted", values, int(ratios["case_id"].nunique()), simulated)
 
 
 def _enough(normal: Normal) -> bool:

@@ -38,25 +38,25 @@ def add_ratios(heights: pd.DataFrame) -> pd.DataFrame:
     """Return one row a case and level T12-L4 with its heights and ratios.
 
     Args:
-        heights: of :func:`monai_vfx.analysis.morphometry.readings.read_heights`: ``case``,
+        heights: of :func:`monai_vfx.analysis.morphometry.readings.read_heights`: ``case_id``,
         ``level`` (T11
             for its posterior height), ``anterior_mm``, ``middle_mm``, ``posterior_mm`` in mm, NaN
             or no row where not measured; optionally ``sex``.
 
     Returns:
-        Cases in the order of their first row, each with five rows, cranial to caudal: ``case``,
+        Cases in the order of their first row, each with five rows, cranial to caudal: ``case_id``,
         ``sex`` (NaN where not known), ``level``, the heights and the four ratios; NaN where one
         of its heights is missing.
 
     >>> rows = [("a", level, 24.0, 25.0, 30.0) for level in ("T12", "L1")]
-    >>> table = add_ratios(pd.DataFrame(rows, columns=["case", "level", *HEIGHTS]))
+    >>> table = add_ratios(pd.DataFrame(rows, columns=["case_id", "level", *HEIGHTS]))
     >>> table.loc[:1, ["wedge", "crush_below", "crush_above"]].to_numpy().tolist()
     [[0.8, 1.0, nan], [0.8, nan, 1.0]]
     """
-    cases = list(dict.fromkeys(heights["case"]))
-    grid = pd.MultiIndex.from_product([cases, MEASURED], names=["case", "level"])
+    cases = list(dict.fromkeys(heights["case_id"]))
+    grid = pd.MultiIndex.from_product([cases, MEASURED], names=["case_id", "level"])
     columns = list(HEIGHTS)
-    values = heights.set_index(["case", "level"])[columns].astype(np.float64).reindex(grid)
+    values = heights.set_index(["case_id", "level"])[columns].astype(np.float64).reindex(grid)
     cube = values.to_numpy().reshape(len(cases), len(MEASURED), 3)
     own, posterior = cube[:, 1:], cube[:, :, 2]
     below = np.full(own.shape[:2], np.nan)
@@ -68,13 +68,13 @@ def add_ratios(heights: pd.DataFrame) -> pd.DataFrame:
         "crush_above": own[:, :, 2] / posterior[:, :-1],
     }
     sexes: pd.Series[str] = (
-        heights.groupby("case", sort=False)["sex"].first()
+        heights.groupby("case_id", sort=False)["sex"].first()
         if "sex" in heights
         else pd.Series(np.nan, index=cases, dtype=object)
     )
     frame = pd.DataFrame(
         {
-            "case": np.repeat(np.array(cases, dtype=object), len(LEVELS)),
+            "case_id": np.repeat(np.array(cases, dtype=object), len(LEVELS)),
             "sex": np.repeat(sexes.reindex(cases).to_numpy(dtype=object), len(LEVELS)),
             "level": np.tile(np.array(LEVELS, dtype=object), len(cases)),
         }

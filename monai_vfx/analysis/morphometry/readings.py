@@ -34,7 +34,7 @@ def _variable(name: str) -> Variable:
         low=rule.get("minimum"),
         high=rule.get("maximum"),
         categories=values if kind == "category" else (),
-        required=name in ("case", "level"),
+        required=name in ("case_id", "level"),
     )
 
 
@@ -49,7 +49,8 @@ def read_heights(path: str | Path) -> pd.DataFrame:
         path: CSV (``data_schemas/vertebral_heights.schema.json``).
 
     Returns:
-        The known columns, in the table's order: ``case``, ``level``, text; heights in mm, float64
+        The known columns, in the table's order: ``case_id``, ``level``, text; heights in mm,
+        float64
         with NaN where not measured; and, where the table has them, ``reader``, ``sex``, text or
         NaN, ``fracture``, ``simulated``, float64 with NaN.
 
@@ -87,10 +88,10 @@ def _missing_columns(sheet: Sheet) -> Iterator[Fault]:
 
 
 def _repeated(numbers: list[int], columns: dict[str, list[Value]]) -> Iterator[Fault]:
-    if not {"case", "level"} <= {*columns}:
+    if not {"case_id", "level"} <= {*columns}:
         return
     first: dict[tuple[Value, Value], int] = {}
-    for number, case, level in zip(numbers, columns["case"], columns["level"], strict=True):
+    for number, case, level in zip(numbers, columns["case_id"], columns["level"], strict=True):
         if case is None or level is None:
             continue
         if (case, level) in first:
@@ -102,10 +103,10 @@ def _repeated(numbers: list[int], columns: dict[str, list[Value]]) -> Iterator[F
 def _contradictions(numbers: list[int], columns: dict[str, list[Value]]) -> Iterator[Fault]:
     """Name a second reader, and rows of a case that say different things about the patient."""
     for name in ("reader", *_OF_A_CASE):
-        if name not in columns or "case" not in columns:
+        if name not in columns or "case_id" not in columns:
             continue
         known: dict[Value, tuple[int, Value]] = {}
-        for number, case, value in zip(numbers, columns["case"], columns[name], strict=True):
+        for number, case, value in zip(numbers, columns["case_id"], columns[name], strict=True):
             key = None if name == "reader" else case
             if value is None or (key is None and name != "reader"):
                 continue

@@ -106,7 +106,7 @@ def patient_statuses(vertebrae: pd.DataFrame) -> pd.DataFrame:
         vertebrae: of :func:`classify`.
 
     Returns:
-        One row a case: ``case``, ``sex``, ``status``, ``fracture`` (1, 0, NaN where not
+        One row a case: ``case_id``, ``sex``, ``status``, ``fracture`` (1, 0, NaN where not
         assessable), ``fractured_levels`` and ``not_assessable_levels`` (joined by ``;``) and
         ``worst_grade``.
     """
@@ -120,7 +120,7 @@ def patient_statuses(vertebrae: pd.DataFrame) -> pd.DataFrame:
         grades = [row[3] for row in body if not np.isnan(row[3])]
         rows.append(
             {
-                "case": case,
+                "case_id": case,
                 "sex": body[0][2],
                 "status": status,
                 "fracture": _OUTCOME.get(status, np.nan),
@@ -136,7 +136,7 @@ def _by_case(frame: pd.DataFrame, names: tuple[str, ...]) -> list[tuple[str, lis
     """Return each case with its rows as tuples, in order: thousands of groups take no time."""
     found: dict[str, list[Any]] = {}
     cells = zip(*(frame[name].tolist() for name in names), strict=True)
-    for case, row in zip(frame["case"].tolist(), cells, strict=True):
+    for case, row in zip(frame["case_id"].tolist(), cells, strict=True):
         found.setdefault(case, []).append(row)
     return list(found.items())
 
@@ -169,9 +169,9 @@ def incident_fractures(
 
     Returns:
         Vertebrae of ``follow_up`` with ``baseline_status`` and ``incident``; one row a case with
-        ``case``, ``baseline_fracture``, ``incident_fracture`` (1, 0, NaN) and ``new_levels``.
+        ``case_id``, ``baseline_fracture``, ``incident_fracture`` (1, 0, NaN) and ``new_levels``.
     """
-    key = ["case", "level"]
+    key = ["case_id", "level"]
     before = baseline[[*key, "status"]].rename(columns={"status": "baseline_status"})
     frame = follow_up.merge(before, on=key, how="left", sort=False, validate="one_to_one")
     first = frame["baseline_status"].fillna(NOT_ASSESSABLE)
@@ -188,7 +188,7 @@ def incident_fractures(
         known = 1.0 if "new" in kinds else np.nan if NOT_ASSESSABLE in kinds else 0.0
         rows.append(
             {
-                "case": case,
+                "case_id": case,
                 "baseline_fracture": _OUTCOME.get(overall([row[2] for row in body]), np.nan),
                 "incident_fracture": known,
                 "new_levels": ";".join(row[0] for row in body if row[1] == "new"),

@@ -121,7 +121,7 @@ def clinical_values(cohort: str | Path, names: Sequence[str]) -> dict[str, dict[
         CaseRefused: ``cohort_invalid``, when the table has bad cells or lacks a column.
     """
     frame = read_patients(cohort, need=tuple(names))
-    return {str(case): row for case, row in zip(frame["case"], _rows(frame, names), strict=True)}
+    return {str(case): row for case, row in zip(frame["case_id"], _rows(frame, names), strict=True)}
 
 
 def read_row(path: str | Path) -> pd.DataFrame:
@@ -145,15 +145,15 @@ def read_row(path: str | Path) -> pd.DataFrame:
     if len(table) != 1:
         raise CaseRefused("clinical_invalid", f"one row is needed, the table has {len(table)}")
     table.columns = [str(name).strip() for name in table.columns]
-    unused = ("image", "mask", "fracture", "death", "follow_up_years", "case", "fold")
+    unused = ("image", "mask", "fracture", "death", "follow_up_years", "case_id", "fold")
     table = table.drop(columns=[name for name in unused if name in table])
     with tempfile.TemporaryDirectory() as folder:
         # The patient table asks for a name and an outcome, which a new patient does not have yet.
-        table.insert(0, "case", "row")
+        table.insert(0, "case_id", "row")
         table.insert(1, "fracture", "0")
         table.to_csv(Path(folder) / "row.csv", index=False)
         frame = read_patients(Path(folder) / "row.csv")
-    return frame.drop(columns=["case", "fracture"])
+    return frame.drop(columns=["case_id", "fracture"])
 
 
 def row_values(path: str | Path, names: Sequence[str]) -> dict[str, float]:
@@ -185,7 +185,7 @@ def follow_up(cohort: str | Path) -> dict[str, tuple[float, float]]:
     time = np.where(event == 2, FOR_GOOD, time)
     return {
         str(case): (float(years), float(end))
-        for case, years, end in zip(frame["case"], time, fractured, strict=True)
+        for case, years, end in zip(frame["case_id"], time, fractured, strict=True)
     }
 
 

@@ -82,12 +82,12 @@ def split_cohort(
     parts = split_folds(read_cohort(cohort), folds, seed)
     train, validate = parts[fold]
     test = [] if test_fold is None else parts[test_fold][1]
-    tested = {item["case"] for item in test}
-    train = [item for item in train if item["case"] not in tested]
+    tested = {item["case_id"] for item in test}
+    train = [item for item in train if item["case_id"] not in tested]
     added = _additions(cohort, Standardiser.from_settings(clinical), hazard_years)
     split = {"train": train, "validate": validate, "test": test}
     return {
-        part: [cast(CohortItem, {**item, **added.get(item["case"], {})}) for item in items]
+        part: [cast(CohortItem, {**item, **added.get(item["case_id"], {})}) for item in items]
         for part, items in split.items()
     }
 
@@ -136,7 +136,7 @@ def fit_clinical(
     names = model_variables(model)
     values = clinical_values(cohort, names)
     train = split_cohort(cohort, fold, folds, seed, test_fold)["train"]
-    return Standardiser.fit([values[item["case"]] for item in train], names).to_settings()
+    return Standardiser.fit([values[item["case_id"]] for item in train], names).to_settings()
 
 
 def cohort_cases(
@@ -164,7 +164,7 @@ def cohort_cases(
     if clinical is None:
         return items
     values = clinical_values(cohort, clinical.names)
-    return [cast(CohortItem, {**item, "clinical": values[item["case"]]}) for item in items]
+    return [cast(CohortItem, {**item, "clinical": values[item["case_id"]]}) for item in items]
 
 
 class CohortCache(CacheDataset):
@@ -192,11 +192,11 @@ class CohortCache(CacheDataset):
         self.prepared = prepared or PreparedImages(None, {})
         super().__init__(data=data, transform=transform, **settings)
         refused = {
-            str(item["case"]): cached
+            str(item["case_id"]): cached
             for item, cached in zip(data, self._cache, strict=True)
             if isinstance(cached, CaseRefused)
         }
-        self.data = [item for item in data if item["case"] not in refused]
+        self.data = [item for item in data if item["case_id"] not in refused]
         self._cache = [c for c in self._cache if not isinstance(c, CaseRefused)]
         self.cache_num = len(self._cache)
         for case, refusal in refused.items():
@@ -223,7 +223,7 @@ class CohortCache(CacheDataset):
 
 
 class CaseDataset(Dataset):
-    """Cases for prediction; one that is refused comes as ``{"case", "refusal"}``.
+    """Cases for prediction; one that is refused comes as ``{"case_id", "refusal"}``.
 
     Args:
         data: cases; where the weights take clinical variables, each with ``clinical``: the path of
@@ -253,9 +253,9 @@ class CaseDataset(Dataset):
         except Exception as error:  # one bad case must not stop the others
             refusal = find_refusal(error)
             if refusal is None:
-                _LOG.exception("case %s", item["case"])
+                _LOG.exception("case %s", item["case_id"])
                 refusal = CaseRefused("internal", f"{type(error).__name__} in the preprocessing")
-            return {"case": item["case"], "refusal": refusal}
+            return {"case_id": item["case_id"], "refusal": refusal}
 
     def _prepare(self, item: Mapping[str, Any]) -> Json:
         first = first_random(self.transform)
@@ -344,11 +344,11 @@ def append_refusals(path: str | Path, refused: Mapping[str, CaseRefused]) -> Non
     """
     path = Path(path)
     known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    named = {json.loads(line)["case"] for line in known}
+    named = {json.loads(line)["case_id"] for line in known}
     new = {case: refusal for case, refusal in refused.items() if case not in named}
     if not new:
         return
     with path.open("a", encoding="utf-8") as file:
         for case, refusal in new.items():
-            line = {"case": case, "code": refusal.code, "message": refusal.message}
+            line = {"case_id": case, "code": refusal.code, "message": refusal.message}
             file.write(json.dumps({**line, "remedy": refusal.remedy}) + "\n")

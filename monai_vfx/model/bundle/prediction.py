@@ -69,7 +69,7 @@ def prediction_of(item: Mapping[Hashable, Any], score: float, sidecar: Json) -> 
             CaseWarning("simulated_weights", "trained on simulated patients: not a clinical result")
         )
     return Prediction(
-        case=str(item["case"]),
+        case_id=str(item["case_id"]),
         status="ok",
         score=score,
         simulated_weights=bool(sidecar["simulated"]),
@@ -135,7 +135,7 @@ class FeatureTable:
         accepted = engine.state.batch["accepted"]
         vectors = self._seen.float().cpu().numpy() if accepted else ()
         for item, vector in zip(accepted, vectors, strict=True):
-            self._rows[str(item["case"])] = [str(value) for value in vector]
+            self._rows[str(item["case_id"])] = [str(value) for value in vector]
 
     def _start(self, engine: SupervisedEvaluator) -> None:
         self._rows = {}
@@ -152,7 +152,7 @@ class FeatureTable:
         width = max((len(vector) for vector in self._rows.values()), default=0)
         with self.path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(("case", *(f"f{n}" for n in range(width))))
+            table.writerow(("case_id", *(f"f{n}" for n in range(width))))
             table.writerows([case, *vector] for case, vector in self._rows.items())
 
 
@@ -172,10 +172,10 @@ class PredictionWriter(ResultWriter):
         for item, score in _scored(engine):
             self._write(prediction_of(item, score, self.sidecar))
         for item in engine.state.batch["refused"]:
-            self._write(Prediction.refused(str(item["case"]), item["refusal"]))
+            self._write(Prediction.refused(str(item["case_id"]), item["refusal"]))
 
     def _write(self, prediction: Prediction) -> None:
-        write_json(self.output_dir / prediction.case / "prediction.json", prediction.to_json())
+        write_json(self.output_dir / prediction.case_id / "prediction.json", prediction.to_json())
 
 
 class HeatMapWriter(ResultWriter):
@@ -228,7 +228,7 @@ class HeatMapWriter(ResultWriter):
         return heats
 
     def _write(self, name: str, heat: Tensor, item: Mapping[Hashable, Any], facts: Json) -> None:
-        folder = self.output_dir / facts["case"]
+        folder = self.output_dir / facts["case_id"]
         folder.mkdir(parents=True, exist_ok=True)
         image = cast(MetaTensor, item["image"])
         whole = to_ct_grid(heat, image, self.model.preprocessing)
@@ -277,11 +277,11 @@ class EvaluationWriter(ResultWriter):
     def __call__(self, engine: SupervisedEvaluator) -> None:
         """Keep the results of one step."""
         for item, score in _scored(engine):
-            self._rows.append((str(item["case"]), int(item["label"]), score))
+            self._rows.append((str(item["case_id"]), int(item["label"]), score))
             self._filled += bool(item.get("clinical_missing"))
         self._risks += yearly_risk(engine.state.output["pred"][:, CLASSES:]).tolist()
         refused = engine.state.batch["refused"]
-        self._refused |= {str(item["case"]): item["refusal"] for item in refused}
+        self._refused |= {str(item["case_id"]): item["refusal"] for item in refused}
 
     def _start(self, engine: Workflow) -> None:
         self._rows, self._risks, self._refused = [], [], {}
@@ -294,7 +294,7 @@ class EvaluationWriter(ResultWriter):
             table = csv.writer(file)
             years = len(self._risks[0]) if self._risks else 0
             risks = (f"risk_year_{year}" for year in range(1, years + 1))
-            table.writerow(("case", "label", "score", *risks))
+            table.writerow(("case_id", "label", "score", *risks))
             for (case, label, score), risk in zip(self._rows, self._risks, strict=True):
                 table.writerow((case, label, *(f"{value:.9f}" for value in (score, *risk))))
         append_refusals(self.output_dir / "refused.jsonl", self._refused)

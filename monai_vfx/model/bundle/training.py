@@ -291,13 +291,13 @@ class SidecarWriter:
         self.weights = Path(weights)
         self.metric = metric
         self.validation = _counts(validation_items)
-        accepted = {item["case"] for item in (*train_items, *validation_items)}
-        used = [item["case"] for part in ("train", "validate") for item in split[part]]
+        accepted = {item["case_id"] for item in (*train_items, *validation_items)}
+        used = [item["case_id"] for part in ("train", "validate") for item in split[part]]
         self.split: Json = {
             **{name: training.get(name) for name in ("folds", "fold", "test_fold", "seed")},
-            "train": [item["case"] for item in split["train"]],
-            "validation": [item["case"] for item in split["validate"]],
-            "test": [item["case"] for item in split["test"]],
+            "train": [item["case_id"] for item in split["train"]],
+            "validation": [item["case_id"] for item in split["validate"]],
+            "test": [item["case_id"] for item in split["test"]],
             "refused": [case for case in used if case not in accepted],
         }
         self.document: Json = {

@@ -21,7 +21,7 @@ from monai_vfx.core.schemas import schema
 Row = Mapping[str, Any]
 
 SHOWN: tuple[str, ...] = (
-    *("case", "status", "code", "warnings", "age_years", "sex", "contrast_phase"),
+    *("case_id", "status", "code", "warnings", "age_years", "sex", "contrast_phase"),
     *("slice_distance_mm", "kernel", "kvp", "model", "noise_sd_hu", "l1_trabecular_hu"),
     *("fracture_status", "lowest_ratio", "dense_kind", "levels", "mask_source", "mask_confidence"),
 )
@@ -156,6 +156,6 @@ def _shown(name: str, value: Any) -> Json:
     if isinstance(value, float):
         return {"text": f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}", "key": value}
     return {
-        "text": str(value).replace("_", " ") if name not in ("case", "code") else value,
+        "text": str(value).replace("_", " ") if name not in ("case_id", "code") else value,
         "key": value,
     }

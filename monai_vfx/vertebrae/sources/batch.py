@@ -33,17 +33,17 @@ class SegmentStep:
         self.weights = weights
 
     def __call__(self, engine: object, batch: Sequence[Mapping[str, Any]]) -> list[Json]:
-        """Return the document of each case, with its name under ``case``.
+        """Return the document of each case, with its name under ``case_id``.
 
         Args:
             engine: the evaluator; it is not needed.
-            batch: cases, each with its name ``case``, the path of the ``image`` and, where this
+            batch: cases, each with its name ``case_id``, the path of the ``image`` and, where this
                 holds several, a ``series``.
         """
-        return [{"case": item["case"], **self._one(item)} for item in batch]
+        return [{"case_id": item["case_id"], **self._one(item)} for item in batch]
 
     def _one(self, item: Mapping[str, Any]) -> Json:
-        folder = self.output_dir / str(item["case"])
+        folder = self.output_dir / str(item["case_id"])
         try:
             return segment_case(
                 item["image"], folder, series_uid=item.get("series"), weights=self.weights
@@ -51,7 +51,7 @@ class SegmentStep:
         except Exception as error:  # one bad case must not stop the others
             refusal = find_refusal(error)
             if refusal is None:
-                _LOG.exception("case %s", item["case"])
+                _LOG.exception("case %s", item["case_id"])
                 refusal = CaseRefused(
                     "internal", f"{type(error).__name__} in the vertebra segmentation"
                 )
@@ -63,7 +63,7 @@ class SegmentStep:
 def as_list(items: list[Json]) -> list[Json]:
     """Return a batch of cases as it is (``collate_fn``): their CTs differ in size.
 
-    >>> as_list([{"case": "a", "image": "a.nii.gz"}])
-    [{'case': 'a', 'image': 'a.nii.gz'}]
+    >>> as_list([{"case_id": "a", "image": "a.nii.gz"}])
+    [{'case_id': 'a', 'image': 'a.nii.gz'}]
     """
     return items

@@ -44,7 +44,8 @@ def with_masks(
     """Return a table whose every row names a mask; the same one where nothing is missing.
 
     Args:
-        table: CSV with ``case`` and ``image``; what else it holds is taken over as it is. It must
+        table: CSV with ``case_id`` and ``image``; what else it holds is taken over as it is. It
+        must
             have been checked (:func:`monai_vfx.analysis.cohort.read_cohort` or ``read_patients``).
         folder: for the masks, a folder a case, and ``cohort.csv``, the completed table.
         made_by: ``auto``, ``totalsegmentator`` or ``spine-segment``.
@@ -70,7 +71,7 @@ def with_masks(
             row["mask"] = str((table.parent / row["mask"].strip()).resolve())
             continue
         done += 1
-        case = row["case"].strip()
+        case = row["case_id"].strip()
         made = _made_mask(Path(row["image"]), folder / case, made_by, weights)
         row["mask"] = str(made.resolve())
         if tell is not None:

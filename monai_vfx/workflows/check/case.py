@@ -19,7 +19,7 @@ def check_one(
     mask: str | PathLike[str] | None,
     folder: str | PathLike[str],
     *,
-    case: str,
+    case_id: str,
     series_uid: str | None = None,
     scheme: str | None = None,
     compare: bool = True,
@@ -34,7 +34,7 @@ def check_one(
         mask: label map or folder; or who makes it, in ``folder``
             (:data:`monai_vfx.core.anatomy.MADE_MASKS`).
         folder: for a mask that is made and its picture.
-        case: the caller's name for the case.
+        case_id: the caller's name for the case.
         series_uid: which series, where the image holds several.
         scheme: label scheme of a mask that is given.
         compare: whether the levels of a given mask are compared with the vertebra segmentation's.
@@ -67,7 +67,7 @@ def check_one(
     report, refusal = check_report(
         image,
         source,
-        case=case,
+        case_id=case_id,
         series_uid=series_uid,
         scheme=scheme if source.kind == "given" else None,
         review=review,

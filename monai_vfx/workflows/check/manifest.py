@@ -34,7 +34,7 @@ class Study:
         expected: what the row says of the patient.
     """
 
-    case: str
+    case_id: str
     image: Path
     mask: Path | None = None
     series_uid: str | None = None
@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> list[Study]:
     """Read a table of studies; a cohort table is one.
 
     Args:
-        path: CSV in UTF-8 with the columns ``case`` and ``image``; optional ``mask``,
+        path: CSV in UTF-8 with the columns ``case_id`` and ``image``; optional ``mask``,
             ``series_uid``, ``age`` (years), ``sex`` (F or M) and ``scan_date`` (YYYY-MM-DD), which
             are compared with the header. Relative paths start at the table's folder. Whether
             something lies there is the check's business.
@@ -54,16 +54,16 @@ def read_manifest(path: Path) -> list[Study]:
         CaseRefused: ``cohort_invalid``, naming every bad cell.
     """
     sheet = read_sheet(path)
-    missing = [name for name in ("case", "image") if name not in sheet.header]
+    missing = [name for name in ("case_id", "image") if name not in sheet.header]
     faults = [*sheet.faults, *(Fault(1, name, "", "the column is missing") for name in missing)]
     refuse_faults(faults)
     studies, seen = [], dict[str, int]()
     for number, row in zip(sheet.numbers, _rows(sheet), strict=True):
         studies.append(_study(row, number, path.parent, faults))
-        if row["case"] in seen:
-            rule = f"also in row {seen[row['case']]}, must be unique"
-            faults.append(Fault(number, "case", "", rule))
-        seen.setdefault(row["case"], number)
+        if row["case_id"] in seen:
+            rule = f"also in row {seen[row['case_id']]}, must be unique"
+            faults.append(Fault(number, "case_id", "", rule))
+        seen.setdefault(row["case_id"], number)
     refuse_faults(faults)
     return studies
 
@@ -94,7 +94,7 @@ def find_studies(folder: Path, out: Path) -> list[Study]:
     key = out / KEY_FILE
     known = {study.image: study for study in read_manifest(key)} if key.is_file() else {}
     # Not the count: a person may have taken rows out of the key, and no number is given twice.
-    numbers = [int(found[1]) for s in known.values() if (found := _NUMBERED.fullmatch(s.case))]
+    numbers = [int(found[1]) for s in known.values() if (found := _NUMBERED.fullmatch(s.case_id))]
     new = {path for path in found_paths if path not in known}
     for number, path in enumerate((p for p in found_paths if p in new), start=1):
         known[path] = Study(f"study_{max(numbers, default=0) + number:05d}", path)
@@ -112,10 +112,10 @@ def _rows(sheet: Sheet) -> list[dict[str, str]]:
 
 def _study(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) -> Study:
     try:
-        check_case_name(row["case"])
+        check_case_name(row["case_id"])
     except SettingError:
-        rule = f"{row['case']!r}, must be a name that can serve as a folder's"
-        faults.append(Fault(number, "case", "", rule))
+        rule = f"{row['case_id']!r}, must be a name that can serve as a folder's"
+        faults.append(Fault(number, "case_id", "", rule))
     if not row["image"]:
         faults.append(Fault(number, "image", "", "must not be empty"))
     values = {}
@@ -125,7 +125,7 @@ def _study(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) 
     age, sex, scanned = (values[name] for name in _COMPARED)
     mask = row.get("mask", "")
     return Study(
-        case=row["case"],
+        case_id=row["case_id"],
         image=(folder / row["image"]).resolve(),
         mask=(folder / mask).resolve() if mask else None,
         series_uid=row.get("series_uid") or None,
@@ -144,7 +144,7 @@ def _may_be(path: Path) -> bool:
 def _add_to_key(path: Path, new: list[Study]) -> None:
     """Add rows to the key; what a person wrote into it, columns and rows, stays as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = read_sheet(path) if path.is_file() else Sheet(header=["case", "image"])
+    kept = read_sheet(path) if path.is_file() else Sheet(header=["case_id", "image"])
     rows = [dict(zip(kept.header, cells, strict=True)) for cells in kept.cells]
-    rows += [{"case": study.case, "image": str(study.image)} for study in new]
+    rows += [{"case_id": study.case_id, "image": str(study.image)} for study in new]
     write_sheet(path, kept.header, rows)

@@ -84,14 +84,14 @@ def check_many(
     out.mkdir(parents=True, exist_ok=True)
     earlier = _read_reports(out / REPORTS)
     tasks = [
-        _Task(s, settings, out / MASKS / s.case, earlier.get(s.case, {}).get("stamp"))
+        _Task(s, settings, out / MASKS / s.case_id, earlier.get(s.case_id, {}).get("stamp"))
         for s in studies
     ]
     records: dict[str, Json] = {}
     began = time.monotonic()
     with (out / REPORTS).open("a", encoding="utf-8") as file:
         for task, record in run_tasks(_check, tasks, workers, _died):
-            case = task.study.case
+            case = task.study.case_id
             if record.get("kept"):
                 record = earlier[case]
             else:
@@ -99,7 +99,7 @@ def check_many(
                 file.flush()
             records[case] = record
             tell(_progress(len(records), len(tasks), record, began))
-    ordered = [records[study.case] for study in studies]
+    ordered = [records[study.case_id] for study in studies]
     _write_reports(out / REPORTS, ordered)
     rows = [row_of(record) for record in ordered]
     write_table(out / TABLE, rows)
@@ -127,7 +127,7 @@ def _check(task: _Task) -> Json:
     report = _report(study, settings, task.folder)
     again = (report["refusal"] or {}).get("code") in _WORTH_ANOTHER_TRY
     return {
-        "case": study.case,
+        "case_id": study.case_id,
         "stamp": None if again else stamp,
         "seconds": round(time.monotonic() - began, 2),
         "inputs": {
@@ -146,7 +146,7 @@ def _report(study: Study, settings: Settings, folder: Path) -> Json:
             study.image,
             settings.made_masks if study.mask is None else study.mask,
             folder,
-            case=study.case,
+            case_id=study.case_id,
             series_uid=study.series_uid,
             scheme=settings.scheme,
             compare=settings.compare,
@@ -156,14 +156,14 @@ def _report(study: Study, settings: Settings, folder: Path) -> Json:
     except MissingDependencyError:
         raise
     except SettingError as error:  # a series asked of a NIfTI, say
-        return refused_report(study.case, CaseRefused("cohort_invalid", str(error)))
+        return refused_report(study.case_id, CaseRefused("cohort_invalid", str(error)))
     except Exception as error:  # whatever one study does, the others must be checked
         refusal = find_refusal(error)
         if refusal is None:
             # The error's own text may hold a path, and a path a patient's name.
             text = f"{type(error).__name__} in the check"
-            return refused_report(study.case, CaseRefused("internal", text))
-        report = refused_report(study.case, refusal)
+            return refused_report(study.case_id, CaseRefused("internal", text))
+        report = refused_report(study.case_id, refusal)
     if refusal is not None and refusal.code in _STOPS_ALL:
         raise refusal
     return report
@@ -172,11 +172,11 @@ def _report(study: Study, settings: Settings, folder: Path) -> Json:
 def _died(task: _Task) -> Json:
     refusal = CaseRefused("internal", "the process that checked this study died")
     return {
-        "case": task.study.case,
+        "case_id": task.study.case_id,
         "stamp": None,
         "seconds": None,
         "inputs": dict.fromkeys(("image_state", "image_sha256", "mask_state", "mask_sha256")),
-        "report": refused_report(task.study.case, refusal),
+        "report": refused_report(task.study.case_id, refusal),
     }
 
 
@@ -210,7 +210,7 @@ def _read_reports(path: Path) -> dict[str, Json]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
-            found[record["case"]] = record
+            found[record["case_id"]] = record
         except (ValueError, KeyError, TypeError):
             continue
     return found
@@ -226,7 +226,7 @@ def _progress(done: int, total: int, record: Json, began: float) -> str:
     refusal = record["report"]["refusal"]
     outcome = "accepted" if refusal is None else f"refused {refusal['code']}"
     left = (time.monotonic() - began) / done * (total - done)
-    return f"{done} of {total}, {record['case']}: {outcome} (about {left / 60:.0f} min left)"
+    return f"{done} of {total}, {record['case_id']}: {outcome} (about {left / 60:.0f} min left)"
 
 
 def _summary(rows: list[dict[str, Any]]) -> Json:

@@ -29,7 +29,7 @@ def row_of(record: Json) -> dict[str, Any]:
     refusal, mask = report["refusal"] or {}, report["mask"] or {}
     facts = report["facts"] or {}
     row = {
-        "case": report["case"],
+        "case_id": report["case_id"],
         "status": report["status"],
         **{name: refusal.get(name) for name in ("code", "message", "remedy")},
         "warnings": list(dict.fromkeys(w["code"] for w in report["warnings"])),

@@ -115,7 +115,7 @@ def outlier_flags(folders: list[Path], part: str) -> tuple[pd.DataFrame, Json]:
         part: folder of the evaluation within each.
 
     Returns:
-        Rows by ``case``: ``distance`` (mean over folds of distance / threshold), ``outlier``
+        Rows by ``case_id``: ``distance`` (mean over folds of distance / threshold), ``outlier``
         (1 where most folds flag the patient) and ``folds`` that judged it; and the facts:
         ``quantile`` and ``training_n``, or the ``reason`` why there are no flags.
     """
@@ -139,7 +139,7 @@ def outlier_flags(folders: list[Path], part: str) -> tuple[pd.DataFrame, Json]:
             "outlier": (table.gt(1).sum(axis=1) > table.notna().sum(axis=1) / 2).astype(int),
             "folds": table.notna().sum(axis=1),
         }
-    ).rename_axis("case")
+    ).rename_axis("case_id")
     return flags, {
         "quantile": quantile,
         "training_n": sizes,
@@ -149,4 +149,4 @@ def outlier_flags(folders: list[Path], part: str) -> tuple[pd.DataFrame, Json]:
 
 
 def _features(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "features.csv", dtype={"case": str}).set_index("case")
+    return pd.read_csv(folder / "features.csv", dtype={"case_id": str}).set_index("case_id")

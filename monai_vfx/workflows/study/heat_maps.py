@@ -38,7 +38,7 @@ def draw_gallery(
 
     score = f"image_{plan.images.main}"
     other = next((name for name in plan.images.models if name != plan.images.main), None)
-    rows = table.set_index("case")
+    rows = table.set_index("case_id")
     entries: list[Json] = []
     made: list[Path] = []
     out.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def draw_gallery(
                 str(rows.at[case, "mask"]),
                 weights=_weights(images, plan.images.main, fold),
                 out=scratch,
-                case=f"{side} {number}",
+                case_id=f"{side} {number}",
                 explain=True,
                 compare_mask=False,
                 beside=None if other is None else _weights(images, other, fold),
@@ -72,15 +72,15 @@ def draw_gallery(
                 f"score {result.score:.2f}",
             }
         )
-    scored = set(predictions.loc[predictions[score].notna(), "case"])  # no image was refused
-    inputs = _draw_inputs(plan, images, table[table["case"].isin(scored)], out)
+    scored = set(predictions.loc[predictions[score].notna(), "case_id"])  # no image was refused
+    inputs = _draw_inputs(plan, images, table[table["case_id"].isin(scored)], out)
     write_json(out / "gallery.json", {"pictures": entries, "inputs": inputs.name})
     return [*made, inputs, out / "gallery.json"]
 
 
 def _chosen(predictions: pd.DataFrame, score: str, count: int) -> list[tuple[str, int, int]]:
     """Return (case, fracture, fold), patients with and without fracture in turn."""
-    known = predictions[predictions[score].notna()].sort_values([score, "case"])
+    known = predictions[predictions[score].notna()].sort_values([score, "case_id"])
     with_fracture, without = (
         known[known["fracture"] == outcome].to_dict("records") for outcome in (1, 0)
     )
@@ -93,7 +93,7 @@ def _chosen(predictions: pd.DataFrame, score: str, count: int) -> list[tuple[str
             if n < len(rows) and len(chosen) < count:
                 row = rows[position]
                 fold = int(row["fold"]) if "fold" in row else 0
-                chosen.append((str(row["case"]), int(row["fracture"]), fold))
+                chosen.append((str(row["case_id"]), int(row["fracture"]), fold))
     return chosen
 
 

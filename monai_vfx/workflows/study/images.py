@@ -200,8 +200,8 @@ def check_failures(folder: Path) -> None:
 
 def fold_scores(folder: Path, part: str, column: str = "score") -> pd.Series[float]:
     """Return the scores of one evaluation by case; a refused case has none."""
-    table = pd.read_csv(folder / part / "predictions.csv", dtype={"case": str})
-    return table.set_index("case")[column].astype(float)
+    table = pd.read_csv(folder / part / "predictions.csv", dtype={"case_id": str})
+    return table.set_index("case_id")[column].astype(float)
 
 
 def out_of_fold(root: Path, model: ImageModel, folds: int) -> pd.Series[float]:
@@ -229,5 +229,5 @@ def validation_scores(root: Path, model: ImageModel, folds: int) -> pd.DataFrame
     parts = []
     for k in range(folds):
         scores = fold_scores(root / model.name / f"fold_{k}", "validation", model.column)
-        parts.append(pd.DataFrame({"case": scores.index, "fold": k, "score": scores.to_numpy()}))
+        parts.append(pd.DataFrame({"case_id": scores.index, "fold": k, "score": scores.to_numpy()}))
     return pd.concat(parts, ignore_index=True)

@@ -48,8 +48,8 @@ def audit(study: Path) -> list[Check]:
     """
     selected = read_table(study / "cohort" / "development" / "selected.csv")
     checks = [
-        groups_in_one_fold(selected, "patient"),
-        groups_in_one_fold(selected, "pair"),
+        groups_in_one_fold(selected, "patient_id"),
+        groups_in_one_fold(selected, "pair_id"),
     ]
     external = study / "cohort" / "external" / "selected.csv"
     if external.is_file():
@@ -88,7 +88,7 @@ def _network(split: Path, selected: pd.DataFrame) -> list[Check]:
     settings = json.loads(split.with_name("model.json").read_text(encoding="utf-8"))["config"]
     clinical = settings.get("clinical")
     if clinical is not None:
-        rows = selected[selected["case"].isin(parts["train"])]
+        rows = selected[selected["case_id"].isin(parts["train"])]
         values = design_matrix(rows, clinical["names"])
         values.columns = pd.Index(clinical["names"])
         found = dict(
@@ -104,7 +104,7 @@ def _network(split: Path, selected: pd.DataFrame) -> list[Check]:
 
 def _clinical(fits: Path, selected: pd.DataFrame, features: pd.DataFrame) -> list[Check]:
     """Check one cross-fitted model: what its fits and thresholds saw, and what came of it."""
-    table = selected.merge(features, on="case", how="left") if len(features) else selected
+    table = selected.merge(features, on="case_id", how="left") if len(features) else selected
     checks = []
     for entry in json.loads(fits.read_text(encoding="utf-8"))["fits"]:
         fold = int(entry["fold"])
@@ -113,7 +113,7 @@ def _clinical(fits: Path, selected: pd.DataFrame, features: pd.DataFrame) -> lis
         checks.append(split_apart(parts, selected, fold, place))
         file = fits.parent / f"model_fold_{fold}.json"
         if (fits.parent / "inner.csv").is_file():  # a late fusion takes scores, not the table
-            rows = table[table["case"].isin(entry["seen"]["fit"])]
+            rows = table[table["case_id"].isin(entry["seen"]["fit"])]
             model = load_clinical(file)
             if model.kind == "logistic":
                 checks.append(_statistics(model, rows, place))
@@ -140,7 +140,7 @@ def _statistics(model: ClinicalModel, rows: pd.DataFrame, place: str) -> Check:
 
 def _out_of_fold(study: Path) -> Iterator[Check]:
     """A score of a development patient must be that of the fold's own model."""
-    home = read_table(study / "predictions" / "development.csv").set_index("case")
+    home = read_table(study / "predictions" / "development.csv").set_index("case_id")
     yield from _clinical_out_of_fold(study, home)
     for folder in sorted(study.glob("image/*/fold_*")):
         score, column = _score_of(folder.parent.name)
@@ -156,13 +156,13 @@ def _clinical_out_of_fold(study: Path, home: pd.DataFrame) -> Iterator[Check]:
     table = read_table(study / "cohort" / "development" / "selected.csv")
     measured = study / "imaging" / "development.csv"
     if measured.is_file():
-        table = table.merge(read_table(measured), on="case", how="left")
+        table = table.merge(read_table(measured), on="case_id", how="left")
     for inner in sorted(study.glob("clinical/*/inner.csv")):
         score = inner.parent.name
         for file in sorted(inner.parent.glob("model_fold_*.json")):
             fold = int(file.stem.removeprefix("model_fold_"))
             rows = table[table["fold"] == fold]
-            right = pd.Series(load_clinical(file).predict(rows), rows["case"]).dropna()
+            right = pd.Series(load_clinical(file).predict(rows), rows["case_id"]).dropna()
             yield same_scores(home, score, fold, right, f"{score}/fold_{fold}")
 
 
@@ -188,7 +188,7 @@ def _late_fusion(study: Path, file: Path, selected: pd.DataFrame) -> Iterator[Ch
         same and far < LOG_ODDS_TOLERANCE,
         f"coefficients of {right['n']} patients differ by {far:.2g} at most from a new fit's",
     )
-    home = read_table(study / "predictions" / "development.csv").set_index("case")
+    home = read_table(study / "predictions" / "development.csv").set_index("case_id")
     rows = home[home["fold"] == fold]
     scores = fusion.predict(
         rows[f"image_{_main(study)}"], rows[score.replace("late_fusion", "clinical")]
@@ -210,7 +210,7 @@ def _fusion_again(
     image = fold_scores(study / "image" / main / f"fold_{fold}", "validation")
     clinical = _inner_scores(study, score.replace("late_fusion", "clinical"), fold, selected)
     joined = pd.concat({"image": image, "clinical": clinical}, axis=1, join="inner").dropna()
-    outcome = selected.set_index("case")["fracture"].loc[joined.index]
+    outcome = selected.set_index("case_id")["fracture"].loc[joined.index]
     if outcome.nunique() < 2:
         return None
     fusion = fit_fusion(joined["image"], joined["clinical"], outcome)
@@ -238,8 +238,8 @@ def _thresholds(study: Path, selected: pd.DataFrame) -> Iterator[Check]:
     """Recompute every threshold from the scores that it may be chosen on."""
     folder = study / "predictions"
     table = pd.read_csv(folder / "thresholds.csv", dtype={"fold": str})
-    home = read_table(folder / "development.csv").set_index("case")
-    rows = selected.set_index("case")
+    home = read_table(folder / "development.csv").set_index("case_id")
+    rows = selected.set_index("case_id")
     outcome, fold_of = rows["fracture"], rows["fold"]
     for row in table.to_dict("records"):
         score, fold = str(row["score"]), str(row["fold"])
@@ -278,7 +278,7 @@ def _inner_scores(
     inner = study / "clinical" / score / "inner.csv"
     if inner.is_file():
         rows = read_table(inner)
-        return rows[rows["fold"] == fold].set_index("case")["score"]
+        return rows[rows["fold"] == fold].set_index("case_id")["score"]
     model = score.removeprefix("image_")
     folder = study / "image" / model / f"fold_{fold}"
     if not folder.is_dir():

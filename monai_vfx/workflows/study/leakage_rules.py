@@ -96,14 +96,14 @@ def split_apart(
 ) -> Check:
     """What a model trained or chose on must share no case, patient or pair with its test fold."""
     name = f"test fold unseen: {place}"
-    rows = selected.set_index("case")
+    rows = selected.set_index("case_id")
     tested = set(rows.index[rows["fold"] == fold])
     seen = {*split["train"], *split["validation"]}
     if seen & tested:
         return Check(name, False, f"{len(seen & tested)} cases of fold {fold} were seen")
     if seen - set(rows.index):
         return Check(name, False, f"{len(seen - set(rows.index))} cases seen were not selected")
-    for column in ("patient", "pair"):
+    for column in ("patient_id", "pair_id"):
         if column in rows:
             known = set(rows.loc[sorted(seen), column].dropna())
             shared = known & set(rows.loc[sorted(tested), column].dropna())
@@ -181,5 +181,5 @@ def same_scores(
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table of a study, every number as it was written."""
-    text = {"case": str, "patient": str, "pair": str}
+    text = {"case_id": str, "patient_id": str, "pair_id": str}
     return pd.read_csv(path, dtype=text, float_precision="round_trip")

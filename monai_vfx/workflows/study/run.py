@@ -191,7 +191,7 @@ class Study:
     def patients(self, side: str) -> scores.Patients:
         """Return the selected patients with their measurements."""
         frame = read_patients(self.selected_path(side))
-        measured = pd.read_csv(self.out / "imaging" / f"{side}.csv", dtype={"case": str})
+        measured = pd.read_csv(self.out / "imaging" / f"{side}.csv", dtype={"case_id": str})
         return scores.Patients(frame, measured)
 
     # steps
@@ -248,11 +248,11 @@ class Study:
             table, refusals = feature_table(frame, workers=max(1, self.plan.images.workers))
         else:
             self.log.tell(f"imaging/{side}: the table names no images and masks, none is measured")
-            table = frame[["case"]].reindex(columns=["case", *IMAGING_VARIABLES, "note"])
+            table = frame[["case_id"]].reindex(columns=["case_id", *IMAGING_VARIABLES, "note"])
         folder = self.out / "imaging"
         folder.mkdir(parents=True, exist_ok=True)
         table.to_csv(folder / f"{side}.csv", index=False)
-        columns = ["case", "code", "message"]
+        columns = ["case_id", "code", "message"]
         pd.DataFrame(refusals, columns=columns).to_csv(folder / f"{side}_refused.csv", index=False)
         return [folder / f"{side}.csv", folder / f"{side}_refused.csv"]
 
@@ -284,8 +284,8 @@ class Study:
         for model in images.image_models(self.plan):
             if model.name in self.plan.images.models or model.further_seed:
                 own = images.out_of_fold(self.out / "image", model, self.plan.folds)
-                known = table["case"].isin(own.index)
-                result = auroc(table.loc[known, "fracture"], own.loc[table.loc[known, "case"]])
+                known = table["case_id"].isin(own.index)
+                result = auroc(table.loc[known, "fracture"], own.loc[table.loc[known, "case_id"]])
                 rows.append({"score": model.score, "seed": model.seed, "auroc": result.value})
         if not self.plan.images.further_seeds:
             return []
@@ -311,7 +311,7 @@ class Study:
 
     def predictions(self, side: str) -> pd.DataFrame:
         """Return a predictions table."""
-        text = {"case": str, "patient": str, "pair": str}
+        text = {"case_id": str, "patient_id": str, "pair_id": str}
         return pd.read_csv(self.out / "predictions" / f"{side}.csv", dtype=text)
 
     def predict_external(self) -> Iterable[Path]:
@@ -350,7 +350,7 @@ class Study:
         for name in self.plan.subgroups:
             if name not in selected or selected[name].isna().all():
                 self.log.tell(f"evaluation/{side}: no column {name} for subgroups")
-        table = table.merge(selected[["case", *further]], on="case", validate="1:1")
+        table = table.merge(selected[["case_id", *further]], on="case_id", validate="1:1")
         timed = "time_years" in table
         out = self.out / "evaluation" / side
         run_evaluation(

@@ -33,7 +33,7 @@ from monai_vfx.workflows.study.plan import Plan
 
 FRAX = ("frax_major", "frax_hip")
 """Comparators that come with the patients, in percent, and are not fitted to anything."""
-BASE = ("case", "patient", "pair", "fold", "fracture")
+BASE = ("case_id", "patient_id", "pair_id", "fold", "fracture")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Patients:
     def with_features(self) -> pd.DataFrame:
         """Return the table with the measurements beside it."""
         return self.frame.merge(
-            self.features[["case", *IMAGING_VARIABLES]], on="case", how="left", validate="1:1"
+            self.features[["case_id", *IMAGING_VARIABLES]], on="case_id", how="left", validate="1:1"
         )
 
 
@@ -90,7 +90,7 @@ def late_fusions(
     main = _main(plan)
     if main is None:
         return {}
-    scores = np.asarray(out_of_fold(root, main, plan.folds).reindex(frame["case"]), np.float64)
+    scores = np.asarray(out_of_fold(root, main, plan.folds).reindex(frame["case_id"]), np.float64)
     image = NestedScores(scores, validation_scores(root, main, plan.folds))
     return {
         f"late_fusion_{m}": late_fusion(
@@ -115,7 +115,9 @@ def development_tables(
     table = _base(frame)
     thresholds = []
     for model in _first_seed(plan):
-        table[model.score] = out_of_fold(root, model, plan.folds).reindex(frame["case"]).to_numpy()
+        table[model.score] = (
+            out_of_fold(root, model, plan.folds).reindex(frame["case_id"]).to_numpy()
+        )
         inner = validation_scores(root, model, plan.folds)
         thresholds.append(_by_fold(model.score, inner, frame, "validation fold"))
     everything: dict[str, CrossFit | LateFusion] = {**fits, **late}
@@ -140,8 +142,8 @@ def external_table(
     fits: Mapping[str, CrossFit | LateFusion],
 ) -> pd.DataFrame:
     """Return the external patients' scores by the ensembles of the folds' models."""
-    table = _base(patients.frame).drop(columns=["pair", "fold"], errors="ignore")
-    cases = patients.frame["case"]
+    table = _base(patients.frame).drop(columns=["pair_id", "fold"], errors="ignore")
+    cases = patients.frame["case_id"]
     for model in _first_seed(plan):
         members = ensemble(root, model, plan.folds)
         # A patient whom one member refuses has no score of the ensemble.
@@ -218,13 +220,13 @@ def _first_seed(plan: Plan) -> list[ImageModel]:
 
 def _by_fold(name: str, inner: pd.DataFrame, frame: pd.DataFrame, chosen_on: str) -> pd.DataFrame:
     """Choose thresholds of each fold on the scores that its model gave to others."""
-    outcome = frame.set_index("case")["fracture"]
+    outcome = frame.set_index("case_id")["fracture"]
     return pd.concat(
         [
             threshold_rows(
                 name,
                 fold,
-                outcome.loc[inner.loc[inner["fold"] == fold, "case"]],
+                outcome.loc[inner.loc[inner["fold"] == fold, "case_id"]],
                 inner.loc[inner["fold"] == fold, "score"],
                 chosen_on,
             )

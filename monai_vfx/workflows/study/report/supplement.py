@@ -168,7 +168,7 @@ def spread_table(study: StudyFolder) -> Table | None:
 def refusal_table(study: StudyFolder) -> Table | None:
     """Return how many cases each step refused, and why; without names."""
     rows = [
-        {"Step": step, "Code": entry["code"], "Case": entry["case"], "Message": entry["message"]}
+        {"Step": step, "Code": entry["code"], "Case": entry["case_id"], "Message": entry["message"]}
         for step, entries in _refusals(study)
         for entry in entries
     ]
