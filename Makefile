@@ -14,7 +14,7 @@ THREADS ?= None
 SIZE ?= cpu
 PROOF ?= runs/proof-$(SIZE)
 
-.PHONY: demo test test-slow fuzz lint docs bench proof segmentation train-locator train-refiner install clean
+.PHONY: demo test test-slow fuzz lint quality docs bench proof segmentation train-locator train-refiner install clean
 
 demo: install
 	$(BIN)/vfx demo --out $(OUT)
@@ -38,6 +38,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Counts lines, names files and functions that are too large.
+quality: install
+	$(BIN)/python -m benchmarks.quality
 
 # Writes the table of codes into docs/inputs.md.
 docs: install

@@ -1,7 +1,7 @@
 """The fuzz run: bad files from good ones, each read by a process with limits on time and memory.
 
-``python tests/support/fuzzing.py --count 20000`` runs it (``make fuzz``), ``--case N`` shows one case. A
-case is a function of its number. Every outcome must be a result or a code of the package: a
+``python tests/support/fuzzing.py --count 20000`` runs it (``make fuzz``), ``--case N`` shows one
+case. A case is a function of its number. Every outcome must be a result or a code of the package: a
 traceback, a process that dies, takes longer than :data:`SECONDS` or more memory than
 :data:`MEMORY` is a finding, and so is a message that holds the patient's name or a path.
 """

@@ -1,0 +1,1 @@
+"""What the product itself never imports: measurements, audits, comparisons of checkouts."""
