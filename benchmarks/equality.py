@@ -6,8 +6,8 @@ r"""Same inputs, same results: run one set of commands with two checkouts and co
 unless its folder is finished. The inputs are the old checkout's: simulated hospitals, tables and
 weights, under the column names that each side reads. Compared are JSON and CSV (numbers exactly, or
 within 1e-9 in the stages that ``benchmarks/equality.yaml`` names with a reason), NIfTI (voxels and
-affines), DICOM pixels and checkpoints (every tensor). Names that differ on purpose are listed in the
-same file, and so is every accepted difference with its reason. Exit status 1 if any other remains.
+affines), DICOM pixels and checkpoints (every tensor). Names that differ on purpose are in the
+same file, as is every accepted difference with its reason. Exit status 1 if any other remains.
 """
 
 from __future__ import annotations
