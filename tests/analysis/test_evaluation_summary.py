@@ -266,7 +266,7 @@ def test_what_cannot_be_computed_is_noted():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label": "outcome"}, "columns are missing: outcome; there are: case, fracture, image"),
+        ({"label": "outcome"}, "columns are missing: outcome; there are: case_id, fracture, image"),
         ({"scores": []}, "scores is empty"),
         ({"scores": ["image", "image"]}, "each score must be named once"),
         ({"scores": ["fracture"]}, "the label is none"),
@@ -280,7 +280,7 @@ def test_what_cannot_be_computed_is_noted():
         ({"rules": ["risk_0.20"]}, "needs a score that is one"),
         ({"comparisons": "some"}, "must be all, reference or pairs"),
         ({"comparisons": [("image", "age")]}, "pairs of two different scores among image"),
-        ({"subgroups": ["case_id"]}, "case has 160 different entries"),
+        ({"subgroups": ["case_id"]}, "case_id has 160 different entries"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

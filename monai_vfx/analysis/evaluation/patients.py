@@ -11,6 +11,7 @@ import numpy.typing as npt
 from monai_vfx.analysis.evaluation.bootstrap import Counts, auroc_samples, draw_counts
 from monai_vfx.analysis.evaluation.discrimination import Floats
 from monai_vfx.analysis.evaluation.score_table import Columns
+from monai_vfx.analysis.groups import tied_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,21 +78,7 @@ class Patients:
 
 
 def _tied(table: pd.DataFrame) -> npt.NDArray[np.int64] | None:
-    """Number the groups that ``patient_id`` and ``pair_id`` tie together; None without ties."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows = np.arange(len(table))
-    first, second = [rows[:0]], [rows[:0]]
-    for name in ("case_id", "patient_id", "pair_id"):
-        if name in table:
-            there = np.flatnonzero(table[name].notna().to_numpy())
-            _, start, code = np.unique(
-                table[name].to_numpy()[there].astype(str), return_index=True, return_inverse=True
-            )
-            first.append(there)
-            second.append(there[start][code])
-    edges = (np.concatenate(first), np.concatenate(second))
-    graph = coo_array((np.ones(edges[0].size), edges), shape=(len(table), len(table)))
-    number, member = connected_components(graph, directed=False)
-    return None if number == len(table) else np.asarray(member, dtype=np.int64)
+    """Number the groups that patients and pairs tie together; None where nobody is tied."""
+    names = [name for name in ("case_id", "patient_id", "pair_id") if name in table]
+    groups = tied_rows(len(table), *(table[name] for name in names))
+    return None if np.array_equal(groups, np.arange(len(table))) else groups
