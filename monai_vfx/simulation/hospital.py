@@ -89,7 +89,7 @@ def simulate_hospital(
     jobs = [  # a second CT shows the anatomy of the first
         _Job(
             person,
-            rows[person.patient],
+            rows[person.patient_id],
             seed,
             hospital,
             file_format,
@@ -174,8 +174,8 @@ def _facts(job: _Job) -> SeriesFacts:
     patient = job.patient
     return SeriesFacts(
         uid_seed=job.uid_seed,
-        patient_id=f"SIM-{job.seed}-{patient.patient}",
-        patient_name=f"Simulated^{patient.patient}",
+        patient_id=f"SIM-{job.seed}-{patient.patient_id}",
+        patient_name=f"Simulated^{patient.patient_id}",
         sex=patient.sex,
         age_years=int(patient.age),
         height_cm=patient.height_cm,

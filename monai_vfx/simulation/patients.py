@@ -35,8 +35,8 @@ class Patient:
     """One simulated patient: what the table says and, below it, the hidden truth.
 
     Args:
-        case: identifier of the CT.
-        patient: identifier of the patient; that of the first CT.
+        case_id: of the CT.
+        patient_id: of the patient; the identifier of the first CT.
         scan_date: day of the CT, YYYY-MM-DD.
         scanner: the machine; machines of one hospital take the same images.
         contrast_phase: of every CT ``portal_venous``.
@@ -61,7 +61,7 @@ class Patient:
     """
 
     case_id: str
-    patient: str
+    patient_id: str
     scan_date: str
     scanner: str
     contrast_phase: str

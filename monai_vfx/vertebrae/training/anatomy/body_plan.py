@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from monai_vfx.simulation.spine import LevelSize
+from monai_vfx.core.vertebra_sizes import LevelSize
 from monai_vfx.vertebrae.training.anatomy.findings import (
     Findings,
     draw_findings,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from monai_vfx.simulation.spine import SACRUM_TILT, LevelSize
+from monai_vfx.core.vertebra_sizes import SACRUM_TILT, LevelSize
 from monai_vfx.vertebrae.training.anatomy.label_map import Frame, Rod, Shape
 from monai_vfx.vertebrae.training.anatomy.skeleton import Body, Vertebra, rotation
 

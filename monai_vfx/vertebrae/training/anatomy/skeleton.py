@@ -1,6 +1,6 @@
 """The spine of a body plan: sizes of every level, the curve, bodies, discs and arches as solids.
 
-RAS mm. Sizes T9-L5 are those of :mod:`monai_vfx.simulation.spine`. T1-T8 follow Panjabi et al.
+RAS mm. Sizes T9-L5 are those of :mod:`monai_vfx.core.vertebra_sizes`. T1-T8 follow Panjabi et al.
 1991 ("Thoracic human vertebrae", Spine 16:888) and C3-C7 Panjabi et al. 1991 ("Cervical human
 vertebrae", Spine 16:861): heights of the posterior wall, depths and widths of the endplates.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from monai_vfx.core.anatomy import VERTEBRAE
-from monai_vfx.simulation.spine import SIZES, LevelSize
+from monai_vfx.core.vertebra_sizes import SIZES, LevelSize
 from monai_vfx.vertebrae.training.anatomy.label_map import (
     Box,
     Field,
