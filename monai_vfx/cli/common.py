@@ -235,7 +235,7 @@ def tell_series(series: dict[str, Any] | None) -> None:
         return
     for one in series["candidates"]:
         number = "no number" if one["number"] is None else f"number {one['number']}"
-        about = f"{number}, patient {one['patient_id']}, {one['slices']} slices"
+        about = f"{number}, patient {one['patient']}, {one['slices']} slices"
         fate = "taken" if one["chosen"] else f"not taken ({one['lost_by'] or 'input refused'})"
         say(f"series {one['series_uid']} ({about}): {fate}")
     if series["other_files"]:

@@ -21,7 +21,8 @@ from fuzz_seeds import PATIENT, SEEDS, Seed, build_seeds
 
 from monai_vfx.case.case import check_report
 from monai_vfx.case.mask.load import load_masks
-from monai_vfx.core.errors import REFUSALS, CaseRefused
+from monai_vfx.core.codes import REFUSALS
+from monai_vfx.core.errors import CaseRefused
 from monai_vfx.io.volume import open_volume
 
 

@@ -14,7 +14,8 @@ import pytest
 from dicom_variants import edit, put
 from monai_vfx.case.case import check_case, check_image, check_report, check_voxels, load_case
 from monai_vfx.case.checks.hounsfield import check_peaks, check_steps
-from monai_vfx.core.errors import REFUSALS, CaseRefused
+from monai_vfx.core.codes import REFUSALS
+from monai_vfx.core.errors import CaseRefused
 from monai_vfx.core.schemas import violations
 from monai_vfx.io.volume import open_volume
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
@@ -101,7 +102,7 @@ def test_each_fault_has_its_code(fault: str, phantom: Phantom, tmp_path: Path) -
     assert refusal is not None
     assert refusal.code == code
     assert report["status"] == "refused"
-    assert report["refusal"]["remedy"] == REFUSALS[code]
+    assert report["refusal"]["remedy"] == REFUSALS[code].remedy
     assert violations(report, "check") == []
 
 

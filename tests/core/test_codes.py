@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,10 +25,14 @@ from one_change import CHANGES, Good
 
 from monai_vfx.case.case import check_report
 from monai_vfx.cli import main
-from monai_vfx.core.errors import REFUSALS, WARNINGS
+from monai_vfx.core.codes import CODES, REFUSALS, WARNINGS, Code
+from monai_vfx.core.errors import CaseRefused, CaseWarning
 from monai_vfx.core.schemas import violations
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
+from monai_vfx.workflows.codes_page import rule_of, with_table
 from phantoms import SIDECAR, Phantom, grid, make_phantom
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -238,13 +243,110 @@ def _defined(module: str) -> dict[str, str]:
 
 def test_each_code_is_provoked() -> None:
     assert not set(CHANGES) & set(ELSEWHERE)
-    assert set(CHANGES) | set(ELSEWHERE) == set(REFUSALS) | set(WARNINGS)
+    assert set(CHANGES) | set(ELSEWHERE) == set(CODES)
     for code, (module, test) in ELSEWHERE.items():
         tests = _defined(module)
         assert test in tests, (code, module, test)
         assert f'"{code}"' in tests[test], (code, module)
         if module == "test_codes":
             assert code in OTHER_COMMANDS or [code] in FOLLOWS.values()
+
+
+# -- the table -------------------------------------------------------------------------------
+
+
+def test_the_table_of_codes_is_that_of_the_code() -> None:
+    page = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
+    assert page == with_table(page), "run `make docs`"
+    listed = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", page, flags=re.MULTILINE))
+    assert listed == {code: row.remedy for code, row in CODES.items()}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_each_code_has_a_rule_and_a_remedy_that_fit_the_page(code: str) -> None:
+    row = CODES[code]
+    assert row.kind in ("refusal", "warning")
+    assert not set("|{}\n") & set(f"{rule_of(code)}{row.remedy}")
+    assert row.rule.endswith(".")
+    assert row.remedy
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("at most {io.dicom.stack.TILT_TOLERANCE_DEG} degrees", "at most 0.5 degrees"),
+        ("{io.dicom.stack.SPACING_TOLERANCE:.0%}", "3%"),
+        ("{case.mask.schemes.STEP_MM} mm", "4 to 80 mm"),
+        ("{case.mask.schemes.STEP_MM[1]} mm", "80 mm"),
+        ("{core.anatomy.LEVELS}", "T12, L1, L2, L3, L4"),
+    ],
+)
+def test_constants_of_a_rule_are_looked_up(
+    monkeypatch: pytest.MonkeyPatch, rule: str, text: str
+) -> None:
+    monkeypatch.setitem(CODES, "gantry_tilt", Code("refusal", rule, ""))
+    assert rule_of("gantry_tilt") == text
+
+
+@pytest.mark.parametrize("name", ["io.volume.NO_SUCH_CONSTANT", "no_such_module.SIZE", "SIZE"])
+def test_a_rule_with_an_unknown_constant_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(CODES, "gantry_tilt", Code("refusal", f"at most {{{name}}}", ""))
+    with pytest.raises((AttributeError, ImportError)):
+        rule_of("gantry_tilt")
+
+
+def test_the_numbers_of_all_rules_come_without_torch() -> None:
+    words = (
+        "import sys; from monai_vfx.workflows.codes_page import table; "
+        "table(); print('torch' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", words], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "False"
+
+
+def _name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _nodes() -> list[ast.AST]:
+    texts = (file.read_text(encoding="utf-8") for file in (ROOT / "monai_vfx").rglob("*.py"))
+    return [node for text in texts for node in ast.walk(ast.parse(text))]
+
+
+RAISING = {
+    "CaseRefused": REFUSALS,
+    "refusing": REFUSALS,
+    "access_refused": REFUSALS,
+    "CaseWarning": WARNINGS,
+}
+"""What takes a code as its first argument → the codes it may take."""
+
+
+def test_codes_in_the_source_are_those_of_the_table() -> None:
+    nodes = _nodes()
+    for call in nodes:
+        if isinstance(call, ast.Call) and call.args and _name(call.func) in RAISING:
+            code = call.args[0]
+            for part in (code.body, code.orelse) if isinstance(code, ast.IfExp) else (code,):
+                if isinstance(part, ast.Constant):
+                    assert part.value in RAISING[_name(call.func)], ast.unparse(call)
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    assert set(CODES) <= texts, "a code is used nowhere"
+
+
+@pytest.mark.parametrize("code", ["no_such_code", "level_cut"])
+def test_an_unknown_code_cannot_be_raised(code: str) -> None:
+    with pytest.raises(KeyError, match=code):
+        CaseRefused(code, "found", "do")
+
+
+def test_an_unknown_warning_cannot_be_given() -> None:
+    with pytest.raises(KeyError, match="level_missing"):
+        CaseWarning("level_missing", "found")
 
 
 # -- real CT ---------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_vfx.core.arrays import Json
-from monai_vfx.core.errors import REFUSALS, WARNINGS, CaseRefused, SettingError
+from monai_vfx.core.codes import REFUSALS, WARNINGS
+from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.hashing import content_hash, file_state
 from monai_vfx.core.tables import read_sheet, write_sheet
 
@@ -178,7 +179,7 @@ def _verdict(row: dict[str, str], exclude: Sequence[str]) -> LeftOut | None:
     code = next((code for code in exclude if code in warned), None)
     if code is None:
         return None
-    text = f"the check warned of {code} ({WARNINGS[code]})"
+    text = f"the check warned of {code} ({WARNINGS[code].remedy})"
     return LeftOut(f"Pre-flight warns: {code}", CaseRefused("gate_excluded", text))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from monai_vfx.core.arrays import Json
-from monai_vfx.core.errors import REFUSALS, WARNINGS
+from monai_vfx.core.codes import REFUSALS, WARNINGS, Code
 from monai_vfx.core.schemas import schema
 
 Row = Mapping[str, Any]
@@ -75,10 +75,10 @@ def _template() -> Any:
     return environment.from_string(_resource("check.html.j2"))
 
 
-def _by_code(codes: Sequence[str], meanings: Mapping[str, str]) -> list[Json]:
+def _by_code(codes: Sequence[str], table: Mapping[str, Code]) -> list[Json]:
     """Return each code with its count and meaning, the most frequent first."""
     return [
-        {"code": code, "n": n, "meaning": meanings[code]}
+        {"code": code, "n": n, "meaning": table[code].remedy}
         for code, n in Counter(codes).most_common()
     ]
 
