@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 BUNDLE = "vertebral_fracture_risk_ct_classification"
 WINDOWS = ("window_hu", "window_2_hu", "window_3_hu")
-NETWORK_KEY = "network"
-"""Key of the network's state in a checkpoint."""
 
 
 def bundle_root() -> Path:
@@ -147,6 +145,8 @@ class TrainedModel:
         Raises:
             CaseRefused: ``weights_unreadable`` or ``weights_mismatch``.
         """
+        from monai_vfx.vertebrae.training.checkpoints import load_state
+
         network = cast("nn.Module", self._build("network_def"))
         if self.weights is not None:
             try:
@@ -191,28 +191,6 @@ class TrainedModel:
         if self.sidecar is not None:
             parser.update(dict(self.sidecar["config"]))
         return parser
-
-
-def load_state(weights: str | Path) -> Json:
-    """Read a network's state dictionary from a checkpoint, without un-pickling objects.
-
-    Raises:
-        CaseRefused: ``weights_unreadable``.
-    """
-    import torch
-
-    try:
-        checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged file makes torch raise is not to be foreseen
-        raise CaseRefused(
-            "weights_unreadable", f"{Path(weights).name} is no checkpoint of plain tensors"
-        ) from error
-    state = checkpoint.get(NETWORK_KEY, checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-        raise CaseRefused("weights_unreadable", f"{Path(weights).name} holds no state dictionary")
-    if not all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
-        raise CaseRefused("weights_unreadable", f"{Path(weights).name} holds values not finite")
-    return cast(Json, state)
 
 
 def _one_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from cohorts import SMALL, make_cohort
 from monai_vfx.cli import main
 from monai_vfx.core.errors import SettingError
 from monai_vfx.model.backbones import STAGES, STRIDES, check_first_weights, load_backbone
-from monai_vfx.model.checkpoint import load_state, read_sidecar
+from monai_vfx.model.checkpoint import read_sidecar
 from monai_vfx.model.network import IMAGENET_MEAN, IMAGENET_SD, AttentionCNNRNN
 from monai_vfx.model.pretrained import (
     LITE0,
@@ -30,6 +30,7 @@ from monai_vfx.model.pretrained import (
     read_first_weights,
     read_weights,
 )
+from monai_vfx.vertebrae.training.checkpoints import load_state
 from monai_vfx.workflows import evaluate
 
 SQUARE = (1, 3, 64, 96)

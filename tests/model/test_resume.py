@@ -15,7 +15,7 @@ import torch
 from ignite.engine import Events
 
 from cohorts import SMALL, make_cohort, run, workflow
-from monai_vfx.model.checkpoint import load_state
+from monai_vfx.vertebrae.training.checkpoints import load_state
 
 TRAINING = ("common", "train", "cpu_small")
 EPOCHS = 3

@@ -16,12 +16,12 @@ from monai_vfx.core.schemas import schema, violations
 from monai_vfx.model.checkpoint import (
     TrainedModel,
     bundle_root,
-    load_state,
     read_sidecar,
     sidecar_path,
     write_sidecar,
 )
 from monai_vfx.model.network import AttentionCNNRNN
+from monai_vfx.vertebrae.training.checkpoints import load_state
 from phantoms import SIDECAR
 
 SETTINGS: dict[str, Any] = {

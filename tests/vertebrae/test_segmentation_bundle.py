@@ -30,7 +30,6 @@ from monai_vfx.core.anatomy import PATCH_STRUCTURES, STRUCTURES, VERTEBRAE
 from monai_vfx.core.errors import SettingError, find_cause
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.schemas import violations
-from monai_vfx.model.checkpoint import load_state
 from monai_vfx.vertebrae.segmentation.grids import (
     LOCATOR_SPACING_MM,
     PATCH_SHAPE,
@@ -38,6 +37,7 @@ from monai_vfx.vertebrae.segmentation.grids import (
 )
 from monai_vfx.vertebrae.segmentation.weights import NETWORKS, bundle_root, load_networks
 from monai_vfx.vertebrae.training.bank import HELD_OUT, AnatomyBank, BankItem, RealAnatomy
+from monai_vfx.vertebrae.training.checkpoints import load_state
 from monai_vfx.vertebrae.training.training import (
     SyntheticSamples,
     hardest_class,

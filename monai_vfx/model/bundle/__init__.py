@@ -4,11 +4,11 @@ Everything here is a part that a config puts together; nothing here knows a whol
 that is refused never stops the others.
 """
 
+from monai_vfx.analysis.cohort import table_sha256
 from monai_vfx.model.bundle.covariates import Standardiser
 from monai_vfx.model.bundle.data import (
     CaseDataset,
     CohortCache,
-    check_output_dir,
     cohort_cases,
     collate_cases,
     evaluate_accepted,
@@ -21,7 +21,6 @@ from monai_vfx.model.bundle.data import (
 from monai_vfx.model.bundle.exclusions import StudyExclusionsd, with_exclusions
 from monai_vfx.model.bundle.hazards import JointLoss
 from monai_vfx.model.bundle.overlays import check_overlay
-from monai_vfx.model.bundle.precision import Bfloat16Inferer
 from monai_vfx.model.bundle.prediction import (
     EvaluationWriter,
     HeatMapWriter,
@@ -42,14 +41,19 @@ from monai_vfx.model.bundle.training import (
     EpochSeeds,
     HistoryWriter,
     SidecarWriter,
-    TrainingCheckpoints,
-    check_resumable,
     hash_of_pretrained,
-    newest_checkpoint,
+    remember_best,
     start_from,
 )
 from monai_vfx.model.checkpoint import TrainedModel, bundle_root
 from monai_vfx.model.pretrained import name_of_pretrained
+from monai_vfx.vertebrae.training.checkpoints import (
+    Bfloat16Inferer,
+    TrainingCheckpoints,
+    check_output_dir,
+    check_resumable,
+    newest_checkpoint,
+)
 
 __all__ = [
     "Bfloat16Inferer",
@@ -88,8 +92,10 @@ __all__ = [
     "newest_checkpoint",
     "prediction_of",
     "prepare_batch",
+    "remember_best",
     "score_and_label",
     "split_cohort",
     "start_from",
+    "table_sha256",
     "with_exclusions",
 ]

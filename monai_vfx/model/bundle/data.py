@@ -31,20 +31,6 @@ from monai_vfx.model.bundle.prepared import PreparedImages, first_random
 _LOG = logging.getLogger(__name__)
 
 
-def check_output_dir(output_dir: str | Path, bundle_root: str | Path) -> None:
-    """Create the output folder; refuse one inside the bundle, which is installed with the code.
-
-    Raises:
-        SettingError: the folder lies in the bundle.
-    """
-    folder, bundle = Path(output_dir).resolve(), Path(bundle_root).resolve()
-    if folder == bundle or bundle in folder.parents:
-        raise SettingError(
-            f"output_dir ({folder}) must not lie in the bundle: give --output_dir another folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def split_cohort(
     cohort: str | Path,
     fold: int,

@@ -5,79 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from ignite.engine import Events
-from monai.engines import Trainer, Workflow
-from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.engines import Workflow
+from monai.handlers import CheckpointSaver
 from monai.transforms import Compose
 from monai.utils import MAX_SEED, set_determinism
 from torch.utils.data import DistributedSampler
 
 from monai_vfx.analysis.cohort import CohortItem, table_sha256
 from monai_vfx.core.arrays import Json
-from monai_vfx.core.errors import CaseRefused, SettingError
+from monai_vfx.core.errors import CaseRefused
 from monai_vfx.core.files import write_json
 from monai_vfx.model.backbones import load_backbone
 from monai_vfx.model.checkpoint import read_sidecar, write_sidecar
 from monai_vfx.model.network import AttentionCNNRNN
 from monai_vfx.model.pretrained import known_sha256
+from monai_vfx.vertebrae.training.checkpoints import newest_checkpoint
 
 _LOG = logging.getLogger(__name__)
-CHECKPOINT = re.compile(r"last_checkpoint_epoch=(\d+)\.pt")
-KEPT = 2
-"""Checkpoints to resume from that a folder keeps."""
-
-
-def check_resumable(
-    output_dir: str | Path, resume: bool, config: Json, training: Json, cohort: str | Path
-) -> None:
-    """Refuse to mix two trainings in one folder; note the settings of this one.
-
-    The list of refused cases of an earlier run is removed: this run writes its own.
-
-    Args:
-        output_dir: folder of the training.
-        resume: whether an earlier training may be gone on with.
-        config: merged settings of network and preprocessing, plain values.
-        training: merged settings of the training; ``max_epochs`` may be raised, unless the
-            learning rate falls towards it.
-        cohort: the table.
-
-    Raises:
-        SettingError: the folder holds a training that is not to be resumed, one with other
-            settings or patients, or one of more epochs than ``max_epochs``.
-    """
-    record = Path(output_dir) / "settings.json"
-    free = () if training.get("schedule") == "cosine" else ("max_epochs",)
-    fixed = {name: value for name, value in training.items() if name not in free}
-    settings: Json = {**config, **fixed, "cohort_sha256": table_sha256(cohort)}
-    newest = newest_checkpoint(output_dir)
-    if newest is not None and not resume:
-        raise SettingError(
-            f"{output_dir} holds an earlier training ({newest.name}): set resume to true to go on "
-            "with it, or give another output_dir"
-        )
-    if newest is not None and record.is_file():
-        earlier = json.loads(record.read_text(encoding="utf-8"))
-        changed = sorted(name for name in settings if settings[name] != earlier.get(name))
-        if changed:
-            raise SettingError(
-                f"{output_dir} holds a training with another {', '.join(changed)}: give another "
-                "output_dir"
-            )
-    if newest is not None and training["max_epochs"] < _epoch_of(newest):
-        raise SettingError(
-            f"max_epochs ({training['max_epochs']}) must be at least {_epoch_of(newest)}, the "
-            f"epochs that {output_dir} holds: raise it, or give another output_dir"
-        )
-    write_json(record, settings)
-    (Path(output_dir) / "refused.jsonl").unlink(missing_ok=True)
 
 
 def start_from(
@@ -115,35 +64,6 @@ def hash_of_pretrained(
     return found
 
 
-def newest_checkpoint(folder: str | Path) -> Path | None:
-    """Return the newest whole ``last_checkpoint_epoch=N.pt`` of a folder, or None.
-
-    A file that was cut short, as when the machine lost power while writing it, is passed over.
-    """
-    newest_first = sorted(_checkpoints(folder), key=_epoch_of, reverse=True)
-    return next((path for path in newest_first if _is_whole(path)), None)
-
-
-def _checkpoints(folder: str | Path) -> list[Path]:
-    """Return all checkpoints to resume from, whole or not."""
-    found = Path(folder).glob("last_checkpoint_epoch=*.pt")
-    return [path for path in found if CHECKPOINT.fullmatch(path.name)]
-
-
-def _is_whole(path: Path) -> bool:
-    """Tell whether a checkpoint's archive ends as it should and its checksums hold."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError):
-        return False
-
-
-def _epoch_of(checkpoint: Path) -> int:
-    """Return the number of epochs after which a checkpoint was saved."""
-    return int(CHECKPOINT.sub(r"\1", checkpoint.name))
-
-
 class EpochSeeds:
     """Seed every random draw of an epoch by the run's seed and the epoch's number.
 
@@ -175,84 +95,20 @@ class EpochSeeds:
             sampler.set_epoch(engine.state.epoch)
 
 
-class TrainingCheckpoints:
-    """Save network, optimizer and trainer after each epoch; resume from the newest.
+def remember_best(saver: CheckpointSaver, weights: str | Path) -> None:
+    """Tell the saver of the best checkpoint what an earlier run reached (``on_resume``).
 
-    The newest two are kept, so that one is whole whenever the machine stops. What an epoch leaves
-    besides (best checkpoint, sidecar, curve) must be written before, by handlers attached earlier:
-    an epoch without its checkpoint is run again, and gives the same.
-
-    Args:
-        save_dir: folder of ``last_checkpoint_epoch=N.pt``.
-        save_dict: what to save besides the trainer.
-        resume: go on from what the folder holds.
-        best: saver of the best checkpoint; a resumed run replaces it only by a better one.
-        best_path: file of the best checkpoint. One whose sidecar is missing or of another file, as
-            when the run was killed between the two, is passed over with a warning.
+    A checkpoint whose sidecar is missing or of another file, as when the run was killed between
+    the two, is passed over with a warning.
     """
-
-    def __init__(
-        self,
-        save_dir: str | Path,
-        save_dict: Mapping[str, Any],
-        resume: bool = False,
-        best: CheckpointSaver | None = None,
-        best_path: str | Path | None = None,
-    ) -> None:
-        self.save_dir = Path(save_dir)
-        self.save_dict = dict(save_dict)
-        self.resume = resume
-        self.best = best
-        self.best_path = best_path
-
-    def attach(self, engine: Workflow) -> None:
-        """Register with the trainer; only the first of several processes saves."""
-        everything = {**self.save_dict, "trainer": engine, "scaler": _Scaler(cast(Trainer, engine))}
-        newest = newest_checkpoint(self.save_dir) if self.resume else None
-        if newest is not None:
-            anywhere = cast(Any, "cpu")  # torch.load takes a name too; MONAI's hint is narrower
-            CheckpointLoader(str(newest), everything, map_location=anywhere).attach(engine)
-            self._remember_best()
-        if engine.state.rank == 0:
-            CheckpointSaver(
-                save_dir=str(self.save_dir),
-                save_dict=everything,
-                file_prefix="last",
-                save_interval=1,
-            ).attach(engine)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._tidy)
-
-    def _tidy(self, engine: Workflow) -> None:
-        """Remove all checkpoints but the newest two, those of an earlier process too."""
-        for path in sorted(_checkpoints(self.save_dir), key=_epoch_of)[:-KEPT]:
-            path.unlink()
-
-    def _remember_best(self) -> None:
-        """Tell the saver of the best checkpoint what the earlier run reached."""
-        if self.best is None or self.best_path is None or not Path(self.best_path).is_file():
-            return
-        try:
-            reached = read_sidecar(self.best_path)["validation"]["auroc"]
-        except CaseRefused as refusal:
-            _LOG.warning("the best checkpoint so far is not used: %s", refusal.message)
-            return
-        self.best.load_state_dict({"_saved": [(reached, Path(self.best_path).name)]})
-
-
-class _Scaler:
-    """The state of mixed precision's loss scaling, which MONAI makes anew at each run."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def state_dict(self) -> Json:
-        """Return the state; empty without mixed precision."""
-        return {} if self.trainer.scaler is None else dict(self.trainer.scaler.state_dict())
-
-    def load_state_dict(self, state: Json) -> None:
-        """Go on with this state."""
-        if self.trainer.scaler is not None and state:
-            self.trainer.scaler.load_state_dict(state)
+    if not Path(weights).is_file():
+        return
+    try:
+        reached = read_sidecar(weights)["validation"]["auroc"]
+    except CaseRefused as refusal:
+        _LOG.warning("the best checkpoint so far is not used: %s", refusal.message)
+        return
+    saver.load_state_dict({"_saved": [(reached, Path(weights).name)]})
 
 
 class SidecarWriter:

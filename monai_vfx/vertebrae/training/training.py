@@ -27,10 +27,9 @@ from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import sha256_of
-from monai_vfx.model.bundle.training import newest_checkpoint
-from monai_vfx.model.checkpoint import load_state
 from monai_vfx.vertebrae.segmentation.weights import NETWORKS, bundle_root
 from monai_vfx.vertebrae.training.bank import HELD_OUT, AnatomyBank, BankItem, RealAnatomy
+from monai_vfx.vertebrae.training.checkpoints import epoch_of, load_state, newest_checkpoint
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ def tensors(item: BankItem) -> Json:
 def first_sample(output_dir: str | Path, resume: bool, epoch_length: int, batch_size: int) -> int:
     """Return the number of the sample with which a training begins or goes on."""
     newest = newest_checkpoint(output_dir) if resume else None
-    return (0 if newest is None else _epochs(newest)) * epoch_length * batch_size
+    return (0 if newest is None else epoch_of(newest)) * epoch_length * batch_size
 
 
 def hardest_class(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -283,7 +282,7 @@ def publish(trainings: Mapping[str, str | Path], root: str | Path | None = None)
         (folder / "models" / weights.name).chmod(0o644)
         document.setdefault("weights", {})[name] = {
             "sha256": sha256_of(weights),
-            "iterations": _epochs(newest) * settings["epoch_length"],
+            "iterations": epoch_of(newest) * settings["epoch_length"],
             **{key: settings[key] for key in _STATED},
         }
     write_json(meta, document)
@@ -297,10 +296,6 @@ def _last_dice(name: str, training: Path) -> dict[str, float]:
         raise SettingError(f"{training} was never validated: lower val_interval")
     first = list(rows[-1]).index("mean_dice")
     return {f"{name}_{key}": float(value) for key, value in list(rows[-1].items())[first:] if value}
-
-
-def _epochs(checkpoint: Path) -> int:
-    return int(checkpoint.stem.rpartition("=")[2])
 
 
 _STATED = ("batch_size", "learning_rate", "bank_size", "real_share", "seed")
