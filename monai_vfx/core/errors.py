@@ -156,3 +156,29 @@ def refusing(code: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise CaseRefused(code, f"{what} ({type(error).__name__})") from error
+
+
+ACCESS_REMEDY = "Give yourself read access to the file or folder and run again."
+"""Remedy where the operating system denies access."""
+
+
+@contextmanager
+def access_refused(code: str = "input_unreadable") -> Iterator[None]:
+    """Turn a permission error of the operating system into a refusal with this code."""
+    try:
+        yield
+    except PermissionError as error:
+        raise CaseRefused(
+            code, "the system denies access to a file or folder", ACCESS_REMEDY
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """Describe an error without a file's name, as that may carry a patient's.
+
+    >>> reason(OSError(28, "No space left on device", "Doe_Jane.nii")), reason(EOFError("Doe_Jane"))
+    ('No space left on device', 'EOFError')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicom.archives import reason
+from monai_vfx.core.errors import CaseRefused, reason
 
 LISTED_FAULTS = 50
 """At most this many bad cells are named in one message; the rest are counted."""

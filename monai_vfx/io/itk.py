@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from monai_vfx.core.arrays import Affine, Region
-from monai_vfx.core.errors import CaseRefused
+from monai_vfx.core.errors import CaseRefused, access_refused, reason
 from monai_vfx.core.geometry import LPS_TO_RAS
-from monai_vfx.io.dicom.archives import access_refused, reason
 from monai_vfx.io.itk_headers import (
     TextHeader,
     check_voxels_whole,

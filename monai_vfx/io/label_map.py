@@ -20,9 +20,8 @@ import numpy.typing as npt
 
 from monai_vfx.core.anatomy import structure_of_name
 from monai_vfx.core.arrays import Affine, Region
-from monai_vfx.core.errors import CaseRefused
+from monai_vfx.core.errors import CaseRefused, access_refused, reason
 from monai_vfx.core.geometry import box_affine, nonzero_box
-from monai_vfx.io.dicom.archives import access_refused, reason
 from monai_vfx.io.itk import ItkFile, affine_of
 from monai_vfx.io.nifti import check_units, load_nifti
 

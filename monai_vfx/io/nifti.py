@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_vfx.core.arrays import Affine, HUVolume, OpenedImage, Region
-from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicom.archives import access_refused, reason
+from monai_vfx.core.errors import CaseRefused, access_refused, reason
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 """Files read through nibabel."""

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_vfx.core.arrays import Affine, HUVolume, Region
-from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError
-from monai_vfx.io.dicom.archives import access_refused
+from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError, access_refused
 from monai_vfx.io.dicom.candidates import Candidate, Finding, SeriesRefused
 from monai_vfx.io.dicom.facts import HeaderFacts
 from monai_vfx.io.dicom.reading import read_series

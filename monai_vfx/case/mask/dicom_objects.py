@@ -22,15 +22,8 @@ from monai_vfx.core.anatomy import (
     structure_of_name,
 )
 from monai_vfx.core.arrays import Affine, BoolVolume
-from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicom.archives import (
-    Files,
-    Source,
-    access_refused,
-    list_sources,
-    quiet_pydicom,
-    reason,
-)
+from monai_vfx.core.errors import CaseRefused, access_refused, reason
+from monai_vfx.io.dicom.archives import Files, Source, list_sources, quiet_pydicom
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes of SEG: with one frame a segment, and as a label map."""

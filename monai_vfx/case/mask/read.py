@@ -27,8 +27,7 @@ from monai_vfx.core.anatomy import (
     structure_of_name,
 )
 from monai_vfx.core.arrays import Affine
-from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicom.archives import reason
+from monai_vfx.core.errors import CaseRefused, reason
 from monai_vfx.io.label_map import LabelFile, called, is_label_file, read_label_file
 
 REFUSED_MASK = "mask_refused.json"

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from monai_vfx.core.errors import CaseRefused
+from monai_vfx.core.errors import CaseRefused, reason
 from monai_vfx.io.dicom.inflating import check_inflated
 
 LARGEST_FILE = 2**30
@@ -55,30 +55,6 @@ _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _BLOCK = tarfile.BLOCKSIZE
 UNPACK_REMEDY = "Unpack the archive with the program that made it and give the folder."
 """What helps where an archive cannot be read."""
-ACCESS_REMEDY = "Give yourself the right to read the file or folder and run again."
-"""What helps where the system denies access."""
-
-
-def reason(error: BaseException) -> str:
-    """Say what went wrong without a file's name, as that may carry a patient's.
-
-    >>> reason(OSError(28, "No space left on device", "Doe_Jane.nii")), reason(EOFError("Doe_Jane"))
-    ('No space left on device', 'EOFError')
-    """
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
-
-
-@contextmanager
-def access_refused(code: str = "input_unreadable") -> Iterator[None]:
-    """Turn a denial by the system into a refusal with this code, and a remedy that fits."""
-    try:
-        yield
-    except PermissionError as error:
-        raise CaseRefused(
-            code, "the system denies access to a file or folder", ACCESS_REMEDY
-        ) from error
 
 
 @contextmanager

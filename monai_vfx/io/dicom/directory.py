@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicom.archives import Files, Source, quiet_pydicom, reason
+from monai_vfx.core.errors import CaseRefused, reason
+from monai_vfx.io.dicom.archives import Files, Source, quiet_pydicom
 from monai_vfx.io.dicom.values import text
 
 DICOMDIR = "1.2.840.10008.1.3.10"

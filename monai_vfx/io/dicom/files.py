@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from monai_vfx.core.errors import CaseRefused
+from monai_vfx.core.errors import CaseRefused, access_refused, reason
 from monai_vfx.io.dicom.archives import (
     MARK,
     NESTED_SUFFIXES,
@@ -18,10 +18,8 @@ from monai_vfx.io.dicom.archives import (
     UNPACK_REMEDY,
     Files,
     Source,
-    access_refused,
     list_sources,
     quiet_pydicom,
-    reason,
 )
 from monai_vfx.io.dicom.directory import DICOMDIR, is_directory, references
 from monai_vfx.io.dicom.facts import FACT_TAGS

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicom.archives import Files, Source, access_refused, quiet_pydicom, reason
+from monai_vfx.core.errors import CaseRefused, access_refused, reason
+from monai_vfx.io.dicom.archives import Files, Source, quiet_pydicom
 from monai_vfx.io.dicom.codestreams import check_sizes
 from monai_vfx.io.dicom.values import whole
 

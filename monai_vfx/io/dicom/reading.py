@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from monai_vfx.core.arrays import Affine, HUVolume, Region
-from monai_vfx.core.errors import CaseRefused, CaseWarning
-from monai_vfx.io.dicom.archives import Files, Source, access_refused, state
+from monai_vfx.core.errors import CaseRefused, CaseWarning, access_refused
+from monai_vfx.io.dicom.archives import Files, Source, state
 from monai_vfx.io.dicom.candidates import Finding
 from monai_vfx.io.dicom.choosing import choose
 from monai_vfx.io.dicom.enhanced import Picture, pictures

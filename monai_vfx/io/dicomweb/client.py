@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from monai_vfx.core.errors import CaseRefused, MissingDependencyError
-from monai_vfx.io.dicom.archives import reason
+from monai_vfx.core.errors import CaseRefused, MissingDependencyError, reason
 from monai_vfx.io.dicomweb.address import AUTHORITY, Credentials, PacsAddress, read_credentials
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.io.dicom.archives import reason
+from monai_vfx.core.errors import CaseRefused, SettingError, reason
 from monai_vfx.io.dicomweb.address import FORM, PacsAddress
 from monai_vfx.io.dicomweb.client import answering, connection, send_whole
 
