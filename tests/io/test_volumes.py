@@ -469,7 +469,7 @@ def test_denied_access_is_no_damage(
     with pytest.raises(CaseRefused, match="denies access") as refused:
         _ = volume.read() if where == "pixels" else open_volume(copied)
     assert refused.value.code == "input_unreadable"
-    assert "right to read" in refused.value.remedy
+    assert "read access" in refused.value.remedy
     assert "Doe" not in str(refused.value)
 
 
