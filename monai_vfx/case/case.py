@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_vfx.case.checks.craniocaudal_shift import check_along_spine
+from monai_vfx.case.checks.bone_overlap import check_bone_overlap
+from monai_vfx.case.checks.craniocaudal_shift import check_craniocaudal_shift
 from monai_vfx.case.checks.hounsfield import check_offset, check_peaks, check_steps
-from monai_vfx.case.mask.load import Masks, check_on_bone, load_masks
+from monai_vfx.case.mask.load import Masks, load_masks
 from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.core.arrays import BoolVolume, HUVolume, Json, LabelVolume, Region
 from monai_vfx.core.errors import CaseRefused, CaseWarning
@@ -198,8 +199,8 @@ def check_voxels(case: Case, region: Region, hu: HUVolume) -> None:
         )
     check_peaks(hu)
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
-    check_on_bone(hu, bodies, spacing_mm)
-    check_along_spine(hu, bodies, spacing_mm)
+    check_bone_overlap(hu, bodies, spacing_mm)
+    check_craniocaudal_shift(hu, bodies, spacing_mm)
 
 
 def is_study_level(labels: LabelVolume) -> BoolVolume:

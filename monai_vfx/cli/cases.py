@@ -195,8 +195,8 @@ def _run_case(
     from monai_vfx.core.files import write_json
     from monai_vfx.core.results import Prediction, place_for_refusal
     from monai_vfx.model.checkpoint import read_sidecar
-    from monai_vfx.outputs.hospital import OBJECTS
     from monai_vfx.outputs.hospital.dicom_headers import Deidentifier
+    from monai_vfx.outputs.hospital.export import OBJECTS
 
     settings["export"] = _exports(image, settings["export"], service, settings["deidentify"])
     writable(out)
@@ -249,7 +249,7 @@ def _exports(
     Raises:
         SettingError: that cannot be written of this image, or must not go into a PACS.
     """
-    from monai_vfx.outputs.hospital import check_export
+    from monai_vfx.outputs.hospital.export import check_export
 
     if service is not None and deidentify:
         raise SettingError(

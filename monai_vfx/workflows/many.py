@@ -25,7 +25,7 @@ from monai_vfx.core.tables import Fault, Sheet, read_sheet, refuse_faults
 from monai_vfx.core.workers import run_tasks
 from monai_vfx.io.dicomweb import PacsAddress, is_address, local_image, parse_address, store
 from monai_vfx.model.checkpoint import read_sidecar
-from monai_vfx.outputs.hospital import OBJECTS, check_export
+from monai_vfx.outputs.hospital.export import OBJECTS, check_export
 
 if TYPE_CHECKING:
     from monai_vfx.model.checkpoint import TrainedModel

@@ -29,9 +29,9 @@ from monai_vfx.model.bundle.covariates import read_row, row_values
 from monai_vfx.model.bundle.exporting import export_case
 from monai_vfx.model.checkpoint import TrainedModel, read_sidecar
 from monai_vfx.model.gradcam import gradcam
-from monai_vfx.outputs.hospital import Export
 from monai_vfx.outputs.hospital.dicom_headers import Deidentifier
 from monai_vfx.outputs.hospital.export import FILES as EXPORTED
+from monai_vfx.outputs.hospital.export import Export
 from monai_vfx.outputs.report.montage import montage, score_caption, slice_titles
 from monai_vfx.vertebrae.sources import MaskSource
 from monai_vfx.vertebrae.sources.source import DISAGREEMENT, GIVEN_PICTURE, MADE_FILES

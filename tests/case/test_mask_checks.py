@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from monai_vfx.case.checks.body_size import NEIGHBOUR_RATIO, measure_bodies
-from monai_vfx.case.checks.craniocaudal_shift import check_along_spine
+from monai_vfx.case.checks.craniocaudal_shift import check_craniocaudal_shift
 from monai_vfx.case.mask.load import Masks, load_masks
 from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.core.errors import CaseRefused
@@ -170,8 +170,8 @@ def column(
 )
 def test_a_mask_in_its_place_passes(inside: float, endplate: float, disc: float) -> None:
     hu, labels = column(inside, endplate, disc)
-    check_along_spine(hu, labels, SPACING)
-    check_along_spine(hu, np.roll(labels, 1, axis=2), SPACING)
+    check_craniocaudal_shift(hu, labels, SPACING)
+    check_craniocaudal_shift(hu, np.roll(labels, 1, axis=2), SPACING)
 
 
 @pytest.mark.parametrize("voxels", [-6, -5, -4, 4, 5, 6])
@@ -180,7 +180,7 @@ def test_a_shift_of_10_to_15_mm_is_refused(voxels: int, flip: int) -> None:
     hu, labels = column(150, 240, 80)
     moved = np.roll(labels, voxels, axis=2)
     with pytest.raises(CaseRefused) as caught:
-        check_along_spine(hu[:, :, ::flip], moved[:, :, ::flip], SPACING)
+        check_craniocaudal_shift(hu[:, :, ::flip], moved[:, :, ::flip], SPACING)
     assert caught.value.code == "mask_shifted"
     assert ("to the head" if voxels < 0 else "to the feet") in caught.value.message
 
@@ -188,8 +188,8 @@ def test_a_shift_of_10_to_15_mm_is_refused(voxels: int, flip: int) -> None:
 def test_few_bodies_say_nothing() -> None:
     hu, labels = column(150, 240, 80)
     labels[labels > VERTEBRAE["L1"]] = 0
-    check_along_spine(hu, np.roll(labels, 5, axis=2), SPACING)
-    check_along_spine(hu, np.zeros_like(labels), SPACING)
+    check_craniocaudal_shift(hu, np.roll(labels, 5, axis=2), SPACING)
+    check_craniocaudal_shift(hu, np.zeros_like(labels), SPACING)
 
 
 @pytest.mark.parametrize("case_id", ["totalseg", "tcga"])
@@ -208,12 +208,12 @@ def test_real_masks_along_the_spine(
     )
     labels = np.where((masks.labels > 18) & (masks.labels < 24), masks.labels, 0).astype(np.uint8)
     hu = volume.read()
-    check_along_spine(hu, labels, volume.spacing_mm)
+    check_craniocaudal_shift(hu, labels, volume.spacing_mm)
     for voxels in (-5, 5):  # 15 mm
         with pytest.raises(CaseRefused, match="mask_shifted"):
-            check_along_spine(hu, np.roll(labels, voxels, axis=2), volume.spacing_mm)
+            check_craniocaudal_shift(hu, np.roll(labels, voxels, axis=2), volume.spacing_mm)
 
 
 def test_the_phantom_of_other_tests_passes(phantom: Phantom) -> None:
     spacing = tuple(np.linalg.norm(phantom.affine[:3, :3], axis=0).tolist())
-    check_along_spine(phantom.hu, phantom.labels, spacing)  # type: ignore[arg-type]
+    check_craniocaudal_shift(phantom.hu, phantom.labels, spacing)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from exported import (
     SPACING,
     Exported,
     check_conformance,
+    read_segmentation,
 )
 from fhir.resources.R4B.riskassessment import RiskAssessment
 from matplotlib.image import imread
@@ -38,9 +39,8 @@ from monai_vfx.core.geometry import world_positions
 from monai_vfx.core.results import Prediction
 from monai_vfx.io.dicom.reading import read_series
 from monai_vfx.model.checkpoint import write_sidecar
-from monai_vfx.outputs.hospital import Export
 from monai_vfx.outputs.hospital.dicom_headers import Deidentifier, NotDerivable, source_headers
-from monai_vfx.outputs.hospital.dicom_seg import read_segmentation
+from monai_vfx.outputs.hospital.export import Export
 from monai_vfx.outputs.hospital.terms import OWN_CODES, SCHEME
 from phantoms import SIDECAR
 

@@ -20,8 +20,8 @@ from dicom_variants import in_order, to_enhanced
 from monai_vfx.case.case import Case, load_case
 from monai_vfx.core.errors import CaseWarning
 from monai_vfx.core.results import ModelFacts, Prediction, SliceRecord, mask_record
-from monai_vfx.outputs.hospital import Export
 from monai_vfx.outputs.hospital.dicom_headers import Deidentifier
+from monai_vfx.outputs.hospital.export import Export
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from phantoms import Phantom, grid, make_phantom, nifti
 
@@ -268,3 +268,23 @@ def check_conformance(*files: Path, allowed: tuple[str, ...] = ()) -> None:
         warnings = [line.removeprefix("Warning - ") for line in lines if "Warning - " in line]
         new = [w for w in warnings if not any(re.fullmatch(pattern, w) for pattern in known)]
         assert new == [], (file.name, new)
+
+
+def read_segmentation(path: str | Path) -> dict[str, Any]:
+    """Return the voxels of every segment of a SEG that :func:`write_segmentation` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Segment's name → (n, 3) positions of its voxels in mm, RAS+.
+    """
+    import highdicom as hd
+
+    found = {}
+    volume = hd.seg.segread(path).get_volume(combine_segments=True)
+    for description in hd.seg.segread(path).SegmentSequence:
+        index = np.argwhere(volume.array == int(description.SegmentNumber))
+        lps = volume.map_indices_to_reference(index)
+        found[str(description.SegmentLabel)] = lps * np.array([-1.0, -1.0, 1.0])
+    return found

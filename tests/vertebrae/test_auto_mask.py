@@ -17,10 +17,12 @@ import pandas as pd
 import pydicom
 import pytest
 from click.testing import CliRunner
+from exported import read_segmentation
 
 from monai_vfx.analysis.cohort import read_cohort, table_sha256
 from monai_vfx.case.case import check_report, load_case
-from monai_vfx.case.mask.load import REFUSED_MASK, load_masks
+from monai_vfx.case.mask.load import load_masks
+from monai_vfx.case.mask.read import REFUSED_MASK
 from monai_vfx.cli import main
 from monai_vfx.core.anatomy import MADE_MASKS, TOTALSEGMENTATOR_V2, VERTEBRAE
 from monai_vfx.core.errors import CaseRefused, MissingDependencyError
@@ -28,7 +30,7 @@ from monai_vfx.core.geometry import world_positions
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.schemas import violations
 from monai_vfx.io.volume import open_volume
-from monai_vfx.outputs.hospital.dicom_seg import read_segmentation, write_segmentation
+from monai_vfx.outputs.hospital.dicom_seg import write_segmentation
 from monai_vfx.outputs.report.segmentation_preview import (
     PictureVoxels,
     body_centres,

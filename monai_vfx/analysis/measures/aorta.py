@@ -18,7 +18,7 @@ from monai_vfx.io.volume import Volume
 
 DEPTH_MM = 3.0
 """Only voxels this far below the aorta's surface count: its wall and plaques do not."""
-LEAST_VOXELS = 50
+MIN_VOXELS = 50
 """Fewer are no measurement."""
 PHASE_HU: dict[str, tuple[float, float]] = {
     "none": (-10.0, 70.0),
@@ -32,7 +32,7 @@ USUAL_KVP = (100.0, 140.0)
 with it."""
 
 _IDS = {"totalsegmentator_v2": 52, "totalsegmentator_v1": 7}
-_MOST_VOXELS = 20_000
+_MAX_VOXELS = 20_000
 
 
 def aorta_hu(volume: Volume, mask: Path, scheme: str) -> float | None:
@@ -52,12 +52,12 @@ def aorta_hu(volume: Volume, mask: Path, scheme: str) -> float | None:
     spacing = voxel_spacing(found.affine)
     depth = ndimage.distance_transform_edt(np.pad(found.values > 0, 1), sampling=spacing)
     index = np.argwhere(depth[1:-1, 1:-1, 1:-1] > DEPTH_MM)
-    if len(index) < LEAST_VOXELS:
+    if len(index) < MIN_VOXELS:
         return None
-    index = index[:: max(1, len(index) // _MOST_VOXELS)]
+    index = index[:: max(1, len(index) // _MAX_VOXELS)]
     places = world_positions(found.box_affine, index)
     inside = _on_grid(volume, places)
-    if len(inside) < LEAST_VOXELS:
+    if len(inside) < MIN_VOXELS:
         return None
     low, high = inside.min(axis=0), inside.max(axis=0) + 1
     i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))

@@ -19,9 +19,9 @@ INSIDE_HU = 1200.0
 """Inside a body, from here on."""
 BEHIND_HU = 2000.0
 """Behind a body, from here on: facet joints and their spurs are denser than its inside."""
-LEAST_INSIDE_MM3 = 150.0
+MIN_INSIDE_MM3 = 150.0
 """Less than this volume inside a body may be a bone island or noise."""
-LEAST_BEHIND_MM3 = 100.0
+MIN_BEHIND_MM3 = 100.0
 """Less than this behind a body may be noise."""
 BEHIND_MM = 60.0
 """So far behind a body's middle screws and rods are looked for."""
@@ -78,7 +78,7 @@ def find_implants(hu: HUVolume, labels: LabelVolume, affine: Affine) -> Implants
         dense, top = _behind(hu, labels, affine, body)
         behind = dense * voxel
         highest = max(highest, float(values.max()), top)
-        if inside >= LEAST_INSIDE_MM3 or behind >= LEAST_BEHIND_MM3:
+        if inside >= MIN_INSIDE_MM3 or behind >= MIN_BEHIND_MM3:
             levels.append(level)
             total_inside += inside
             total_behind += behind

@@ -22,7 +22,7 @@ SOFT_TISSUE_HU = (0.0, 100.0)
 NOISE_WINDOW_MM = 6.0
 """Side of the square within a slice that a local SD is taken over."""
 _NOISE_BINS_HU = np.arange(0.0, 100.0, 0.5)
-_FEWEST = 500  # local SDs that a most frequent one can be read from
+_MIN_SDS = 500  # local SDs that a most frequent one can be read from
 
 
 def study_exclusions(case: Case) -> tuple[Json, tuple[CaseWarning, ...]]:
@@ -88,7 +88,7 @@ def noise_sd(hu: HUVolume, affine: Affine) -> float | None:
     mean = ndimage.uniform_filter(shifted, size)
     square = ndimage.uniform_filter(shifted * shifted, size)
     kept = whole & (mean >= SOFT_TISSUE_HU[0]) & (mean <= SOFT_TISSUE_HU[1])
-    if kept.sum() < _FEWEST:
+    if kept.sum() < _MIN_SDS:
         return None
     count = float(np.prod(size))
     spread = np.sqrt(np.maximum(square - mean * mean, 0.0)[kept] * count / (count - 1))

@@ -18,13 +18,13 @@ from monai_vfx.analysis.morphometry.ratios import HEIGHTS, RATIOS, add_ratios, r
 from monai_vfx.core.anatomy import LEVELS
 from monai_vfx.core.arrays import Affine, LabelVolume
 
-LOWEST_RATIO = 0.80
+FRACTURE_RATIO = 0.80
 """A ratio at or below it is a fracture (Genant, grade 1 and more)."""
 SURE_SD = 2.0
 """A ratio is sure to lie on one side of the cut when it is so many SD off it."""
 RATIO_SD: dict[float, float] = {1.0: 0.008, 1.5: 0.013, 2.5: 0.023, 3.0: 0.027, 5.0: 0.063}
 """Slice distance or thickness, mm → SD of a ratio of heights: the largest of the four kinds."""
-THICKEST_MM = 5.0
+MAX_THICKNESS_MM = 5.0
 """Thicker slices were not measured."""
 
 NORMAL, UNCLEAR, FRACTURED, NOT_ASSESSABLE = "normal", "unclear", "fractured", "not_assessable"
@@ -66,13 +66,13 @@ class Suspicion:
         if self.sd is None:
             return (
                 f"with slices of {self.resolution_mm:.1f} mm it cannot be told whether a vertebra "
-                f"is fractured (at most {THICKEST_MM:g} mm)"
+                f"is fractured (at most {MAX_THICKNESS_MM:g} mm)"
             )
         found = "none" if self.lowest is None else f"{self.lowest:.2f}"
         return (
             f"{', '.join(self.levels)}: lowest ratio {found} ({self.at}), "
             f"± {SURE_SD * self.sd:.2f} at slices of {self.resolution_mm:.1f} mm; "
-            f"the cut is {LOWEST_RATIO:.2f}"
+            f"the cut is {FRACTURE_RATIO:.2f}"
         )
 
 
@@ -82,7 +82,7 @@ def ratio_sd(resolution_mm: float) -> float | None:
     >>> ratio_sd(0.5), ratio_sd(4.0), ratio_sd(6.0)
     (0.008, 0.045, None)
     """
-    if resolution_mm > THICKEST_MM + 0.01:
+    if resolution_mm > MAX_THICKNESS_MM + 0.01:
         return None
     return float(np.interp(resolution_mm, list(RATIO_SD), list(RATIO_SD.values())))
 
@@ -127,10 +127,10 @@ def suspect_fracture(
         return Suspicion(NOT_ASSESSABLE, (), lowest, at, None, False, resolution_mm, resampled)
     complete = len(known) == sum(len(ratios_of(level)) for level in LEVELS)
     margin = SURE_SD * sd
-    sure = _levels(known, LOWEST_RATIO - margin)
-    perhaps = _levels(known, LOWEST_RATIO + margin)
+    sure = _levels(known, FRACTURE_RATIO - margin)
+    perhaps = _levels(known, FRACTURE_RATIO + margin)
     status = FRACTURED if sure else UNCLEAR if perhaps else NORMAL if complete else NOT_ASSESSABLE
-    below = lowest is not None and lowest <= LOWEST_RATIO
+    below = lowest is not None and lowest <= FRACTURE_RATIO
     return Suspicion(status, sure or perhaps, lowest, at, sd, below, resolution_mm)
 
 

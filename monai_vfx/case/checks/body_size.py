@@ -36,7 +36,7 @@ USUAL: dict[str, tuple[float, float]] = {
 NEIGHBOUR_RATIO = 1.8
 """A body whose volume is this many times its neighbour's, or more, is unusual."""
 
-LONGEST_STEP = 1.65
+MAX_STEP = 1.65
 """Longest distance of two neighbours' centres, as a multiple of the median between T12 and L4.
 One vertebra without a label between two makes it about 2."""
 
@@ -91,7 +91,7 @@ def _axes(line: Points) -> Points:
     return np.stack([along, back, np.cross(along, back)])
 
 
-def check_shapes(
+def check_body_sizes(
     present: dict[int, Points], affine: Affine, cut: tuple[str, ...]
 ) -> list[CaseWarning]:
     """Refuse bodies of T12-L4 that cannot be, warn of those that are unusual.
@@ -152,9 +152,9 @@ def _check_steps(bodies: dict[str, BodyMeasures]) -> None:
     }
     median = float(np.median(list(steps.values()))) if steps else 0.0
     for (upper, lower), step in steps.items():
-        if len(steps) > 2 and step > LONGEST_STEP * median:
+        if len(steps) > 2 and step > MAX_STEP * median:
             raise CaseRefused(
                 "levels_gap",
                 f"{upper} and {lower} stand {step:.0f} mm apart, the median of T12-L4 is "
-                f"{median:.0f} mm; the rule is at most {LONGEST_STEP} times that",
+                f"{median:.0f} mm; the rule is at most {MAX_STEP} times that",
             )

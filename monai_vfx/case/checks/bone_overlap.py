@@ -23,10 +23,10 @@ SHELL_MM = 3.0
 RING_MM = (3.0, 8.0)
 """Least and greatest distance of the ring from the body, in mm."""
 
-LEAST_CONTRAST = 0.71
+MIN_CONTRAST = 0.71
 """Least probability that a voxel of the surface layer is denser than one of the ring."""
 
-LEAST_HU = 60.0
+MIN_HU = 60.0
 """Least upper quartile of the surface layer, in HU."""
 
 SLACK_MM = 4.0
@@ -35,18 +35,18 @@ SLACK_MM = 4.0
 GROWTH_MM = (0.0, -3.0, 3.0)
 """So is one that was drawn this much too wide or too narrow, in mm."""
 
-_MOST_SAMPLES = 1500  # voxels of each layer and level that are compared
-_FEWEST_SAMPLES = 20
+_MAX_SAMPLES = 1500  # voxels of each layer and level that are compared
+_MIN_SAMPLES = 20
 
 
-def check_on_bone(
+def check_bone_overlap(
     hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]
 ) -> None:
     """Refuse when the labelled bodies are not denser at their surface than around it.
 
     For each level the probability that a voxel of the lateral surface layer is denser than one
     of the ring around it (the area under the ROC curve) is computed; the median over the levels,
-    at the best of nine shifts within the slices and three sizes, must reach ``LEAST_CONTRAST``.
+    at the best of nine shifts within the slices and three sizes, must reach ``MIN_CONTRAST``.
 
     Args:
         hu: (i, j, k) in HU, of a region around T12-L4.
@@ -64,14 +64,14 @@ def check_on_bone(
     for layers in sizes:
         for shift in _shifts(layers, spacing):
             found = _compare(hu, layers, shift)
-            if found[0] >= LEAST_HU and found[1] >= LEAST_CONTRAST:
+            if found[0] >= MIN_HU and found[1] >= MIN_CONTRAST:
                 return  # most masks pass where they are: the first trial
             density, contrast = max((density, contrast), found, key=lambda pair: pair[1])
     raise CaseRefused(
         "mask_off_bone",
         f"the bodies' surface (upper quartile {density:.0f} HU) is denser than its "
         f"surroundings with a probability of {contrast:.2f}; the rule is at least "
-        f"{LEAST_HU:.0f} HU and {LEAST_CONTRAST}",
+        f"{MIN_HU:.0f} HU and {MIN_CONTRAST}",
     )
 
 
@@ -102,7 +102,7 @@ def _layers(labels: LabelVolume, spacing: npt.NDArray[np.float64]) -> list[list[
         for layers, (shell, ring) in zip(
             sizes, _sampled_layers(labels, spacing, value, box, line), strict=True
         ):
-            if min(len(shell), len(ring)) >= _FEWEST_SAMPLES:
+            if min(len(shell), len(ring)) >= _MIN_SAMPLES:
                 layers.append(_Layer(shell, ring, centres[value]))
     return [layers for layers in sizes if len(layers) > len(boxes) // 2]
 
@@ -149,9 +149,9 @@ def _sampled_layers(
 
 
 def _thinned(region: BoolVolume) -> npt.NDArray[np.intp]:
-    """Return the indices (n, 3) of a region, evenly thinned to ``_MOST_SAMPLES``."""
+    """Return the indices (n, 3) of a region, evenly thinned to ``_MAX_SAMPLES``."""
     index = np.argwhere(region)
-    return index[:: len(index) // _MOST_SAMPLES + 1]
+    return index[:: len(index) // _MAX_SAMPLES + 1]
 
 
 def _shifts(layers: list[_Layer], spacing: npt.NDArray[np.float64]) -> list[tuple[int, int, int]]:

@@ -31,20 +31,20 @@ RIM_MM = 3.0
 GAP_MM = 3.0
 """Thickness of the middle of a gap, mm."""
 
-FARTHEST_MM = 17.0
+MAX_SHIFT_MM = 17.0
 """Shifts up to this are tried, mm: half of the step from one body to the next."""
 
-LEAST_SHIFT_MM = 7.0
+MIN_SHIFT_MM = 7.0
 """A mask that fits best after a smaller shift along the spine is taken to fit, mm."""
 
-LEAST_SHARE = 0.25
+MIN_SHARE = 0.25
 """A mask fits where it lies if its contrast there is this share of that at the best shift."""
 
-LEAST_CONTRAST_HU = 30.0
+MIN_CONTRAST_HU = 30.0
 """Where endplates and discs differ by less even at the best shift, nothing is said, HU."""
 
 _STEP_MM = 0.5
-_FEWEST_GAPS = 3
+_MIN_GAPS = 3
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class _Column:
         return float(np.interp(at, self.place, self.hu, left=np.nan, right=np.nan).mean())
 
 
-def check_along_spine(
+def check_craniocaudal_shift(
     hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]
 ) -> None:
     """Refuse when labels fit the endplates and discs far better further up or down.
 
     Two contrasts count, medians over the gaps between the bodies of T12-L4: how much denser than
     the middle of the gap the less dense of the two ends beside it is, and that end together with
-    the middles of both bodies. Refused is a mask with both below ``LEAST_SHARE`` of what they are
-    at the best shift of the first, if that shift is at least ``LEAST_SHIFT_MM`` and the first
-    contrast there at least ``LEAST_CONTRAST_HU``.
+    the middles of both bodies. Refused is a mask with both below ``MIN_SHARE`` of what they are
+    at the best shift of the first, if that shift is at least ``MIN_SHIFT_MM`` and the first
+    contrast there at least ``MIN_CONTRAST_HU``.
 
     The lesser end counts because in severe osteoporosis the trabecular bone is the darkest band:
     a gap laid over it is dark as well, but has no bright edges close by on both sides.
@@ -91,28 +91,28 @@ def check_along_spine(
     column = _column(hu, labels, np.asarray(spacing_mm, dtype=np.float64))
     if column is None:
         return
-    shifts = np.arange(-FARTHEST_MM, FARTHEST_MM + 1e-6, 1.0)
+    shifts = np.arange(-MAX_SHIFT_MM, MAX_SHIFT_MM + 1e-6, 1.0)
     found = np.array([_contrasts(column, float(shift)) for shift in shifts])
     if np.isnan(found[:, 0]).all():
         return
     best = int(np.nanargmax(found[:, 0]))
     here = found[len(shifts) // 2]
-    if found[best, 0] < LEAST_CONTRAST_HU or abs(shifts[best]) < LEAST_SHIFT_MM:
+    if found[best, 0] < MIN_CONTRAST_HU or abs(shifts[best]) < MIN_SHIFT_MM:
         return
-    if (here < LEAST_SHARE * found[best]).all():
+    if (here < MIN_SHARE * found[best]).all():
         towards = "feet" if shifts[best] > 0 else "head"
         raise CaseRefused(
             "mask_shifted",
             f"endplates and discs fit the mask {abs(shifts[best]):.0f} mm further to the {towards}"
             f" (contrast {found[best, 0]:.0f} HU there, {here[0]:.0f} HU where it lies); the rule "
-            f"is less than {LEAST_SHIFT_MM:.0f} mm, or at least {LEAST_SHARE:.0%} of the contrast",
+            f"is less than {MIN_SHIFT_MM:.0f} mm, or at least {MIN_SHARE:.0%} of the contrast",
         )
 
 
 def _contrasts(column: _Column, shift: float) -> tuple[float, float]:
     """Return how much ends, and ends and middles of bodies, are denser than gaps, in HU.
 
-    NaN where fewer than ``_FEWEST_GAPS`` gaps can be compared.
+    NaN where fewer than ``_MIN_GAPS`` gaps can be compared.
     """
     found = []
     for (top, bottom), (next_top, next_bottom) in pairwise(column.ends + shift):
@@ -124,7 +124,7 @@ def _contrasts(column: _Column, shift: float) -> tuple[float, float]:
         found.append((rim - disc, rim / 2 + inside / 4 - disc))
     kept = np.array(found)
     kept = kept[np.isfinite(kept).all(axis=1)]
-    if len(kept) < min(_FEWEST_GAPS, len(column.ends) - 1):
+    if len(kept) < min(_MIN_GAPS, len(column.ends) - 1):
         return np.nan, np.nan
     edges, both = np.median(kept, axis=0)
     return float(edges), float(both)
@@ -133,11 +133,11 @@ def _contrasts(column: _Column, shift: float) -> tuple[float, float]:
 def _column(hu: HUVolume, labels: LabelVolume, spacing: npt.NDArray[np.float64]) -> _Column | None:
     """Sample the column through the centres of the bodies; None with fewer than three."""
     bodies = _bodies(labels, spacing)
-    if len(bodies) < _FEWEST_GAPS:
+    if len(bodies) < _MIN_GAPS:
         return None
     centres = np.array([points.mean(axis=0) for points in bodies])
     along = np.concatenate([[0.0], np.linalg.norm(np.diff(centres, axis=0), axis=1).cumsum()])
-    place = np.arange(-FARTHEST_MM * 2, along[-1] + FARTHEST_MM * 2, _STEP_MM)
+    place = np.arange(-MAX_SHIFT_MM * 2, along[-1] + MAX_SHIFT_MM * 2, _STEP_MM)
     line = _extended(place, along, centres)
     tangents = np.gradient(centres, axis=0)
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)

@@ -11,13 +11,13 @@ from monai_vfx.core.anatomy import LEVEL_NAMES, LEVELS, VERTEBRAE
 from monai_vfx.core.arrays import LabelVolume
 from monai_vfx.core.errors import CaseRefused, CaseWarning
 
-LEAST_SHARE = 0.2
+MIN_SHARE = 0.2
 """A whole body has at least this share of the median volume of T12-L4."""
 STRAY_SHARE = 0.01
 """Pieces apart from a body are warned of from this share of its voxels on."""
 
 
-def keep_largest_pieces(labels: LabelVolume) -> list[CaseWarning]:
+def remove_fragments(labels: LabelVolume) -> list[CaseWarning]:
     """Take away, in place, what is not connected to the main piece of a body of T12-L4.
 
     Args:
@@ -45,7 +45,7 @@ def keep_largest_pieces(labels: LabelVolume) -> list[CaseWarning]:
     return [CaseWarning("label_fragments", text)]
 
 
-def check_sizes(labels: LabelVolume, cut: tuple[str, ...]) -> None:
+def check_volumes(labels: LabelVolume, cut: tuple[str, ...]) -> None:
     """Refuse a body of T12-L4 that is far smaller than its neighbours, unless it is cut.
 
     Args:
@@ -59,9 +59,9 @@ def check_sizes(labels: LabelVolume, cut: tuple[str, ...]) -> None:
     sizes = {level: int(counts[VERTEBRAE[level]]) for level in LEVELS}
     usual = float(np.median(list(sizes.values())))
     for level, size in sizes.items():
-        if level not in cut and size < LEAST_SHARE * usual:
+        if level not in cut and size < MIN_SHARE * usual:
             raise CaseRefused(
                 "level_missing",
                 f"{level} has {size} voxels, the median of T12-L4 is {usual:.0f}; a body has at "
-                f"least {LEAST_SHARE:.0%} of it",
+                f"least {MIN_SHARE:.0%} of it",
             )

@@ -18,7 +18,7 @@ from monai_vfx.core.errors import CaseRefused
 
 BODY_HU = (-250.0, 500.0)
 """Between these lie fat, soft tissue with contrast medium and spongy bone."""
-LEAST_BODY_SHARE = 0.3
+MIN_BODY_SHARE = 0.3
 """Least share of voxels between them: the box around T12-L4 lies mostly within the body."""
 MAIN_PEAK_HU = (-150.0, 150.0)
 """Where the main peak may lie: fat at 80 kV to muscle with contrast medium, and loosely so."""
@@ -26,16 +26,16 @@ PEAKS_APART_HU = (90.0, 215.0)
 """How far apart fat and soft tissue may peak; 110 to 155 HU in scans at 120 kV."""
 USUAL_OFFSETS = (-1024.0, -1000.0, 1000.0, 1024.0)
 """By how much values are off where an intercept was left out or applied twice."""
-LARGEST_STEP_HU = 50.0
+MAX_STEP_HU = 50.0
 """Most that a slice's values may differ from the next slice's, as the median over the body. Real CT
 has at most 6 HU at 3 mm, 14 HU at 9 mm (whole trunk, lung and liver included)."""
 
-_LEAST_STEP_SHARE = 0.05  # of a slice: fewer voxels of the body say nothing
-_MOST_NAMED = 5  # slices in a message
+_MIN_STEP_SHARE = 0.05  # of a slice: fewer voxels of the body say nothing
+_MAX_NAMED = 5  # slices in a message
 _BIN_HU = 5.0
 _RANGE_HU = (-1200.0, 1200.0)
 _SMOOTHING_BINS = 2.0
-_LEAST_PROMINENCE = 5e-4  # of all voxels, a bin
+_MIN_PROMINENCE = 5e-4  # of all voxels, a bin
 
 
 def check_offset(hu: HUVolume) -> None:
@@ -49,10 +49,10 @@ def check_offset(hu: HUVolume) -> None:
     """
     values = hu[::2, ::2].ravel()
     share = _body_share(values)
-    if share >= LEAST_BODY_SHARE:
+    if share >= MIN_BODY_SHARE:
         return
     for offset in USUAL_OFFSETS:
-        if _body_share(values - offset) >= LEAST_BODY_SHARE:
+        if _body_share(values - offset) >= MIN_BODY_SHARE:
             raise CaseRefused(
                 "hu_implausible",
                 f"values around the spine are those of a body {offset:+.0f} HU: the rescaling was "
@@ -73,11 +73,11 @@ def check_peaks(hu: HUVolume) -> None:
     """
     values = hu[::2, ::2].ravel()
     share = _body_share(values)
-    if share < LEAST_BODY_SHARE:
+    if share < MIN_BODY_SHARE:
         raise CaseRefused(
             "hu_implausible",
             f"{share:.0%} of the values around the spine lie between {BODY_HU[0]:.0f} and "
-            f"{BODY_HU[1]:.0f}, the rule is at least {LEAST_BODY_SHARE:.0%}",
+            f"{BODY_HU[1]:.0f}, the rule is at least {MIN_BODY_SHARE:.0%}",
         )
     peaks = _peaks(values)
     within = {hu: size for hu, size in peaks.items() if -300 <= hu <= 300}
@@ -120,17 +120,17 @@ def check_steps(hu: HUVolume, slice_axis: int, first_slice: int = 0) -> None:
     """
     slices = np.moveaxis(hu, slice_axis, 0)[:, ::2, ::2].reshape(hu.shape[slice_axis], -1)
     steps = np.array([_step(one, other) for one, other in pairwise(slices)])
-    steps[np.abs(steps) <= LARGEST_STEP_HU] = 0.0
+    steps[np.abs(steps) <= MAX_STEP_HU] = 0.0
     if not steps.any():
         return
     levels = np.concatenate([[0.0], np.cumsum(steps)])
     off = levels - np.quantile(levels, 0.5, method="lower")
-    odd = np.flatnonzero(np.abs(off) > LARGEST_STEP_HU)
-    found = ", ".join(f"{first_slice + 1 + n} ({off[n]:+.0f} HU)" for n in odd[:_MOST_NAMED])
+    odd = np.flatnonzero(np.abs(off) > MAX_STEP_HU)
+    found = ", ".join(f"{first_slice + 1 + n} ({off[n]:+.0f} HU)" for n in odd[:_MAX_NAMED])
     raise CaseRefused(
         "hu_implausible",
         f"{len(odd)} of {len(levels)} slices around the spine differ from the others; counted from "
-        f"1: slice {found}; the rule is at most {LARGEST_STEP_HU:.0f} HU, as the median over the "
+        f"1: slice {found}; the rule is at most {MAX_STEP_HU:.0f} HU, as the median over the "
         "body, from a slice to the next: their slope or intercept seems to be wrong",
     )
 
@@ -139,7 +139,7 @@ def _step(one: Any, other: Any) -> float:
     """Return the median difference in HU between two slices (n,) within the body; 0 without one."""
     body = [(values >= BODY_HU[0]) & (values <= BODY_HU[1]) for values in (one, other)]
     either = body[0] | body[1]
-    if either.mean() < _LEAST_STEP_SHARE:
+    if either.mean() < _MIN_STEP_SHARE:
         return 0.0
     return float(np.median(other[either] - one[either]))
 
@@ -158,7 +158,7 @@ def _peaks(values: Any) -> dict[float, float]:
     counts = np.bincount(bins, minlength=round((high - low) / _BIN_HU) + 1).astype(float)
     counts[[0, -1]] = 0  # what lies beyond
     smooth = gaussian_filter1d(counts / values.size, _SMOOTHING_BINS)
-    found, properties = find_peaks(smooth, prominence=_LEAST_PROMINENCE)
+    found, properties = find_peaks(smooth, prominence=_MIN_PROMINENCE)
     return {
         float(low + _BIN_HU * peak): float(size)
         for peak, size in zip(found, properties["prominences"], strict=True)

@@ -33,7 +33,7 @@ from monai_vfx.core.geometry import LPS_TO_RAS
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Geometric types of contours that enclose an area."""
 
-LARGEST_MM = 1000.0
+MAX_EXTENT_MM = 1000.0
 """No structure is larger: not even the muscles along a whole spine."""
 
 PLANE_TOLERANCE = 0.1
@@ -123,11 +123,11 @@ def _planes(item: Any, structure: str, to_ct: Points) -> tuple[dict[int, list[Po
             )
         planes[slice_].append(index[:, :2])
         low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0))
-    if planes and (high - low).max() > LARGEST_MM:
+    if planes and (high - low).max() > MAX_EXTENT_MM:
         raise CaseRefused(
             "mask_unreadable",
             f"contours of {structure} lie {(high - low).max():.0f} mm apart; no structure is "
-            f"larger than {LARGEST_MM:.0f} mm",
+            f"larger than {MAX_EXTENT_MM:.0f} mm",
         )
     _check_gaps(structure, sorted(heights))
     off = float(np.mean([height - slice_ for slice_, height in heights.items()] or [0.0]))

@@ -14,11 +14,10 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from monai_vfx.case.checks.body_size import check_shapes
-from monai_vfx.case.checks.bone_overlap import check_on_bone
-from monai_vfx.case.checks.fragments import check_sizes, keep_largest_pieces
+from monai_vfx.case.checks.body_size import check_body_sizes
+from monai_vfx.case.checks.fragments import check_volumes, remove_fragments
 from monai_vfx.case.mask.bodies import bodies_if_whole, derive_bodies
-from monai_vfx.case.mask.read import REFUSED_MASK, read_mask
+from monai_vfx.case.mask.read import read_mask
 from monai_vfx.case.mask.resample import check_place, enclosing, join, place
 from monai_vfx.core.anatomy import LEVEL_NAMES, LEVELS, SACRUM_LABEL, VERTEBRAE
 from monai_vfx.core.arrays import Affine, LabelVolume, Points, Region
@@ -26,9 +25,7 @@ from monai_vfx.core.errors import CaseRefused, CaseWarning
 from monai_vfx.core.geometry import box_affine, long_axis, upright
 from monai_vfx.io.label_map import LabelFile
 
-__all__ = ["REFUSED_MASK", "Masks", "check_on_bone", "load_masks"]
-
-DEEPEST_BODY_MM = 50.0
+MAX_BODY_DEPTH_MM = 50.0
 """A body is shorter than this from front to back, a whole vertebra (70-90 mm) never."""
 
 _LUMBAR = 5  # vertebrae, in most people
@@ -113,13 +110,13 @@ def load_masks(
     if derived:
         text = "vertebral bodies were derived from whole vertebrae"
         warnings.append(CaseWarning("body_derived", text))
-    warnings += keep_largest_pieces(labels[around])
+    warnings += remove_fragments(labels[around])
     present = _present(labels, around)
     _check_missing(known, present, "has only its arch in the field of view")
     _check_order(present, affine)
     cut = _cut_levels(present, labels, affine, read.files)
-    check_sizes(labels[around], cut)
-    warnings += check_shapes(present, affine, cut)
+    check_volumes(labels[around], cut)
+    warnings += check_body_sizes(present, affine, cut)
     if cut:
         text = f"{', '.join(cut)} at the edge of the field of view"
         warnings.append(CaseWarning("level_cut", text))
@@ -201,7 +198,7 @@ def _all_short(labels: LabelVolume, affine: Affine) -> bool:
     axis = int(np.flatnonzero(axes[1, :3])[0])
     boxes = ndimage.find_objects(labels, max_label=max(_STUDY))
     depths = [boxes[v - 1][axis].stop - boxes[v - 1][axis].start for v in _STUDY if boxes[v - 1]]
-    return bool(max(depths, default=0) * abs(axes[1, axis]) < DEEPEST_BODY_MM)
+    return bool(max(depths, default=0) * abs(axes[1, axis]) < MAX_BODY_DEPTH_MM)
 
 
 def _check_order(present: dict[int, Points], affine: Affine) -> None:

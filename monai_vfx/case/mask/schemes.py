@@ -19,7 +19,7 @@ from monai_vfx.core.arrays import Points
 from monai_vfx.core.errors import CaseRefused
 from monai_vfx.io.label_map import LabelFile
 
-FEWEST_LEVELS = 3
+MIN_LEVELS = 3
 """Levels of T12-L4 that must follow each other for a scheme to be recognised."""
 
 STEP_MM = (4.0, 80.0)
@@ -107,7 +107,7 @@ def _fits(scheme: str, centroids: dict[int, Points]) -> bool:
         for rank, level in enumerate(LEVELS)
         if value_of[level] in centroids
     ]
-    if len(line) < FEWEST_LEVELS:
+    if len(line) < MIN_LEVELS:
         return False
     steps = [(upper[1] - lower[1], lower[0] - upper[0]) for upper, lower in pairwise(line)]
     return all(

@@ -14,8 +14,7 @@ from monai_vfx.case.case import load_case
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.results import Prediction
 from monai_vfx.model.checkpoint import TrainedModel, read_sidecar
-from monai_vfx.outputs.hospital import Export
-from monai_vfx.outputs.hospital.export import MASK
+from monai_vfx.outputs.hospital.export import MASK, Export
 from monai_vfx.outputs.report.montage import montage, score_caption, slice_titles
 
 

@@ -7,7 +7,6 @@ study (DICOM PS3.3, A.51), unless they are to be left out.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -118,23 +117,3 @@ def _structures(labels: LabelVolume) -> list[tuple[int, str, tuple[str, str, str
     named += [(v, LEVEL_NAMES[v], vertebra_code(LEVEL_NAMES[v])) for v in levels]
     named += [(v, name, _MUSCLE_TYPES[name]) for name, v in MUSCLES.items() if v in present]
     return named
-
-
-def read_segmentation(path: str | Path) -> dict[str, Any]:
-    """Return the voxels of every segment of a SEG that :func:`write_segmentation` wrote.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        Segment's name → (n, 3) positions of its voxels in mm, RAS+.
-    """
-    import highdicom as hd
-
-    found = {}
-    volume = hd.seg.segread(path).get_volume(combine_segments=True)
-    for description in hd.seg.segread(path).SegmentSequence:
-        index = np.argwhere(volume.array == int(description.SegmentNumber))
-        lps = volume.map_indices_to_reference(index)
-        found[str(description.SegmentLabel)] = lps * np.array([-1.0, -1.0, 1.0])
-    return found

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from monai_vfx.analysis.cohort.training_items import FILLED_TABLE, write_filled_record
 from monai_vfx.case.case import check_case, load_case
-from monai_vfx.case.mask.load import REFUSED_MASK
+from monai_vfx.case.mask.read import REFUSED_MASK
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused
 from monai_vfx.core.files import write_json

@@ -22,7 +22,7 @@ from monai_vfx.analysis.cohort.training_items import FILLED_TABLE
 from monai_vfx.analysis.evaluation import auroc
 from monai_vfx.analysis.evaluation.job import run_evaluation
 from monai_vfx.analysis.evaluation.thresholds import FIXED
-from monai_vfx.case.mask.load import REFUSED_MASK
+from monai_vfx.case.mask.read import REFUSED_MASK
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import only_run_in, write_json

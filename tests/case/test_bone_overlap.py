@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_vfx.case.mask.load import check_on_bone, load_masks
+from monai_vfx.case.checks.bone_overlap import check_bone_overlap
+from monai_vfx.case.mask.load import load_masks
 from monai_vfx.core.errors import CaseRefused
 
 SPACING = (1.5, 2.0, 3.0)
@@ -38,10 +39,10 @@ def phantom(core: float, shell: float, disc: float = 80.0) -> tuple[np.ndarray, 
 )
 def test_bone_is_accepted(core: float, shell: float) -> None:
     hu, labels = phantom(core, shell)
-    check_on_bone(hu, labels, SPACING)
+    check_bone_overlap(hu, labels, SPACING)
     muscles = np.where(labels == 0, 101, labels).astype(np.uint8)
     muscles[::2] = labels[::2]
-    check_on_bone(hu, muscles, SPACING)
+    check_bone_overlap(hu, muscles, SPACING)
 
 
 @pytest.mark.parametrize("voxels", [(13, 0, 0), (-13, 0, 0), (0, 10, 0), (0, -10, 0)])
@@ -49,18 +50,18 @@ def test_bone_is_accepted(core: float, shell: float) -> None:
 def test_a_shift_by_20_mm_is_refused(core: float, voxels: tuple[int, int, int]) -> None:
     hu, labels = phantom(core, 160.0)
     with pytest.raises(CaseRefused, match="denser than its surroundings"):
-        check_on_bone(hu, np.roll(labels, voxels, axis=(0, 1, 2)), SPACING)
+        check_bone_overlap(hu, np.roll(labels, voxels, axis=(0, 1, 2)), SPACING)
 
 
 def test_soft_tissue_is_refused() -> None:
     hu, labels = phantom(30.0, 35.0, disc=-50.0)
     hu[labels == 0] -= 60  # denser than its surroundings, but no bone
     with pytest.raises(CaseRefused, match="mask_off_bone"):
-        check_on_bone(hu, labels, SPACING)
+        check_bone_overlap(hu, labels, SPACING)
     with pytest.raises(CaseRefused, match="mask_off_bone"):
-        check_on_bone(hu, np.zeros_like(labels), SPACING)
+        check_bone_overlap(hu, np.zeros_like(labels), SPACING)
     with pytest.raises(CaseRefused, match="mask_off_bone"):
-        check_on_bone(np.full(SHAPE, -2048, dtype=np.float32), labels, SPACING)
+        check_bone_overlap(np.full(SHAPE, -2048, dtype=np.float32), labels, SPACING)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -69,11 +70,11 @@ def test_real_case(real_data: Path, axis: int) -> None:
     image = nib.load(folder / "ct.nii.gz")
     hu = np.asarray(image.dataobj, dtype=np.float32)
     labels = load_masks(folder / "v1_masks", image.shape, image.affine).labels
-    check_on_bone(hu, labels, (3.0, 3.0, 3.0))
-    check_on_bone(hu, np.roll(labels, 1, axis=axis), (3.0, 3.0, 3.0))
+    check_bone_overlap(hu, labels, (3.0, 3.0, 3.0))
+    check_bone_overlap(hu, np.roll(labels, 1, axis=axis), (3.0, 3.0, 3.0))
     for voxels in (-10, -7, -5, 5, 7, 10):
         with pytest.raises(CaseRefused, match="mask_off_bone"):
-            check_on_bone(hu, np.roll(labels, voxels, axis=axis), (3.0, 3.0, 3.0))
+            check_bone_overlap(hu, np.roll(labels, voxels, axis=axis), (3.0, 3.0, 3.0))
 
 
 @pytest.mark.parametrize("width", [101, 119, 121, 123, 128])
@@ -84,7 +85,7 @@ def test_rows_of_another_length_are_no_bone(real_data: Path, width: int) -> None
     hu = np.asarray(image.dataobj, dtype=np.float32)
     masks = load_masks(folder / "v1_masks", hu.shape, image.affine)
     labels = np.where((masks.labels >= 19) & (masks.labels <= 23), masks.labels, 0)
-    check_on_bone(hu, labels, (3.0, 3.0, 3.0))
+    check_bone_overlap(hu, labels, (3.0, 3.0, 3.0))
     across, down, slices = hu.shape
     rows = across * down // width
     flat = hu.transpose(2, 1, 0).reshape(slices, -1)[:, : rows * width]
@@ -92,4 +93,4 @@ def test_rows_of_another_length_are_no_bone(real_data: Path, width: int) -> None
     part = flat.reshape(slices, rows, width)[:, :down, :across]
     sheared[:, : part.shape[1], : part.shape[2]] = part
     with pytest.raises(CaseRefused, match="mask_off_bone"):
-        check_on_bone(sheared.transpose(2, 1, 0), labels, (3.0, 3.0, 3.0))
+        check_bone_overlap(sheared.transpose(2, 1, 0), labels, (3.0, 3.0, 3.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_vfx.case.checks.fragments import check_sizes, keep_largest_pieces
+from monai_vfx.case.checks.fragments import check_volumes, remove_fragments
 from monai_vfx.case.mask.load import load_masks
 from monai_vfx.core.errors import CaseRefused
 from phantoms import Phantom
@@ -14,7 +14,7 @@ from phantoms import Phantom
 def test_stray_pieces_are_left_out_and_named(phantom: Phantom) -> None:
     labels = phantom.labels.copy()
     labels[2:12, 2:12, :3] = 20
-    warnings = keep_largest_pieces(labels)
+    warnings = remove_fragments(labels)
     np.testing.assert_array_equal(labels, phantom.labels)
     assert [w.code for w in warnings] == ["label_fragments"]
     assert "L1 (1)" in warnings[0].message
@@ -23,7 +23,7 @@ def test_stray_pieces_are_left_out_and_named(phantom: Phantom) -> None:
 def test_a_single_stray_voxel_goes_without_a_word(phantom: Phantom) -> None:
     labels = phantom.labels.copy()
     labels[0, 0, 0] = 21
-    assert keep_largest_pieces(labels) == []
+    assert remove_fragments(labels) == []
     np.testing.assert_array_equal(labels, phantom.labels)
 
 
@@ -31,9 +31,9 @@ def test_a_speck_is_no_body_unless_the_field_of_view_cuts_it(phantom: Phantom) -
     labels = np.where(phantom.labels == 21, 0, phantom.labels).astype(np.uint8)
     labels[tuple(np.argwhere(phantom.labels == 21).mean(axis=0).astype(int))] = 21
     with pytest.raises(CaseRefused, match="L2 has 1 voxels"):
-        check_sizes(labels, cut=())
-    check_sizes(labels, cut=("L2",))
-    check_sizes(phantom.labels, cut=())
+        check_volumes(labels, cut=())
+    check_volumes(labels, cut=("L2",))
+    check_volumes(phantom.labels, cut=())
 
 
 def test_masks_go_through_both(phantom: Phantom, tmp_path: object) -> None:
