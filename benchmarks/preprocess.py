@@ -94,7 +94,7 @@ def find_case(folder: Path) -> tuple[Path, Path]:
         with tarfile.open(real / "dicom.tar.xz") as archive:
             archive.extractall(folder / "dicom", filter="data")
         return folder / "dicom", real / "vertebral_bodies.nii.gz"
-    from monai_vfx.analysis.cohort import read_cohort
+    from monai_vfx.analysis.cohort.training_items import read_cohort
     from monai_vfx.simulation import simulate_hospital
 
     item = read_cohort(simulate_hospital(folder / "hospital", 1, seed=0))[0]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from monai_vfx.analysis.clinical import fit_clinical
+from monai_vfx.analysis.clinical.models import fit_clinical
 from monai_vfx.analysis.clinical.variables import MODELS
 from monai_vfx.analysis.evaluation import auroc
 from monai_vfx.simulation import best_scores

@@ -22,8 +22,8 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from plan import PatientSet
 
-from monai_vfx.analysis.clinical import IMAGING_VARIABLES, feature_table
-from monai_vfx.analysis.cohort import read_cohort
+from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES, feature_table
+from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.core.errors import find_refusal
 from monai_vfx.core.files import write_json
 from monai_vfx.model.bundle import PreparedImages

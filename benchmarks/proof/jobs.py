@@ -17,7 +17,9 @@ from typing import Any
 import pandas as pd
 from monai.bundle import ConfigParser
 
-from monai_vfx.analysis.clinical import IMAGING_VARIABLES, fit_clinical, threshold_rows
+from monai_vfx.analysis.clinical.crossfit import threshold_rows
+from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES
+from monai_vfx.analysis.clinical.models import fit_clinical
 from monai_vfx.analysis.clinical.variables import MODELS
 from monai_vfx.core.workers import run_tasks
 from monai_vfx.model.bundle.overlays import config_files

@@ -12,7 +12,7 @@ import pandas as pd
 from claims import claims
 from plan import NO_MUSCLE, Model, PatientSet, models, patient_sets
 
-from monai_vfx.analysis.clinical import threshold_rows
+from monai_vfx.analysis.clinical.crossfit import threshold_rows
 from monai_vfx.analysis.evaluation import auroc, auroc_samples, draw_counts, percentile_interval
 from monai_vfx.analysis.evaluation.summary import evaluate_scores
 from monai_vfx.core.files import write_json

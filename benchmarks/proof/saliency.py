@@ -22,7 +22,7 @@ from monai.transforms import Compose
 from plan import FRESH, PatientSet, patient_sets
 from report import saliency_panel
 
-from monai_vfx.analysis.cohort import read_cohort
+from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
 from monai_vfx.model.checkpoint import TrainedModel
 from monai_vfx.model.gradcam import attention_heat, gradcam, randomised

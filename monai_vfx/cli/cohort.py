@@ -113,7 +113,7 @@ def _tell(flow: Json) -> None:
 
 def _refuse(refusal: CaseRefused, out: Path) -> NoReturn:
     """Name what is wrong: the first faults for people, all of them for machines."""
-    from monai_vfx.core.tables import LISTED_FAULTS, FaultyTable
+    from monai_vfx.core.tables import MAX_LISTED_FAULTS, FaultyTable
 
     answer: Json = {
         "status": "refused",
@@ -126,9 +126,9 @@ def _refuse(refusal: CaseRefused, out: Path) -> NoReturn:
     if isinstance(refusal, FaultyTable):
         faults = refusal.faults
         listing = out / "faults.csv"
-        for fault in faults[:LISTED_FAULTS]:
+        for fault in faults[:MAX_LISTED_FAULTS]:
             say(str(fault))
-        more = len(faults) - LISTED_FAULTS
+        more = len(faults) - MAX_LISTED_FAULTS
         if more > 0:
             say(f"and {more:,} more: see {listing}")
         say(f"refused {refusal.code}: {len(faults):,} faults. {refusal.remedy}")

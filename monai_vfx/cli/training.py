@@ -73,7 +73,7 @@ def train(
     A run that was stopped goes on where its last checkpoint left it, and ends as if it had never
     been stopped.
     """
-    from monai_vfx.analysis.cohort import read_cohort
+    from monai_vfx.analysis.cohort.training_items import read_cohort
 
     read_cohort(cohort)  # faults are named before anything heavy is loaded
     check_gate(gate, exclude_warnings)

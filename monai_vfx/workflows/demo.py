@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from monai_vfx.analysis.cohort import read_cohort
+from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.analysis.evaluation import auroc, roc_curve
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError

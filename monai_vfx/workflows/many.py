@@ -21,7 +21,7 @@ from monai_vfx.core.errors import CaseRefused, SettingError, find_refusal
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import content_hash, file_state
 from monai_vfx.core.results import Prediction, check_case_name, place_for_refusal, run_record
-from monai_vfx.core.tables import Fault, Sheet, read_sheet, refuse_faults
+from monai_vfx.core.tables import Fault, Table, read_table, refuse_faults
 from monai_vfx.core.workers import run_tasks
 from monai_vfx.io.dicomweb import PacsAddress, is_address, local_image, parse_address, store
 from monai_vfx.model.checkpoint import read_sidecar
@@ -92,7 +92,7 @@ def read_manifest(path: str | Path) -> list[Row]:
             refusal of its case alone, when its turn comes.
     """
     path = Path(path)
-    sheet = read_sheet(path)
+    sheet = read_table(path)
     faults = list(sheet.faults)
     faults += [
         Fault(1, name, "", "the column is missing")
@@ -120,7 +120,7 @@ def read_manifest(path: str | Path) -> list[Row]:
     ]
 
 
-def _cell_faults(sheet: Sheet, cells: Sequence[dict[str, str]]) -> Iterator[Fault]:
+def _cell_faults(sheet: Table, cells: Sequence[dict[str, str]]) -> Iterator[Fault]:
     seen: set[str] = set()
     for number, row in zip(sheet.numbers, cells, strict=True):
         name, image = row["case_id"], row["image"]

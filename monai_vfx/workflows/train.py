@@ -9,8 +9,8 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from monai_vfx.analysis.cohort import read_cohort, table_sha256
 from monai_vfx.analysis.cohort.check_table import apply_gate, gate_facts, read_gate
+from monai_vfx.analysis.cohort.training_items import read_cohort, table_sha256
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.files import write_json
@@ -22,7 +22,7 @@ from monai_vfx.model.bundle.data import append_refusals
 from monai_vfx.model.bundle.overlays import config_files, default_folds, training_configs
 from monai_vfx.model.checkpoint import read_sidecar
 from monai_vfx.model.pretrained import TIMM
-from monai_vfx.vertebrae.sources.cohorts import with_masks
+from monai_vfx.workflows.missing_masks import fill_missing_masks
 from monai_vfx.workflows.run_bundle import run_bundle
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def train(
     However often it was stopped, it ends with the weights of a run that never was.
 
     Args:
-        cohort: table as :func:`monai_vfx.analysis.cohort.read_cohort` takes it.
+        cohort: table as :func:`monai_vfx.analysis.cohort.training_items.read_cohort` takes it.
         out: folder for ``model.pt``, its sidecar, ``split.json``, the learning curve and
             checkpoints.
         fold: which fold is held out for validation, from 0: it chooses the epoch.
@@ -103,7 +103,7 @@ def train(
     split = (fold, merged["folds"], merged["seed"], test_fold)
     clinical = fit_clinical(merged["clinical_model"], cohort, *split)
     split_cohort(cohort, *split, clinical, merged["hazard_years"])
-    table = with_masks(cohort, mask_dir or out / "masks", made_masks, tell)
+    table = fill_missing_masks(cohort, mask_dir or out / "masks", made_masks, tell)
     paths = {"cohort": table, "output_dir": out}
     paths |= {} if cache_dir is None else {"cache_dir": Path(cache_dir)}
     run_bundle(names, "train", resume=True, **paths, **chosen)
@@ -148,7 +148,7 @@ def evaluate(
     """Score a labelled cohort through the bundle.
 
     Args:
-        cohort: table as :func:`monai_vfx.analysis.cohort.read_cohort` takes it.
+        cohort: table as :func:`monai_vfx.analysis.cohort.training_items.read_cohort` takes it.
         weights: checkpoint with its sidecar.
         out: folder for ``predictions.csv`` (case, label, score, with a hazard head
             ``risk_year_1`` …), ``features.csv`` (what the network's head sees), ``metrics.json``
@@ -180,7 +180,7 @@ def evaluate(
     run_bundle(
         ["common", "inference", "evaluate"],
         "infer",
-        cohort=with_masks(cohort, mask_dir or Path(out) / "masks", made_masks, _LOG.info),
+        cohort=fill_missing_masks(cohort, mask_dir or Path(out) / "masks", made_masks, _LOG.info),
         weights=Path(weights),
         output_dir=Path(out),
         workers=workers,

@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from monai_vfx.analysis.clinical import IMAGING_VARIABLES, MODELS, load_clinical
 from monai_vfx.analysis.clinical.figures import contribution_figure
+from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES
 from monai_vfx.analysis.clinical.job import run_clinical
+from monai_vfx.analysis.clinical.models import load_clinical
+from monai_vfx.analysis.clinical.variables import MODELS
 from monai_vfx.analysis.evaluation import auroc
 from monai_vfx.cli import main
 from monai_vfx.core.errors import SettingError

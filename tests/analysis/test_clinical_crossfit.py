@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logit
 
-from monai_vfx.analysis.clinical.crossfit import CrossFit, assign_folds, cross_fit, threshold_rows
+from monai_vfx.analysis.clinical.crossfit import CrossFit, cross_fit, threshold_rows
 from monai_vfx.analysis.clinical.engines import Kind
 from monai_vfx.analysis.clinical.fusion import NestedScores, fit_fusion, late_fusion
 from monai_vfx.analysis.clinical.variables import MATCHING_VARIABLES
-from monai_vfx.analysis.cohort import read_cohort, split_folds
+from monai_vfx.analysis.cohort.training_items import read_cohort, split_folds
 from monai_vfx.analysis.evaluation import auroc
 from monai_vfx.analysis.evaluation.thresholds import choose_thresholds
+from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.errors import SettingError
 
 NAMES = ("age", "sex", "smoker")
@@ -39,7 +40,7 @@ def cohort(n: int = 180, seed: int = 0, folds: int = 3) -> pd.DataFrame:
             "fracture": fracture,
         }
     )
-    return frame.assign(fold=assign_folds(frame, folds, seed))
+    return frame.assign(fold=table_folds(frame, folds, seed))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_folds_are_those_of_the_image_models(tmp_path: Path) -> None:
     people.to_csv(tmp_path / "t.csv", index=False)
     split = split_folds(read_cohort(tmp_path / "t.csv"), folds=4, seed=6)
     expected = {item["case_id"]: fold for fold, (_, held) in enumerate(split) for item in held}
-    found = dict(zip(people["case_id"], assign_folds(people, 4, seed=6), strict=True))
+    found = dict(zip(people["case_id"], table_folds(people, 4, seed=6), strict=True))
     assert found == expected
 
 
@@ -164,8 +165,8 @@ def test_groups_stay_together(frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda f: f.assign(fold=np.arange(len(f)) % 3), "90 patients or pairs lie in several"),
-        (lambda f: f.assign(fold=np.nan), "every row a fold"),
+        (lambda f: f.assign(fold=np.arange(len(f)) % 3), "90 groups .* lie in several"),
+        (lambda f: f.assign(fold=np.nan), "180 of 180 rows have none"),
         (lambda f: f.drop(columns="fold"), "every row a fold"),
         (lambda f: f.assign(fold=0.0), "at least two folds"),
     ],
@@ -177,7 +178,7 @@ def test_faulty_folds_are_wrong_use(frame: pd.DataFrame, change: Any, said: str)
 
 def test_more_folds_than_cases_are_wrong_use(frame: pd.DataFrame) -> None:
     with pytest.raises(SettingError, match="91"):
-        assign_folds(frame, 91)
+        table_folds(frame.drop(columns="fold"), 91)
 
 
 # --- late fusion ---------------------------------------------------------------------------------

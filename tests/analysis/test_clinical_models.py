@@ -26,7 +26,8 @@ from monai_vfx.analysis.clinical.engines import (
     Trees,
 )
 from monai_vfx.analysis.clinical.models import _checksum, fit_clinical, load_clinical
-from monai_vfx.analysis.clinical.variables import MODELS, design_matrix, patient_groups
+from monai_vfx.analysis.clinical.variables import MODELS, design_matrix
+from monai_vfx.analysis.folds import patient_groups
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.schemas import violations
 

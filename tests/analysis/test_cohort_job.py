@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from monai_vfx.analysis.cohort import read_cohort
 from monai_vfx.analysis.cohort.figures import flow_figure, love_plot
 from monai_vfx.analysis.cohort.flow import Eligibility
 from monai_vfx.analysis.cohort.job import read_settings, run_cohort
 from monai_vfx.analysis.cohort.matching import Matching
 from monai_vfx.analysis.cohort.patients_csv import read_patients, write_patients
+from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.cli import main
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.tables import FaultyTable

@@ -247,7 +247,7 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
         ("case_id,fracture,height", "is height_cm meant? rename it"),
         ("case_id,fracture,wieght_kg", "is weight_kg meant? rename it"),
         ("case_id,fracture,Follow-up years", "is follow_up_years meant? rename it"),
-        ("case_id,fracture,age,age", "columns are there twice: age"),
+        ("case_id,fracture,age,age", "columns occur twice: age"),
         ("case_id,fracture,", "column 3 has no name"),
         (
             "case_id,fracture,age\u200b",
@@ -269,14 +269,14 @@ def test_a_bad_header_is_named(tmp_path: Path, header: str, words: str) -> None:
         (b"", "the table is empty"),
         (b"case_id,fracture\n", "the table has no rows"),
         (b"case_id,fracture\n,\n", "the table has no rows"),
-        (b"case;fracture\na;0\n", "separated by ';', the rule is a comma"),
-        (b"case\tfracture\na\t0\n", "separated by tabs"),
+        (b"case_id;fracture\na;0\n", "separated by ';', not by commas"),
+        (b"case_id\tfracture\na\t0\n", "separated by tabs"),
         (b"case_id,fracture\n\xe9,0\n", "row 2: the table is not in UTF-8"),
         ("case_id,fracture\na,0\n".encode("utf-16"), "not in UTF-8"),
         (b"case_id,fracture\na,0,1\n", "row 2: 3 cells, the header has 2"),
         (b"case_id,fracture,age\na,0\n", "row 2: 2 cells, the header has 3"),
         (b'case_id,fracture\n"a,0\nb,1\n', "cells, the header has 2"),  # a quotation mark left open
-        (b"case_id,fracture\n" + b"a" * 200_000 + b",0\n", "the table is no CSV"),
+        (b"case_id,fracture\n" + b"a" * 200_000 + b",0\n", "the table is not a CSV"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: bytes, words: str) -> None:
@@ -295,7 +295,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_bad_cells_are_named_beside_a_wrong_delimiter_and_encoding(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
-    table.write_bytes("case;fracture;sex;scanner\na;2;male;Gerät\n".encode("latin-1"))
+    table.write_bytes("case_id;fracture;sex;scanner\na;2;male;Gerät\n".encode("latin-1"))
     found = find_faults(table)
     assert [f.column for f in found] == ["", "", "fracture", "sex", "scanner"]
 
@@ -325,7 +325,7 @@ def test_a_patients_name_is_never_shown(tmp_path: Path) -> None:
     rows[0]["patient_id"] = " Doe^Jane"
     found = find_faults(_write(tmp_path, rows))
     assert [str(f) for f in found] == [
-        "row 2, patient: (not shown), has blanks around it: remove them"
+        "row 2, patient_id: (not shown), has blanks around it: remove them"
     ]
 
 
@@ -427,7 +427,7 @@ def test_labels_and_kinds() -> None:
     ]
     assert VARIABLES["sex"].categories == ("F", "M")
     assert "case_id" not in VARIABLES
-    assert VARIABLES["age"].range == (18, 110)
+    assert (VARIABLES["age"].low, VARIABLES["age"].high) == (18, 110)
 
 
 CELLS = st.sampled_from(["", "0", "1", "F", "65", "170", "2012-01-01", "2.5", "none", "p"])

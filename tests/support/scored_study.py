@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from monai_vfx.analysis.clinical.crossfit import CrossFit, assign_folds
+from monai_vfx.analysis.clinical.crossfit import CrossFit
 from monai_vfx.analysis.clinical.fusion import LateFusion
 from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES
 from monai_vfx.analysis.clinical.variables import MODELS, design_matrix
 from monai_vfx.analysis.cohort.matching import Matching, match
 from monai_vfx.analysis.cohort.patients_csv import read_patients, write_patients
+from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.files import write_json
 from monai_vfx.model.bundle.covariates import Standardiser
 from monai_vfx.simulation.patients import COHORT_COLUMNS, draw_patients
@@ -70,7 +71,7 @@ def build(root: Path, *, unknown: Sequence[str] = ()) -> Scored:
     )
     frame = _patients(root, "development", 90)
     known = frame.drop(columns=list(unknown))
-    known["fold"] = assign_folds(known, FOLDS, seed=1)
+    known["fold"] = table_folds(known, FOLDS, seed=1)
     if "patient_id" in unknown:
         first = known["fold"].iloc[0]
         known.loc[known["case_id"] == SECOND, "fold"] = (first + 1) % FOLDS

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 from exported import read_segmentation
 
-from monai_vfx.analysis.cohort import read_cohort, table_sha256
+from monai_vfx.analysis.cohort.training_items import read_cohort, table_sha256
 from monai_vfx.case.case import check_report, load_case
 from monai_vfx.case.mask.load import load_masks
 from monai_vfx.case.mask.read import REFUSED_MASK
@@ -41,7 +41,6 @@ from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from monai_vfx.transforms import LocateSpined
 from monai_vfx.vertebrae.segmentation import NamedLevel, VertebraSegmentation
 from monai_vfx.vertebrae.sources import MaskSource
-from monai_vfx.vertebrae.sources.cohorts import rows_without_mask, with_masks
 from monai_vfx.vertebrae.sources.comparison import disagreement, match_levels
 from monai_vfx.vertebrae.sources.label_map import write_label_map
 from monai_vfx.vertebrae.sources.source import (
@@ -55,6 +54,7 @@ from monai_vfx.vertebrae.sources.source import (
 )
 from monai_vfx.vertebrae.sources.spine_segment import WEIGHTS as SPINE_WEIGHTS
 from monai_vfx.vertebrae.sources.totalsegmentator import STRUCTURES
+from monai_vfx.workflows.missing_masks import count_missing_masks, fill_missing_masks
 from phantoms import LEVELS, Phantom, grid, make_phantom, nifti
 
 BODIES = {v: k for k, v in LEVELS.items()}
@@ -609,8 +609,8 @@ def test_a_table_with_all_masks_is_left_alone(phantom: Phantom, tmp_path: Path) 
     phantom.save(tmp_path)
     table = tmp_path / "t.csv"
     table.write_text("case_id,image,mask,fracture\na,ct.nii.gz,mask.nii.gz,1\n")
-    assert rows_without_mask(table) == 0
-    assert with_masks(table, tmp_path / "masks") == table
+    assert count_missing_masks(table) == 0
+    assert fill_missing_masks(table, tmp_path / "masks") == table
     assert not (tmp_path / "masks").exists()
     assert table_sha256(table) == sha256_of(table)
 
@@ -619,14 +619,14 @@ def test_missing_masks_are_made_once_and_refusals_listed(
     phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = cohort(tmp_path, phantom)
-    assert rows_without_mask(table) == 2
+    assert count_missing_masks(table) == 2
     assert [item["mask"] for item in read_cohort(table)][1:] == ["", ""]
     install_stand_in(tmp_path / "bin", phantom.labels)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "bin" / "weights"))
     told: list[str] = []
     folder = tmp_path / "masks"
-    filled = with_masks(table, folder, "totalsegmentator", told.append)
+    filled = fill_missing_masks(table, folder, "totalsegmentator", told.append)
     assert told == ["mask 1 of 2, case b: made", "mask 2 of 2, case c: refused"]
     frame = pd.read_csv(filled)
     assert list(frame.columns) == ["case_id", "image", "mask", "fracture", "note"]
@@ -649,10 +649,10 @@ def test_missing_masks_are_made_once_and_refusals_listed(
     # A second time nothing is made, until an image changes.
     before = (folder / "b" / MASK).stat().st_mtime_ns
     first = filled.read_bytes()
-    assert with_masks(table, folder, "totalsegmentator").read_bytes() == first
+    assert fill_missing_masks(table, folder, "totalsegmentator").read_bytes() == first
     assert (folder / "b" / MASK).stat().st_mtime_ns == before
     os.utime(tmp_path / "second.nii.gz", ns=(0, 0))
-    with_masks(table, folder, "totalsegmentator")
+    fill_missing_masks(table, folder, "totalsegmentator")
     assert (folder / "b" / MASK).stat().st_mtime_ns != before
 
 

@@ -16,8 +16,9 @@ import pandas as pd
 
 from monai_vfx.analysis.clinical.engines import Floats, Kind
 from monai_vfx.analysis.clinical.models import ClinicalModel, fit_clinical
-from monai_vfx.analysis.clinical.variables import outcomes, patient_groups
+from monai_vfx.analysis.clinical.variables import outcomes
 from monai_vfx.analysis.evaluation.thresholds import DEFAULT_RULES, choose_thresholds
+from monai_vfx.analysis.folds import check_folds, patient_groups
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 
@@ -151,42 +152,12 @@ def threshold_rows(
     )
 
 
-def assign_folds(frame: pd.DataFrame, folds: int = 10, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Return a fold (n,) for each row: stratified by outcome, patients and pairs together.
-
-    The rule, and the result, are those of :func:`monai_vfx.analysis.cohort.split_folds`.
-
-    Raises:
-        SettingError: when a class has fewer groups than there are folds.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    y, groups = outcomes(frame), frame["case_id"].to_numpy()[patient_groups(frame)]
-    fewest = min(len(set(groups[y == value])) for value in (0, 1))
-    if folds < 2 or fewest < folds:
-        raise SettingError(
-            f"folds ({folds}) must be at least 2 and at most the smaller class ({fewest} patients)"
-        )
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    assigned = np.empty(len(frame), dtype=np.int64)
-    for number, (_, held_out) in enumerate(splitter.split(np.zeros(len(y)), y, groups)):
-        assigned[held_out] = number
-    return assigned
-
-
 def given_folds(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Return the table's folds (n,), checked.
 
     Raises:
         SettingError: a row without fold, fewer than two folds, or a patient or pair in several.
     """
-    if "fold" not in frame.columns or frame["fold"].isna().any():
+    if "fold" not in frame.columns:
         raise SettingError("the table must give every row a fold")
-    folds: npt.NDArray[np.int64] = frame["fold"].to_numpy(dtype=np.int64)
-    if len(set(folds.tolist())) < 2:
-        raise SettingError("the table must hold at least two folds")
-    of_group = pd.Series(folds).groupby(patient_groups(frame)).nunique()
-    torn = int((of_group > 1).sum())
-    if torn:
-        raise SettingError(f"fold: {torn} patients or pairs lie in several folds, the rule is one")
-    return folds
+    return check_folds(frame["fold"], frame["case_id"].to_numpy()[patient_groups(frame)])

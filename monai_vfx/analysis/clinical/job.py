@@ -6,22 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from monai_vfx.analysis.clinical.crossfit import (
-    CrossFit,
-    assign_folds,
-    cross_fit,
-    given_folds,
-    threshold_rows,
-)
+from monai_vfx.analysis.clinical.crossfit import CrossFit, cross_fit, threshold_rows
 from monai_vfx.analysis.clinical.engines import Floats, Kind
 from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES, feature_table
 from monai_vfx.analysis.clinical.variables import MATCHING_VARIABLES, MODELS, design_matrix
 from monai_vfx.analysis.cohort.patients_csv import outcome_times, read_patients
 from monai_vfx.analysis.cohort.variables import label
 from monai_vfx.analysis.evaluation.discrimination import auroc
+from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
@@ -41,7 +35,6 @@ LABELS = {
     "muscle_fat_fraction": "Muscle fat fraction",
 }
 """Headings that the patient table's own do not give."""
-DEFAULT_FOLDS = 10
 
 Progress = Callable[[str, int, int], None]
 
@@ -93,7 +86,7 @@ def run_clinical(
     if inputs["external"] == inputs["table"]:
         raise SettingError("external must not be the table that the models are trained on")
     frame = read_patients(table, need)
-    frame["fold"] = _folds(frame, folds, seed)
+    frame["fold"] = table_folds(frame, folds, seed)
     other = None if external is None else read_patients(external, need)
     if other is not None:
         _check_apart(frame, other)
@@ -180,16 +173,6 @@ def _columns(plan: dict[str, tuple[Kind, tuple[str, ...]]], imaging: bool) -> li
     names = [name for _, variables in plan.values() for name in variables]
     wanted = [name for name in dict.fromkeys(names) if name not in IMAGING_VARIABLES]
     return [*wanted, "image", "mask"] if imaging else wanted
-
-
-def _folds(frame: pd.DataFrame, folds: int | None, seed: int) -> npt.NDArray[np.int64]:
-    if "fold" not in frame.columns or frame["fold"].isna().all():
-        return assign_folds(frame, folds or DEFAULT_FOLDS, seed)
-    own = given_folds(frame)
-    found = len(set(own.tolist()))
-    if folds not in (None, found):
-        raise SettingError(f"folds ({folds}) must be left out: the table has {found} of its own")
-    return own
 
 
 def _measured(

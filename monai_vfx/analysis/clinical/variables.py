@@ -79,39 +79,6 @@ def outcomes(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
     return values
 
 
-def patient_groups(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return for each row the number of the first row that patients and pairs tie it to.
-
-    Rows that share a ``patient_id`` or a ``pair_id``, directly or through others, are one group
-    and must
-    stay in one fold. Both columns are optional; an empty cell ties nothing.
-
-    Returns:
-        (n,) row numbers.
-
-    >>> table = pd.DataFrame({"patient_id": ["a", "b", "a"], "pair_id": [None, "p", "p"]})
-    >>> patient_groups(table).tolist()
-    [0, 0, 0]
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(frame)
-    links: list[tuple[int, int]] = []
-    for column in ("patient_id", "pair_id"):
-        if column in frame.columns:
-            first: dict[str, int] = {}
-            for row, name in enumerate(frame[column]):
-                if pd.notna(name) and str(name):
-                    links.append((first.setdefault(str(name), row), row))
-    one, other = np.array(links, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(links)), (one, other)), shape=(n, n))
-    _, labels = connected_components(graph, directed=False)
-    _, firsts, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    groups: npt.NDArray[np.int64] = firsts[inverse].astype(np.int64)
-    return groups
-
-
 def _sexes(column: pd.Series) -> npt.NDArray[np.float64]:
     female: npt.NDArray[np.float64] = np.asarray(column.map({"F": 1.0, "M": 0.0}), dtype=np.float64)
     _check_known(column, female, "must be F or M")

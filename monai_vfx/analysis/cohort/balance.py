@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.analysis.cohort.variables import VARIABLES, Kind, label
+from monai_vfx.analysis.cohort.variables import VARIABLES, label
+from monai_vfx.core.cells import Kind
 from monai_vfx.core.errors import CaseRefused
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from typing import Any
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.codes import REFUSALS, WARNINGS
 from monai_vfx.core.errors import CaseRefused, SettingError
+from monai_vfx.core.files import write_csv
 from monai_vfx.core.hashing import content_hash, file_state
-from monai_vfx.core.tables import read_sheet, write_sheet
+from monai_vfx.core.tables import read_table
 
 GATED_TABLE = "cohort.csv"
 """Name of a table without the rows that the gate left out."""
@@ -134,7 +135,7 @@ def apply_gate(
 
     Args:
         table: with ``case_id`` and ``image``, checked
-        (:func:`monai_vfx.analysis.cohort.read_cohort`).
+        (:func:`monai_vfx.analysis.cohort.training_items.read_cohort`).
         gate: of :func:`read_gate`.
         folder: for the shorter table, ``cohort.csv``.
 
@@ -145,8 +146,8 @@ def apply_gate(
         CaseRefused: ``gate_stale``.
     """
     table = Path(table)
-    sheet = read_sheet(table)
-    rows = [dict(zip(sheet.header, map(str.strip, cells), strict=True)) for cells in sheet.cells]
+    found = read_table(table)
+    rows = [row for _, row in found.rows()]
     for row in rows:
         for name in ("image", "mask"):
             if row.get(name):
@@ -156,8 +157,7 @@ def apply_gate(
         return table, {}
     kept = [row for row in rows if row["case_id"] not in left_out]
     gated = Path(folder) / GATED_TABLE
-    gated.parent.mkdir(parents=True, exist_ok=True)
-    write_sheet(gated, sheet.header, kept)
+    write_csv(gated, found.header, kept)
     return gated, left_out
 
 

@@ -11,8 +11,8 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 
-from monai_vfx.analysis.cohort.cells import today
 from monai_vfx.analysis.cohort.variables import COLUMNS
+from monai_vfx.core.cells import today
 from monai_vfx.core.tables import Fault
 
 BMI_TOLERANCE = 1.0

@@ -22,8 +22,8 @@ from monai_vfx.analysis.cohort.figures import flow_figure, love_plot
 from monai_vfx.analysis.cohort.flow import Eligibility, Flow, select_eligible, with_adequate_images
 from monai_vfx.analysis.cohort.matching import Matched, Matching, match
 from monai_vfx.analysis.cohort.patients_csv import read_patients, write_patients
-from monai_vfx.analysis.cohort.training_items import CohortItem, split_folds, tied_groups
 from monai_vfx.analysis.cohort.variables import CLINICAL, VARIABLES
+from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.files import write_json
@@ -87,7 +87,8 @@ def run_cohort(
     matched = match(pool, matching, seed)
     if matching.method != "none":
         flow = _matched_step(flow, pool, matched, matching)
-    selected = _with_folds(matched.frame, folds, seed)
+    fold = float("nan") if folds is None else table_folds(matched.frame, folds, seed)
+    selected = matched.frame.drop(columns="fold", errors="ignore").assign(fold=fold)
     files = _write_tables(out, analysed, selected, flow)
     compared = matched.expanded()
     files |= _write_comparisons(out, pool, compared, matching)
@@ -239,43 +240,6 @@ def _readable(reason: str) -> str:
     titles = [VARIABLES[n].title if n in VARIABLES else n for n in names.split(", ")]
     words = [titles[0], *(t if t.isupper() else t[:1].lower() + t[1:] for t in titles[1:])]
     return ", ".join(words) + sign
-
-
-def _with_folds(frame: pd.DataFrame, folds: int | None, seed: int) -> pd.DataFrame:
-    """Add the column ``fold``: groups of patient and pair stay whole, classes are spread."""
-    frame = frame.copy()
-    given = frame.pop("fold") if "fold" in frame else pd.Series(float("nan"), index=frame.index)
-    if folds is None:
-        frame["fold"] = float("nan")
-        return frame
-    ties = (
-        frame[["patient_id", "pair_id"]]
-        .astype(object)
-        .where(frame[["patient_id", "pair_id"]].notna(), "")
-    )
-    groups = tied_groups(
-        [{"patient_id": str(patient), "pair_id": str(pair)} for patient, pair in ties.to_numpy()]
-    )
-    cases = frame["case_id"].tolist()
-    items = [
-        CohortItem(
-            case_id=case,
-            image="",
-            mask="",
-            label=int(label),
-            simulated=False,
-            pair_id=cases[group],
-            fold=None if pd.isna(number) else int(number),
-        )
-        for case, label, group, number in zip(cases, frame["fracture"], groups, given, strict=True)
-    ]
-    fold_of = {
-        item["case_id"]: number
-        for number, (_, held_out) in enumerate(split_folds(items, folds, seed))
-        for item in held_out
-    }
-    frame["fold"] = frame["case_id"].map(fold_of).astype("int64")
-    return frame
 
 
 def _write_tables(

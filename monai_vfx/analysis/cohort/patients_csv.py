@@ -1,45 +1,26 @@
 """A patient table: checked whole, every fault named, then typed columns.
 
-Rules for one cell are in :mod:`monai_vfx.analysis.cohort.cells`, those across cells in
+Rules for one cell are in :mod:`monai_vfx.core.cells`, those across cells in
 :mod:`monai_vfx.analysis.cohort.contradictions`; here are columns, paths and types.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from monai_vfx.analysis.cohort.cells import check_cell
 from monai_vfx.analysis.cohort.contradictions import find_contradictions
-from monai_vfx.analysis.cohort.variables import COLUMNS, Variable
+from monai_vfx.analysis.cohort.variables import COLUMNS
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.tables import HIDDEN, Fault, Sheet, path_exists, read_sheet, refuse_faults
-
-_RENAME = {"height": "height_cm", "weight": "weight_kg", "gender": "sex"}
+from monai_vfx.core.files import writing
+from monai_vfx.core.tables import Fault, Table, path_exists, read_table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """A table's values and faults.
-
-    Attributes:
-        raw: the cells as they stand, by column; index is the spreadsheet's row.
-        values: what they mean; None where empty or at fault.
-    """
-
-    raw: pd.DataFrame
-    values: pd.DataFrame
-    faults: list[Fault]
 
 
 def find_faults(
@@ -57,7 +38,7 @@ def find_faults(
         All faults by row and column; empty for a good table. The header is row 1. Values of the
         column ``patient_id`` are not shown.
     """
-    return _check(Path(path), need, check_paths).faults
+    return _check(Path(path), need, check_paths)[0].faults
 
 
 def read_patients(
@@ -81,9 +62,9 @@ def read_patients(
         CaseRefused: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
     """
     path = Path(path)
-    checked = _check(path, need, check_paths)
-    refuse_faults(checked.faults)
-    return _typed(checked.values.reset_index(drop=True), path.parent)
+    table, values = _check(path, need, check_paths)
+    table.refuse()
+    return _typed(values.reset_index(drop=True), path.parent)
 
 
 def write_patients(frame: pd.DataFrame, path: str | Path) -> None:
@@ -99,11 +80,8 @@ def write_patients(frame: pd.DataFrame, path: str | Path) -> None:
             frame[name] = pd.to_numeric(frame[name]).astype("Int64")
         elif column and column.kind == "date":
             frame[name] = pd.to_datetime(frame[name]).dt.strftime("%Y-%m-%d")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    frame.to_csv(partial, index=False, lineterminator="\n")
-    partial.replace(path)
+    with writing(Path(path)) as partial:
+        frame.to_csv(partial, index=False, lineterminator="\n")
 
 
 def outcome_times(frame: pd.DataFrame) -> tuple[Floats, Ints]:
@@ -133,64 +111,21 @@ def outcome_times(frame: pd.DataFrame) -> tuple[Floats, Ints]:
     return time, np.where(fracture, 1, np.where(died, 2, 0)).astype(np.int64)
 
 
-def _check(path: Path, need: Sequence[str], check_paths: bool) -> _Checked:
-    sheet = read_sheet(path)
-    faults = list(sheet.faults)
-    if sheet.header:
-        faults += _column_faults(sheet, need)
-    raw = pd.DataFrame(sheet.cells, columns=sheet.header, index=sheet.numbers, dtype=object)
-    values = raw.copy()
-    for name in raw.columns:
-        if name in COLUMNS:
-            values[name] = _check_column(raw[name], COLUMNS[name], faults)
-        else:
-            values[name] = raw[name].where(raw[name].str.strip() != "", None)
+def _check(path: Path, need: Sequence[str], check_paths: bool) -> tuple[Table, pd.DataFrame]:
+    """Return a table with all its faults noted, and its values; None where empty or wrong."""
+    table = read_table(path)
+    required = [name for name, column in COLUMNS.items() if column.required]
+    table.check_header(COLUMNS, [*required, *need])
+    raw = pd.DataFrame(table.cells, columns=table.header, index=table.numbers, dtype=object)
+    values = raw.where(raw.apply(lambda column: column.str.strip() != ""), None)
+    for name, checked in table.check(COLUMNS).items():
+        values[name] = pd.Series(checked, index=raw.index, dtype=object)
     for name in ("image", "mask"):
         if name in raw and (check_paths or name in need):
-            faults += _path_faults(raw[name], path.parent, required=name in need)
-    faults += find_contradictions(raw, values)
-    place = {name: n for n, name in enumerate(sheet.header)}
-    faults.sort(key=lambda fault: (fault.row, place.get(fault.column, -1)))
-    return _Checked(raw, values, faults)
-
-
-def _column_faults(sheet: Sheet, need: Sequence[str]) -> Iterator[Fault]:
-    """Name columns that are missing and columns that look misspelt."""
-    absent = [name for name in COLUMNS if name not in sheet.header]
-    wanted = [name for name in absent if COLUMNS[name].required]
-    wanted += [name for name in need if name not in sheet.header and name not in wanted]
-    likely = {_nearest(name, absent): name for name in sheet.header if name not in COLUMNS}
-    for name in wanted:
-        hint = f": is it {likely[name]!r}?" if name in likely else ""
-        yield Fault(1, name, "", f"the column is missing{hint}")
-    for known, name in likely.items():
-        if known and known not in wanted:
-            yield Fault(1, name, "", f"is not a known column: is {known} meant? rename it")
-
-
-def _nearest(name: str, absent: Sequence[str]) -> str | None:
-    """Return the known column that a name is likely meant to be.
-
-    >>> _nearest("Age", ["age"]), _nearest("wieght_kg", ["weight_kg"]), _nearest("site", ["sex"])
-    ('age', 'weight_kg', None)
-    """
-    plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
-    plain = _RENAME.get(plain, plain)
-    if plain in absent:
-        return plain
-    if plain[-1:].isdigit():  # image2 or age_65 is a column of its own
-        return None
-    return next(iter(difflib.get_close_matches(plain, absent, n=1, cutoff=0.85)), None)
-
-
-def _check_column(raw: pd.Series[str], column: Variable, faults: list[Fault]) -> pd.Series[str]:
-    """Return the column's values; each different cell is checked once."""
-    known = {cell: check_cell(column, cell) for cell in dict.fromkeys(raw)}
-    if any(rules for _, rules in known.values()):
-        for row, cell in zip(raw.index, raw, strict=True):
-            shown = HIDDEN if column.name == "patient_id" else cell
-            faults.extend(Fault(row, column.name, shown, rule) for rule in known[cell][1])
-    return pd.Series([known[cell][0] for cell in raw], index=raw.index, dtype=object)
+            table.faults += _path_faults(raw[name], path.parent, required=name in need)
+    table.faults += find_contradictions(raw, values)
+    table.sort_faults()
+    return table, values
 
 
 def _path_faults(raw: pd.Series[str], folder: Path, required: bool) -> Iterator[Fault]:

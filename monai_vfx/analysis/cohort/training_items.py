@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
+from monai_vfx.analysis.cohort.variables import COLUMNS
+from monai_vfx.analysis.folds import assign_folds, check_folds
+from monai_vfx.analysis.groups import tied_rows
 from monai_vfx.core.arrays import Json
-from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.core.files import write_json
-from monai_vfx.core.results import check_case_name
-from monai_vfx.core.tables import Fault, path_exists, read_sheet, refuse_faults
+from monai_vfx.core.files import read_json, write_json
+from monai_vfx.core.hashing import sha256_of
+from monai_vfx.core.tables import path_exists, read_table
 
-REQUIRED_COLUMNS = ("case_id", "image", "fracture")
 FILLED_TABLE = "cohort.csv"
-"""Name of a table whose missing masks were made; beside it lies its record as JSON."""
+"""Name of a table whose missing masks were made; its record lies beside it as JSON."""
+_REQUIRED = ("case_id", "image", "fracture")
+_CHECKED = {name: COLUMNS[name] for name in ("case_id", "fracture", "simulated", "fold")}
 
 
 class CohortItem(TypedDict):
     """One scan as the bundle's datasets take it.
 
     ``image`` and ``mask`` are absolute paths (``mask`` is empty where the table names none),
-    ``label`` is 1 for a fracture within five years,
-    ``pair_id`` names the group that stays in one fold: all scans that a patient or a matched pair
-    ties together, directly or through others. It is the ``case_id`` of the group's first row.
-    ``fold`` is the cross-validation fold that the table gives, from 0, or None.
+    ``label`` is 1 for a fracture within five years, ``pair_id`` names the group that stays in one
+    fold: all scans that a patient or a matched pair ties together, directly or through others. It
+    is the ``case_id`` of the group's first row. ``fold`` is the cross-validation fold that the
+    table gives, from 0, or None.
     """
 
     case_id: str
@@ -49,82 +49,57 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
             ``fracture`` (0 or 1); optional ``mask``, ``patient_id`` (scans of one patient stay in
             one fold), ``pair_id`` (so do matched pairs), ``fold`` (a whole number from 0: the fold
             itself) and ``simulated`` (0 or 1). Relative paths start at the table's folder. A
-            ``series_uid``, which a manifest of the check may hold, must be empty: no series is
-            chosen by a table here.
+            ``series_uid``, which a manifest may hold, must be empty: no series is chosen by a table
+            here.
 
     Raises:
-        CaseRefused: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
+        FaultyTable: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
     """
-    path = Path(path)
-    faults: list[Fault] = []
-    rows = _rows(path, faults)
-    items = [_item(row, number, path.parent, faults) for number, row in rows]
+    table = read_table(path)
+    table.check_header((*_CHECKED, "image", "mask", "patient_id", "pair_id"), _REQUIRED)
+    table.cells = [[cell.strip() for cell in cells] for cells in table.cells]
+    values = table.check(_CHECKED)
+    rows = list(table.rows())
+    paths: dict[str, list[str]] = {"image": [], "mask": []}
     seen: dict[str, int] = {}
-    for (number, _), item in zip(rows, items, strict=True):
-        if item["case_id"] in seen:
-            rule = f"also in row {seen[item['case_id']]}, must be unique"
-            faults.append(Fault(number, "case_id", "", rule))
-        seen.setdefault(item["case_id"], number)
-    refuse_faults(faults)
-    for item, group in zip(items, tied_groups([row for _, row in rows]), strict=True):
-        item["pair_id"] = items[group]["case_id"]
-    return items
-
-
-def _rows(path: Path, faults: list[Fault]) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows with their numbers, counted as a spreadsheet does; note odd ones."""
-    sheet = read_sheet(path)
-    missing = [name for name in REQUIRED_COLUMNS if name not in sheet.header]
-    if missing:
-        found = [fault.rule for fault in sheet.faults]
-        if sheet.header or not found:
-            found.insert(0, f"columns are missing: {', '.join(missing)}")
-        raise CaseRefused("cohort_invalid", "; ".join(found))
-    faults += sheet.faults
+    for number, row in rows:
+        case = row.get("case_id", "")
+        if seen.setdefault(case, number) != number:
+            table.note(number, "case_id", case, f"also in row {seen[case]}, must be unique")
+        for column, found in paths.items():
+            value = row.get(column, "")
+            found.append(str((Path(path).parent / value).resolve()) if value else "")
+            if column in row and not value and column == "image":
+                table.note(number, column, "", "must not be empty")
+            elif value and not path_exists(Path(path).parent / value):
+                table.note(number, column, value, "must be a path that exists")
+        if row.get("series_uid"):  # what the check may have judged is not what would be trained on
+            rule = "must be empty: training takes the best series; name the series' own folder"
+            table.note(number, "series_uid", "", rule)
+    table.refuse()
+    empty = [None] * len(rows)
+    groups = tied_rows(len(rows), *([r.get(n) for _, r in rows] for n in ("patient_id", "pair_id")))
     return [
-        (number, {name: cell.strip() for name, cell in zip(sheet.header, cells, strict=True)})
-        for number, cells in zip(sheet.numbers, sheet.cells, strict=True)
+        CohortItem(
+            case_id=row["case_id"],
+            image=image,
+            mask=mask,
+            label=int(label == 1),
+            simulated=simulated == 1,
+            pair_id=rows[group][1]["case_id"],
+            fold=None if fold is None else int(fold),
+        )
+        for (_, row), label, image, mask, simulated, fold, group in zip(
+            rows,
+            values["fracture"],
+            paths["image"],
+            paths["mask"],
+            values.get("simulated", empty),
+            values.get("fold", empty),
+            groups,
+            strict=True,
+        )
     ]
-
-
-def _item(row: dict[str, str], number: int, folder: Path, faults: list[Fault]) -> CohortItem:
-    """Return one row as an item, a group of its own, and note what is wrong in it."""
-    case = row["case_id"]
-    try:
-        check_case_name(case)
-    except SettingError:
-        # An empty name is shown as such.
-        rule = f"{case!r}, must be a name that can serve as a folder's"
-        faults.append(Fault(number, "case_id", "", rule))
-    paths = {}
-    for column in ("image", "mask"):
-        value = row.get(column, "")
-        if column == "mask" and not value:
-            paths[column] = ""
-            continue
-        paths[column] = str((folder / value).resolve())
-        if not value or not path_exists(folder / value):
-            faults.append(Fault(number, column, "", f"{value!r}, must be a path that exists"))
-    for column in ("fracture", "simulated"):
-        value = row.get(column, "")
-        if value not in ("0", "1") and not (column == "simulated" and value == ""):
-            faults.append(Fault(number, column, "", f"{value!r}, must be 0 or 1"))
-    if row.get("series_uid"):  # what the check may have judged is not what would be trained on
-        rule = "must be empty: of an image the series that suits best is taken; name its own folder"
-        faults.append(Fault(number, "series_uid", "", rule))
-    fold = row.get("fold", "")
-    if fold and not (fold.isascii() and fold.isdecimal()):
-        faults.append(Fault(number, "fold", fold, "must be a whole number from 0"))
-        fold = ""
-    return CohortItem(
-        case_id=case,
-        image=paths["image"],
-        mask=paths["mask"],
-        label=int(row["fracture"] == "1"),
-        simulated=row.get("simulated") == "1",
-        pair_id=case,
-        fold=int(fold) if fold else None,
-    )
 
 
 def write_filled_record(filled: Path, table: Path, facts: Json) -> None:
@@ -135,48 +110,18 @@ def write_filled_record(filled: Path, table: Path, facts: Json) -> None:
         table: the one that was given.
         facts: further plain values for the record.
     """
-    digests = {"table_sha256": table_sha256(table), "filled_sha256": _sha256(filled)}
+    digests = {"table_sha256": table_sha256(table), "filled_sha256": sha256_of(filled)}
     write_json(filled.with_suffix(".json"), {**digests, **facts})
 
 
 def table_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a table; of one whose masks were made, that of the table given."""
-    path = Path(path)
-    own = _sha256(path)
+    own = sha256_of(path)
     try:
-        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        record = read_json(Path(path).with_suffix(".json"))
         return str(record["table_sha256"]) if record["filled_sha256"] == own else own
     except (OSError, ValueError, KeyError, TypeError):
         return own
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tied_groups(rows: list[dict[str, str]]) -> list[int]:
-    """Return for each row the first row that patients and pairs tie it to, by however many steps.
-
-    Args:
-        rows: each with ``patient_id`` and ``pair_id``, empty or absent where there is none.
-
-    >>> rows = [{"patient_id": "a"}, {"patient_id": "b", "pair_id": "p"}, {"patient_id": "a",
-    "pair_id": "p"}]
-    >>> tied_groups(rows)
-    [0, 0, 0]
-    """
-    first = list(range(len(rows)))
-    for column in ("patient_id", "pair_id"):
-        of_name: dict[str, int] = {}
-        for n, row in enumerate(rows):
-            name = row.get(column, "")
-            if name:
-                one, other = first[of_name.setdefault(name, n)], first[n]
-                if one != other:
-                    low = min(one, other)
-                    first = [low if group in (one, other) else group for group in first]
-    return first
 
 
 def split_folds(
@@ -184,13 +129,12 @@ def split_folds(
 ) -> list[tuple[list[CohortItem], list[CohortItem]]]:
     """Split into stratified folds; items that share ``pair_id`` stay in one fold.
 
-    Two scans of one patient do so where the table has a column ``patient_id`` that says so; without
-    it every row counts as a patient of its own. A table whose rows all have a ``fold`` is split
-    along it, whatever the seed.
+    Two scans of one patient do so where the table has a column ``patient_id``; without it every row
+    counts as a patient of its own. A table whose rows all have a ``fold`` is split along it,
+    whatever the seed.
 
     Args:
-        items: of :func:`read_cohort`, in which ``pair_id`` ties patients and matched pairs
-        together.
+        items: of :func:`read_cohort`.
         folds: number of folds, at least 2.
         seed: of the shuffle.
 
@@ -201,53 +145,16 @@ def split_folds(
         SettingError: when a class has fewer groups than there are folds; when the table's own
             folds are not ``folds`` in number, not given for every row, or tear a group apart.
     """
-    given = [item["fold"] for item in items if item.get("fold") is not None]
-    if given:
-        return _given_folds(items, folds)
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    labels = np.array([item["label"] for item in items])
-    groups = np.array([item["pair_id"] for item in items])
-    fewest = min(len(set(groups[labels == value])) for value in (0, 1))
-    if folds < 2 or fewest < folds:
-        raise SettingError(
-            f"folds ({folds}) must be at least 2 and at most the smaller class ({fewest} patients)"
-        )
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    return [
-        ([items[n] for n in train], [items[n] for n in held_out])
-        for train, held_out in splitter.split(np.zeros(len(items)), labels, groups)
-    ]
-
-
-def _given_folds(
-    items: Sequence[CohortItem], folds: int
-) -> list[tuple[list[CohortItem], list[CohortItem]]]:
-    """Split along the folds that the table gives."""
-    without = sum(item["fold"] is None for item in items)
-    if without:
-        raise SettingError(
-            f"fold: {without} of {len(items)} rows have none; fill the column or leave it out"
-        )
-    numbers = {item["fold"] for item in items}
-    if numbers != {*range(folds)}:
-        raise SettingError(
-            f"folds ({folds}) does not match the table's column fold, which holds "
-            f"{', '.join(str(number) for number in sorted(numbers, key=str))}"
-        )
-    of_group: defaultdict[str, set[int | None]] = defaultdict(set)
-    for item in items:
-        of_group[item["pair_id"]].add(item["fold"])
-    torn = [group for group, where in of_group.items() if len(where) > 1]
-    if torn:
-        raise SettingError(
-            f"fold: {len(torn)} groups of one patient or matched pair lie in several folds, "
-            f"among them that of case {torn[0]}"
-        )
+    groups = [item["pair_id"] for item in items]
+    given = [np.nan if item.get("fold") is None else float(item["fold"] or 0) for item in items]
+    if np.isnan(given).all():
+        fold = assign_folds([item["label"] for item in items], groups, folds, seed)
+    else:
+        fold = check_folds(given, groups, folds)
     return [
         (
-            [item for item in items if item["fold"] != number],
-            [item for item in items if item["fold"] == number],
+            [item for item, own in zip(items, fold, strict=True) if own != number],
+            [item for item, own in zip(items, fold, strict=True) if own == number],
         )
         for number in range(folds)
     ]

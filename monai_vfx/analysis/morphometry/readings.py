@@ -8,37 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from monai_vfx.analysis.cohort.cells import Value, check_cell
-from monai_vfx.analysis.cohort.variables import Kind, Variable
 from monai_vfx.analysis.morphometry.ratios import HEIGHTS
+from monai_vfx.core.cells import Value, columns_of
 from monai_vfx.core.schemas import schema
-from monai_vfx.core.tables import Fault, Sheet, read_sheet, refuse_faults
+from monai_vfx.core.tables import Fault, read_table
 
-_SCHEMA = schema("vertebral_heights")
 _OF_A_CASE = ("sex", "fracture", "simulated")  # the same in all rows of a case
 
 
-def _variable(name: str) -> Variable:
-    rule = _SCHEMA["properties"][name]
-    values = tuple(value for value in rule.get("enum", ()) if value is not None)
-    kind: Kind = "text"
-    if values:
-        kind = "binary" if values == (0, 1) else "category"
-    elif "minimum" in rule:
-        kind = "continuous"
-    return Variable(
-        name=name,
-        title=rule["title"],
-        unit=rule.get("x-unit"),
-        kind=kind,
-        low=rule.get("minimum"),
-        high=rule.get("maximum"),
-        categories=values if kind == "category" else (),
-        required=name in ("case_id", "level"),
-    )
-
-
-COLUMNS: dict[str, Variable] = {name: _variable(name) for name in _SCHEMA["properties"]}
+COLUMNS = columns_of("vertebral_heights")
 """Name → column of a table of heights, in the schema's order."""
 
 
@@ -57,34 +35,17 @@ def read_heights(path: str | Path) -> pd.DataFrame:
     Raises:
         FaultyTable: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
     """
-    sheet = read_sheet(Path(path))
-    faults = list(sheet.faults)
-    if sheet.header:
-        faults += _missing_columns(sheet)
-    columns: dict[str, list[Value]] = {}
-    for place, name in enumerate(sheet.header):
-        if name in COLUMNS:
-            columns[name] = []
-            for number, cells in zip(sheet.numbers, sheet.cells, strict=True):
-                value, rules = check_cell(COLUMNS[name], cells[place])
-                columns[name].append(value)
-                faults += [Fault(number, name, cells[place], rule) for rule in rules]
-    faults += _repeated(sheet.numbers, columns)
-    faults += _contradictions(sheet.numbers, columns)
-    place_of = {name: place for place, name in enumerate(sheet.header)}
-    faults.sort(key=lambda fault: (fault.row, place_of.get(fault.column, -1)))
-    refuse_faults(faults)
+    table = read_table(path)
+    table.check_header(COLUMNS, schema("vertebral_heights")["required"])
+    columns = table.check(COLUMNS)
+    table.faults += _repeated(table.numbers, columns)
+    table.faults += _contradictions(table.numbers, columns)
+    table.refuse()
     frame = pd.DataFrame(columns)[[name for name in COLUMNS if name in columns]]
     for name in columns:
         if COLUMNS[name].kind in ("continuous", "binary"):
             frame[name] = frame[name].astype(np.float64)
     return frame
-
-
-def _missing_columns(sheet: Sheet) -> Iterator[Fault]:
-    for name in _SCHEMA["required"]:
-        if name not in sheet.header:
-            yield Fault(1, name, "", "the column is missing")
 
 
 def _repeated(numbers: list[int], columns: dict[str, list[Value]]) -> Iterator[Fault]:

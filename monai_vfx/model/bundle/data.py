@@ -14,7 +14,7 @@ from monai.data import CacheDataset, Dataset, MetaTensor
 from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator
 from torch import Tensor
 
-from monai_vfx.analysis.cohort import CohortItem, read_cohort, split_folds
+from monai_vfx.analysis.cohort.training_items import CohortItem, read_cohort, split_folds
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError, find_refusal
 from monai_vfx.model.bundle.covariates import (
@@ -43,9 +43,7 @@ def split_cohort(
     """Return the patients of one training, by the keys ``train``, ``validate`` and ``test``.
 
     Args:
-        cohort: table as :func:`monai_vfx.analysis.cohort.read_cohort` takes it; its column
-        ``fold``, where
-            it has one, is the split.
+        cohort: table of ``read_cohort``; its column ``fold``, where it has one, is the split.
         fold: which fold is held out for validation, from 0.
         folds: number of folds.
         seed: of the split.
@@ -135,7 +133,7 @@ def cohort_cases(
     """Return all patients of a table, or those that a fold holds out.
 
     Args:
-        cohort: table as :func:`monai_vfx.analysis.cohort.read_cohort` takes it.
+        cohort: table as :func:`monai_vfx.analysis.cohort.training_items.read_cohort` takes it.
         fold: which fold; None takes all.
         folds: number of folds.
         seed: of the split.

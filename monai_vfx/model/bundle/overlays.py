@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 from yaml import YAMLError
 
 from monai_vfx.analysis.clinical.variables import MODELS
-from monai_vfx.analysis.cohort import read_cohort
+from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.model.checkpoint import bundle_root

@@ -22,7 +22,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from monai_vfx.analysis.cohort import CohortItem
+from monai_vfx.analysis.cohort.training_items import CohortItem
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.model.backbones import one_of

@@ -16,7 +16,7 @@ from monai.transforms import Compose
 from monai.utils import MAX_SEED, set_determinism
 from torch.utils.data import DistributedSampler
 
-from monai_vfx.analysis.cohort import CohortItem, table_sha256
+from monai_vfx.analysis.cohort.training_items import CohortItem, table_sha256
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused
 from monai_vfx.core.files import write_json

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from monai_vfx.analysis.cohort.cells import check_cell
 from monai_vfx.analysis.cohort.variables import COLUMNS
+from monai_vfx.core.cells import check_cell
 from monai_vfx.core.errors import CaseRefused, SettingError
+from monai_vfx.core.files import write_csv
 from monai_vfx.core.results import check_case_name
-from monai_vfx.core.tables import Fault, Sheet, read_sheet, refuse_faults, write_sheet
+from monai_vfx.core.tables import Fault, Table, read_table, refuse_faults
 from monai_vfx.io.dicom.facts import Expected
 from monai_vfx.io.volume import NIFTI_SUFFIXES, NRRD_SUFFIXES
 
@@ -53,7 +54,7 @@ def read_manifest(path: Path) -> list[Study]:
     Raises:
         CaseRefused: ``cohort_invalid``, naming every bad cell.
     """
-    sheet = read_sheet(path)
+    sheet = read_table(path)
     missing = [name for name in ("case_id", "image") if name not in sheet.header]
     faults = [*sheet.faults, *(Fault(1, name, "", "the column is missing") for name in missing)]
     refuse_faults(faults)
@@ -103,7 +104,7 @@ def find_studies(folder: Path, out: Path) -> list[Study]:
     return [known[path] for path in found_paths]
 
 
-def _rows(sheet: Sheet) -> list[dict[str, str]]:
+def _rows(sheet: Table) -> list[dict[str, str]]:
     return [
         {name: cell.strip() for name, cell in zip(sheet.header, cells, strict=True)}
         for cells in sheet.cells
@@ -144,7 +145,7 @@ def _may_be(path: Path) -> bool:
 def _add_to_key(path: Path, new: list[Study]) -> None:
     """Add rows to the key; what a person wrote into it, columns and rows, stays as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = read_sheet(path) if path.is_file() else Sheet(header=["case_id", "image"])
+    kept = read_table(path) if path.is_file() else Table(header=["case_id", "image"])
     rows = [dict(zip(kept.header, cells, strict=True)) for cells in kept.cells]
     rows += [{"case_id": study.case_id, "image": str(study.image)} for study in new]
-    write_sheet(path, kept.header, rows)
+    write_csv(path, kept.header, rows)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_vfx.core.arrays import Json
+from monai_vfx.core.files import write_csv
 from monai_vfx.core.schemas import schema
-from monai_vfx.core.tables import write_sheet
 
 COLUMNS: tuple[str, ...] = tuple(schema("check_table")["properties"])
 """Columns of the table, in order."""
@@ -45,7 +45,7 @@ def row_of(record: Json) -> dict[str, Any]:
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write ``check.csv``, whole or not at all."""
-    write_sheet(path, COLUMNS, [{k: cell(v) for k, v in row.items()} for row in rows])
+    write_csv(path, COLUMNS, [{k: cell(v) for k, v in row.items()} for row in rows])
 
 
 def cell(value: Any) -> str:

@@ -28,8 +28,8 @@ from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import only_run_in, write_json
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.results import run_record
-from monai_vfx.vertebrae.sources.cohorts import rows_without_mask, with_masks
 from monai_vfx.vertebrae.sources.source import MASK
+from monai_vfx.workflows.missing_masks import count_missing_masks, fill_missing_masks
 from monai_vfx.workflows.study import absolute_risk as absolute
 from monai_vfx.workflows.study import images, scores
 from monai_vfx.workflows.study.heat_maps import draw_gallery
@@ -128,7 +128,7 @@ class Study:
             if hospital.simulate is not None:
                 yield f"simulate/{side}", partial(self.simulate, side, hospital.simulate)
             yield f"cohort/{side}", partial(self.cohort, side)
-            if self.plan.images.models and rows_without_mask(self.selected_path(side)):
+            if self.plan.images.models and count_missing_masks(self.selected_path(side)):
                 yield f"masks/{side}", partial(self.masks, side)
             yield f"imaging/{side}", partial(self.imaging, side)
         if "external" in self.hospitals:
@@ -230,7 +230,7 @@ class Study:
     def masks(self, side: str) -> Iterable[Path]:
         """Make the masks that the table does not name; a CT that is refused is listed later."""
         folder = self.out / "masks" / side
-        table = with_masks(self.selected_path(side), folder, self.made_masks, self.log.tell)
+        table = fill_missing_masks(self.selected_path(side), folder, self.made_masks, self.log.tell)
         made = [*folder.glob(f"*/{MASK}"), *folder.glob(f"*/{REFUSED_MASK}")]
         return [table, table.with_suffix(".json"), *made]
 

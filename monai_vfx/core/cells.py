@@ -1,19 +1,85 @@
-"""The rules for one cell of a patient table: its value, or what is wrong with it and why.
+"""Columns of a table, and the check of one cell: its value, or what is wrong with it and why.
 
-A rule's words say what to write instead. Types, ranges and categories come from
-:mod:`monai_vfx.analysis.cohort.variables`; here are only the ways in which people get them wrong.
+Types, ranges and categories come from a JSON Schema of ``data_schemas``. The messages say what to
+write instead; here are the ways in which people get cells wrong.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Literal
 
-from monai_vfx.analysis.cohort.variables import EARLIEST_SCAN, Variable
+from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.results import check_case_name
+from monai_vfx.core.schemas import schema
 
 Value = str | float | date | None
+Kind = Literal["continuous", "binary", "category", "whole", "date", "text", "path"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        name: in the table's header.
+        title: what it is, without its unit.
+        unit: such as ``years``, ``cm``, ``kg``, ``kg/m²`` or ``%``; None where there is none.
+        kind: ``continuous``, ``binary`` (0 or 1) or ``category``; or, for what is no clinical
+            variable, ``whole`` (number), ``date``, ``text`` or ``path``.
+        low: smallest value allowed, in ``unit``; None for no bound. ``high`` likewise.
+        categories: of a ``category``, in the schema's order.
+        required: whether an empty cell is a fault.
+        earliest: first date allowed, YYYY-MM-DD.
+    """
+
+    name: str
+    title: str
+    unit: str | None
+    kind: Kind
+    low: float | None = None
+    high: float | None = None
+    categories: tuple[str, ...] = ()
+    required: bool = False
+    earliest: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The heading of tables and axes, such as ``Age, years``."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+def columns_of(name: str) -> dict[str, Column]:
+    """Return the columns that a JSON Schema of ``data_schemas`` describes, in its order."""
+    return {column: _column(column, rule) for column, rule in schema(name)["properties"].items()}
+
+
+def _column(name: str, rule: Json) -> Column:
+    values = [value for value in rule.get("enum", ()) if value is not None]
+    kind: Kind
+    if values:
+        kind = "binary" if values == [0, 1] else "category"
+    elif "number" in rule["type"] or "integer" in rule["type"]:
+        kind = "continuous" if "number" in rule["type"] else "whole"
+    elif rule.get("format") == "date":
+        kind = "date"
+    else:
+        kind = "path" if rule.get("x-path") else "text"
+    return Column(
+        name=name,
+        title=rule["title"],
+        unit=rule.get("x-unit"),
+        kind=kind,
+        low=rule.get("minimum"),
+        high=rule.get("maximum"),
+        categories=tuple(values) if kind == "category" else (),
+        required="null" not in rule.get("type", ()) and None not in rule.get("enum", ()),
+        earliest=rule.get("x-earliest"),
+    )
+
 
 _NOT_KNOWN = frozenset(
     (
@@ -76,21 +142,13 @@ _CATEGORY_HINTS: dict[str, dict[str, str]] = {
 _BLANKS = "has blanks around it: remove them"
 
 
-def check_cell(column: Variable, raw: str) -> tuple[Value, list[str]]:
-    """Return what a cell means, and the rules it breaks.
+def check_cell(column: Column, raw: str) -> tuple[Value, list[str]]:
+    """Return what a cell means (None where it is empty or unusable), and the rules it breaks.
 
-    Args:
-        column: of the cell.
-        raw: the cell as it stands in the file.
-
-    Returns:
-        The value: a number, text or date; None for an empty cell and for one that has no
-        usable value. And the broken rules, in words.
-
-    >>> from monai_vfx.analysis.cohort.variables import COLUMNS
-    >>> check_cell(COLUMNS["height_cm"], "163.5")
+    >>> height = columns_of("cohort")["height_cm"]
+    >>> check_cell(height, "163.5")
     (163.5, [])
-    >>> check_cell(COLUMNS["height_cm"], "1.6")
+    >>> check_cell(height, "1.6")
     (None, ['must lie in 100 to 220 cm (metres? cm are needed)'])
     """
     rules = []
@@ -111,7 +169,7 @@ def check_cell(column: Variable, raw: str) -> tuple[Value, list[str]]:
     return (value, rules) if rule is None else (None, [*rules, rule])
 
 
-def _meaning(column: Variable, text: str) -> tuple[Value, str | None]:
+def _meaning(column: Column, text: str) -> tuple[Value, str | None]:
     if text in column.categories:  # "none" is a contrast phase
         return text, None
     if text.casefold() in _NOT_KNOWN:
@@ -130,7 +188,7 @@ def _meaning(column: Variable, text: str) -> tuple[Value, str | None]:
     return check(column, text)
 
 
-def _number(column: Variable, text: str) -> tuple[Value, str | None]:
+def _number(column: Column, text: str) -> tuple[Value, str | None]:
     if not _NUMBER.fullmatch(text):
         folded = text.casefold()
         hint = next((h for pattern, h in _NUMBER_HINTS if re.fullmatch(pattern, folded)), None)
@@ -146,7 +204,7 @@ def _number(column: Variable, text: str) -> tuple[Value, str | None]:
     return None, f"must lie in {low:g} to {high:g}{unit}" + (f" ({hint})" if hint else "")
 
 
-def _range_hint(column: Variable, value: float) -> str | None:
+def _range_hint(column: Column, value: float) -> str | None:
     if value in _MISSING_CODES:
         return "a code for 'not known'? leave the cell empty"
     if value < 0:
@@ -155,14 +213,14 @@ def _range_hint(column: Variable, value: float) -> str | None:
     return next((hint for low, high, hint in hints if low <= value <= high), None)
 
 
-def _whole(column: Variable, text: str) -> tuple[Value, str | None]:
+def _whole(column: Column, text: str) -> tuple[Value, str | None]:
     value, rule = _number(column, text)
     if isinstance(value, float) and not value.is_integer():
         return None, "must be a whole number"
     return value, rule
 
 
-def _binary(_: Variable, text: str) -> tuple[Value, str | None]:
+def _binary(_: Column, text: str) -> tuple[Value, str | None]:
     # "1.0" is how pandas writes a column of 0 and 1 that has empty cells.
     if text in ("0", "1", "0.0", "1.0"):
         return float(text), None
@@ -176,7 +234,7 @@ def _binary(_: Variable, text: str) -> tuple[Value, str | None]:
     return None, "must be 0 or 1"
 
 
-def _category(column: Variable, text: str) -> tuple[Value, str | None]:
+def _category(column: Column, text: str) -> tuple[Value, str | None]:
     folded = text.casefold()
     hint = _CATEGORY_HINTS.get(column.name, {}).get(folded)
     plain = re.sub(r"[\s-]+", "_", folded)
@@ -186,7 +244,7 @@ def _category(column: Variable, text: str) -> tuple[Value, str | None]:
     return None, f"must be one of {allowed}" + (f" ({hint})" if hint else "")
 
 
-def _date(_: Variable, text: str) -> tuple[Value, str | None]:
+def _date(column: Column, text: str) -> tuple[Value, str | None]:
     if not _ISO_DATE.fullmatch(text):
         if re.fullmatch(r"(19|20)\d{6}", text):
             hint = " (as in DICOM? put hyphens in)"
@@ -203,8 +261,8 @@ def _date(_: Variable, text: str) -> tuple[Value, str | None]:
         return None, "is no day of the calendar"
     if day > today():
         return None, "lies in the future"
-    if day < date.fromisoformat(EARLIEST_SCAN):
-        return None, f"must not be before {EARLIEST_SCAN}"
+    if column.earliest and day < date.fromisoformat(column.earliest):
+        return None, f"must not be before {column.earliest}"
     return day, None
 
 
@@ -213,7 +271,7 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def _text(column: Variable, text: str) -> tuple[Value, str | None]:
+def _text(column: Column, text: str) -> tuple[Value, str | None]:
     if column.name in ("case_id", "patient_id", "pair_id") and _SHORTENED.fullmatch(text):
         return None, "a spreadsheet shortened this number: format the column as text"
     if column.name == "case_id":
