@@ -4,7 +4,7 @@ Everything here is a part that a config puts together; nothing here knows a whol
 that is refused never stops the others.
 """
 
-from monai_vfx.analysis.cohort import table_sha256
+from monai_vfx.analysis.cohort.training_items import table_sha256
 from monai_vfx.model.bundle.covariates import Standardiser
 from monai_vfx.model.bundle.data import (
     CaseDataset,
