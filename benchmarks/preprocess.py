@@ -74,7 +74,7 @@ def stock_chain() -> Any:
 
 def measure(chain: str, image: Path, mask: Path) -> dict[str, Any]:
     """Run one chain twice in this process; time the second run."""
-    from monai_vfx.workflows import preprocessing
+    from monai_vfx.workflows.run_bundle import preprocessing
 
     run = stock_chain() if chain == "stock" else preprocessing()
     item = {"image": str(image), "mask": str(mask)}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from monai_vfx.core.results import Prediction
     from monai_vfx.io.volume import open_volume
     from monai_vfx.model.network import AttentionCNNRNN
-    from monai_vfx.workflows.predict import predict
+    from monai_vfx.workflows.predictor import Predictor, predict
     from monai_vfx.workflows.train import train
 
 _HOME = {
@@ -27,7 +27,8 @@ _HOME = {
     "Prediction": "core.results",
     "load_case": "case.case",
     "open_volume": "io.volume",
-    "predict": "workflows.predict",
+    "Predictor": "workflows.predictor",
+    "predict": "workflows.predictor",
     "train": "workflows.train",
 }
 
@@ -35,6 +36,7 @@ __all__ = [
     "AttentionCNNRNN",
     "CaseRefused",
     "Prediction",
+    "Predictor",
     "load_case",
     "open_volume",
     "predict",

@@ -23,9 +23,9 @@ from monai_vfx.analysis.clinical.models import fit_clinical
 from monai_vfx.analysis.clinical.variables import MODELS
 from monai_vfx.core.workers import run_tasks
 from monai_vfx.model.bundle.overlays import config_files
-from monai_vfx.workflows import evaluate, train
 from monai_vfx.workflows.study.images import check_failures
 from monai_vfx.workflows.study.steps import Steps
+from monai_vfx.workflows.train import evaluate, train
 
 RESULT = ("model.pt", "model.json", "split.json", "metrics_history.csv")
 _WATCH = "watch of the parent"

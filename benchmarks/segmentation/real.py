@@ -102,7 +102,7 @@ def compare_slices(image: Path, annotation: Path, scheme: str | None, auto: Path
     import numpy as np
 
     from monai_vfx.core.errors import find_refusal
-    from monai_vfx.workflows import preprocessing
+    from monai_vfx.workflows.run_bundle import preprocessing
 
     chain, meta = preprocessing(), []
     for mask, labels in ((annotation, scheme), (auto, "verse")):
@@ -134,7 +134,7 @@ def scores(
     image: Path, annotation: Path, scheme: str | None, auto: Path, risk_weights: Path
 ) -> dict[str, float | None]:
     """Return the risk network's score with either mask."""
-    from monai_vfx.workflows import predict
+    from monai_vfx.workflows.predictor import predict
 
     with tempfile.TemporaryDirectory() as scratch:
         return {

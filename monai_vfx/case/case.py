@@ -7,7 +7,7 @@ are read (:func:`check_voxels`), on every way into the project.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -66,11 +66,33 @@ class Case:
         volume: the CT; no voxel is read yet.
         masks: labels on the CT's grid.
         warnings: what a reader of the result must know.
+        checked: the region whose voxels were checked already; None before :func:`check_case`.
+        exclusions: what the study would exclude the case for; None where that was not measured.
     """
 
     volume: Volume
     masks: Masks
     warnings: tuple[CaseWarning, ...]
+    checked: Region | None = None
+    exclusions: tuple[CaseWarning, ...] | None = None
+
+    def holding(self, box: Region) -> Case:
+        """Read a box of the CT once; what is asked for within it comes from memory afterwards.
+
+        Raises:
+            CaseRefused: the voxels cannot be read.
+        """
+        read, held = self.volume.read, self.volume.read(box)
+
+        def from_memory(region: Region) -> HUVolume:
+            if any(a.start < b.start or a.stop > b.stop for a, b in zip(region, box, strict=True)):
+                return read(region)
+            i, j, k = (
+                slice(a.start - b.start, a.stop - b.start) for a, b in zip(region, box, strict=True)
+            )
+            return held[i, j, k].copy(order="K")
+
+        return replace(self, volume=replace(self.volume, _read=from_memory))
 
     def region(
         self, crop_mm: tuple[float, float] = (96.0, 144.0), posterior_mm: float = 24.0
@@ -107,7 +129,7 @@ class Case:
 
 
 def load_case(
-    image: str | PathLike[str],
+    image: str | PathLike[str] | Volume,
     mask: str | PathLike[str] | MaskMaker | None,
     *,
     series_uid: str | None = None,
@@ -116,7 +138,7 @@ def load_case(
     """Open a CT and its mask and check both, without reading a voxel of the CT.
 
     Args:
-        image: DICOM folder, zip or file, NIfTI or NRRD.
+        image: DICOM folder, zip or file, NIfTI or NRRD; or a CT that is open already.
         mask: label map, folder of per-structure files, DICOM SEG or RTSTRUCT; or what makes one,
             called once the CT has passed the checks of its header.
         series_uid: which series, where the folder holds several.
@@ -126,7 +148,8 @@ def load_case(
     Raises:
         CaseRefused: with the code of the rule that is broken.
     """
-    return _with_mask(open_volume(image, series_uid), mask, scheme)
+    volume = image if isinstance(image, Volume) else open_volume(image, series_uid)
+    return _with_mask(volume, mask, scheme)
 
 
 def check_image(image: str | PathLike[str], series_uid: str | None = None) -> Volume:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from monai_vfx.cli.batch import batch
 from monai_vfx.cli.calibrate import calibrate
 from monai_vfx.cli.cases import explain, predict, segment
 from monai_vfx.cli.check import check
 from monai_vfx.cli.clinical import clinical
 from monai_vfx.cli.cohort import cohort
+from monai_vfx.cli.common import Commands
 from monai_vfx.cli.evaluate import evaluate
 from monai_vfx.cli.morphometry import morphometry
 from monai_vfx.cli.simulated import demo, simulate
@@ -17,7 +17,14 @@ from monai_vfx.cli.study import study
 from monai_vfx.cli.training import train
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
+)
 @click.version_option(package_name="monai_vfx")
 def main() -> None:
     """Five-year vertebral fracture risk (T12-L4) from a routine abdominal CT.
@@ -41,6 +48,5 @@ for command in (
     evaluate,
     calibrate,
     study,
-    batch,
 ):
     main.add_command(command)

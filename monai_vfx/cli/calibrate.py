@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from monai_vfx.cli.common import FOLDER, TABLE, exit_statuses, say, writable
+from monai_vfx.cli.common import FILE, FOLDER, say, writable
 
 if TYPE_CHECKING:
     from monai_vfx.core.arrays import Json  # imports numpy
 
 
 @click.command()
-@click.argument("predictions", type=TABLE)
+@click.argument("predictions", type=FILE)
 @click.option("--score", required=True, help="Column, in 0-1, from models blind to the patient.")
-@click.option("--label", default="fracture", show_default=True, help="Column, 0 or 1.")
+@click.option("--label", default="fracture", help="Column, 0 or 1.")
 @click.option(
     "--population",
-    type=TABLE,
+    type=FILE,
     help="Patient table of the whole eligible cohort that cases and controls were sampled from; "
     "with --refit, of the new site.",
 )
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     "--controls",
     type=click.Choice(["matched", "random", "weighting"]),
     default="matched",
-    show_default=True,
     help="How the controls were sampled; weighting: either, by inverse sampling fractions.",
 )
 @click.option(
@@ -37,16 +36,14 @@ if TYPE_CHECKING:
     multiple=True,
     help="Matched on and known on the day of the CT. Repeatable.  [default: age, sex, bmi]",
 )
-@click.option("--refit", "refit_of", type=TABLE, help="calibration.json to adapt to a new site.")
+@click.option("--refit", "refit_of", type=FILE, help="calibration.json to adapt to a new site.")
 @click.option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.9,
-    show_default=True,
     help="Of the conformal sets.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for results.")
-@exit_statuses
 def calibrate(
     predictions: Path,
     score: str,

@@ -7,27 +7,25 @@ from pathlib import Path
 
 import click
 
-from monai_vfx.cli.common import FOLDER, SEED, TABLE, exit_statuses, say, writable
+from monai_vfx.cli.common import FILE, FOLDER, SEED, say, writable
 
 
 @click.command()
-@click.argument("table", type=TABLE)
+@click.argument("table", type=FILE)
 @click.option("--out", required=True, type=FOLDER, help="Folder for scores, models and figures.")
-@click.option("--external", type=TABLE, help="Second table, only tested on.")
-@click.option("--models", default="ABCD", show_default=True, help="Which of the models A to D.")
+@click.option("--external", type=FILE, help="Second table, only tested on.")
+@click.option("--models", default="ABCD", help="Which of the models A to D.")
 @click.option(
     "--folds", type=click.IntRange(2), help="Folds of a table without them.  [default: 10]"
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the folds.")
+@click.option("--seed", type=SEED, default=0, help="Of the folds.")
 @click.option("--imaging", is_flag=True, help="Also measure bone and muscle on the CTs.")
 @click.option(
     "--workers",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
     help="Processes that measure CTs.",
 )
-@exit_statuses
 def clinical(
     table: Path,
     out: Path,
@@ -38,7 +36,7 @@ def clinical(
     imaging: bool,
     workers: int,
 ) -> None:
-    """Cross-validate clinical models A-D on TABLE.csv: XGBoost, and logistic regression beside it.
+    """Cross-validate clinical models A-D on FILE.csv: XGBoost, and logistic regression beside it.
 
     Scores are probabilities in the sample they were trained on, not five-year risks.
     """

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from monai_vfx.cli.common import (
-    EXCLUDE_OPTION,
+    EXCLUDE_WARNINGS,
+    FILE,
     FOLDER,
-    GATE_OPTION,
+    GATE,
     REFUSED,
     SEED,
-    TABLE,
     check_gate,
-    exit_statuses,
     say,
     writable,
 )
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("table", type=TABLE)
+@click.argument("table", type=FILE)
 @click.option("--out", required=True, type=FOLDER, help="Folder for tables, figures and flow.")
 @click.option(
-    "--settings", type=TABLE, help="YAML with the sections eligibility and matching, or either."
+    "--settings", type=FILE, help="YAML with the sections eligibility and matching, or either."
 )
 @click.option(
     "--set",
@@ -45,13 +44,11 @@ if TYPE_CHECKING:
     "--folds",
     type=click.IntRange(0),
     default=10,
-    show_default=True,
     help="Cross-validation folds; 0 for a set that is only tested.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of matching and folds.")
-@GATE_OPTION
-@EXCLUDE_OPTION
-@exit_statuses
+@click.option("--seed", type=SEED, default=0, help="Of matching and folds.")
+@GATE
+@EXCLUDE_WARNINGS
 def cohort(
     table: Path,
     out: Path,
@@ -62,7 +59,7 @@ def cohort(
     gate: Path | None,
     exclude_warnings: tuple[str, ...],
 ) -> None:
-    """Select cases and controls: check TABLE.csv, apply the rules, match, make folds.
+    """Select cases and controls: check FILE.csv, apply the rules, match, make folds.
 
     Faults of the table are named all at once, here and in OUT/faults.csv (exit status 3).
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from monai_vfx.cli.common import FOLDER, SEED, TABLE, exit_statuses, say, writable
+from monai_vfx.cli.common import FILE, FOLDER, SEED, say, writable
 from monai_vfx.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("table", type=TABLE)
+@click.argument("table", type=FILE)
 @click.option("--label", required=True, help="Column of the outcome, 0 or 1.")
 @click.option("--score", "scores", multiple=True, required=True, help="Column. Repeatable.")
 @click.option(
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     "--horizon",
     type=click.FloatRange(0, min_open=True),
     default=5.0,
-    show_default=True,
     help="Years, of the analyses over time.",
 )
 @click.option("--subgroup", "subgroups", multiple=True, help="Column. Repeatable.")
@@ -51,13 +50,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--thresholds",
-    type=TABLE,
+    type=FILE,
     help="Cut points chosen elsewhere: CSV with score, fold, rule, threshold, chosen_on.",
 )
-@click.option("--bootstrap", type=click.IntRange(100), default=2000, show_default=True)
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--bootstrap", type=click.IntRange(100), default=2000)
+@click.option("--seed", type=SEED, default=0)
 @click.option("--out", required=True, type=FOLDER, help="Folder for results.")
-@exit_statuses
 def evaluate(
     table: Path,
     label: str,
@@ -76,7 +74,7 @@ def evaluate(
     seed: int,
     out: Path,
 ) -> None:
-    """Judge any scores: TABLE.csv with a label (0 or 1) and scores, one row a patient.
+    """Judge any scores: FILE.csv with a label (0 or 1) and scores, one row a patient.
 
     AUROCs with intervals, paired tests, decisions, calibration, subgroups, analyses over time.
     """

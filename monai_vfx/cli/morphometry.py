@@ -10,12 +10,11 @@ import click
 
 from monai_vfx.cli.common import (
     EXISTING,
+    FILE,
     FOLDER,
-    LABELS_OPTION,
-    TABLE,
+    LABELS,
     MaskChoice,
     answer,
-    exit_statuses,
     say,
     writable,
 )
@@ -33,13 +32,12 @@ if TYPE_CHECKING:
     help="Of an image: auto, a label map, a folder of per-structure files, a DICOM SEG or "
     "RTSTRUCT, totalsegmentator or spine-segment.  [default: auto]",
 )
-@LABELS_OPTION
+@LABELS
 @click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
 @click.option(
     "--case-id",
     "case_name",
     default="case",
-    show_default=True,
     help="Name of the case of an image.",
 )
 @click.option("--allow-thick", is_flag=True, help="Measure slices thicker than 3 mm all the same.")
@@ -49,17 +47,15 @@ if TYPE_CHECKING:
     help="What is normal: a preset, or a JSON of normal values.  [default: genant]",
 )
 @click.option("--fit-normal", is_flag=True, help="Fit normal values on the table's patients.")
-@click.option("--second", type=TABLE, help="Heights by another reader: how well they agree.")
-@click.option("--baseline", type=TABLE, help="Heights at an earlier time: new fractures.")
+@click.option("--second", type=FILE, help="Heights by another reader: how well they agree.")
+@click.option("--baseline", type=FILE, help="Heights at an earlier time: new fractures.")
 @click.option(
     "--pictures",
     type=click.IntRange(0),
     default=20,
-    show_default=True,
     help="Draw at most so many patients of a table, fractured ones first.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for tables and pictures.")
-@exit_statuses
 def morphometry(
     source: Path,
     mask: str | Path | None,

@@ -9,38 +9,34 @@ from typing import Literal
 
 import click
 
-from monai_vfx.cli.common import FOLDER, SEED, exit_statuses, writable
+from monai_vfx.cli.common import FOLDER, SEED, writable
 
 
 @click.command()
 @click.argument("out", type=FOLDER)
-@click.option("--patients", type=click.IntRange(2), default=20, show_default=True)
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--patients", type=click.IntRange(2), default=20)
+@click.option("--seed", type=SEED, default=0)
 @click.option(
     "--hospital",
     type=click.Choice(["development", "external", "registry"]),
     default="development",
-    show_default=True,
 )
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["dicom", "nifti"]),
     default="dicom",
-    show_default=True,
 )
 @click.option(
     "--field-of-view",
     type=click.Choice(["full", "quick"]),
     default="full",
-    show_default=True,
     help="Whole abdomen, or only the neighbourhood of T12-L4 on a coarse grid.",
 )
 @click.option(
     "--signal",
     type=click.Choice(["paper", "strong", "no_muscle", "none"]),
     default="paper",
-    show_default=True,
     help="How strongly what bone and muscle show drives fracture.",
 )
 @click.option(
@@ -124,9 +120,8 @@ def _write_registry(context: click.Context, out: Path, seed: int) -> None:
 
 
 @click.command()
-@click.option("--out", default=Path("demo_output"), show_default=True, type=FOLDER)
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@exit_statuses
+@click.option("--out", default=Path("demo_output"), type=FOLDER)
+@click.option("--seed", type=SEED, default=0)
 def demo(out: Path, seed: int) -> None:
     """Do the whole job on a simulated hospital, on a CPU: train, test, predict, explain, report."""
     from monai_vfx.workflows.demo import run_demo

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import click
 
-from monai_vfx.cli.common import FOLDER, MADE_MASKS_OPTION, TABLE, exit_statuses, writable
+from monai_vfx.cli.common import FILE, FOLDER, MADE_MASKS_OPTION, writable
 
 
 @click.command()
-@click.argument("plan", metavar="STUDY.yaml", type=TABLE)
+@click.argument("plan", metavar="STUDY.yaml", type=FILE)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the study.")
 @click.option("--pdf", is_flag=True, help="Also write the report as PDF (needs WeasyPrint).")
 @MADE_MASKS_OPTION
-@exit_statuses
 def study(plan: Path, out: Path, pdf: bool, made_masks: str) -> None:
     """Everything of the paper on your cohorts: flow, models, statistics, report.
 

@@ -9,21 +9,20 @@ from typing import Any
 import click
 
 from monai_vfx.cli.common import (
-    EXCLUDE_OPTION,
+    EXCLUDE_WARNINGS,
+    FILE,
     FOLDER,
-    GATE_OPTION,
+    GATE,
     MADE_MASKS_OPTION,
     SEED,
-    TABLE,
     check_gate,
-    exit_statuses,
     say,
     writable,
 )
 
 
 @click.command()
-@click.argument("cohort", type=TABLE)
+@click.argument("cohort", type=FILE)
 @click.option("--out", required=True, type=FOLDER, help="Folder for checkpoints and curves.")
 @click.option("--fold", type=click.IntRange(0), help="Train this fold only (from 0).")
 @click.option(
@@ -48,10 +47,9 @@ from monai_vfx.cli.common import (
     "the overlay lite0), none, or a local file.",
 )
 @MADE_MASKS_OPTION
-@GATE_OPTION
-@EXCLUDE_OPTION
+@GATE
+@EXCLUDE_WARNINGS
 @click.option("--seed", type=SEED, help="Of folds, weights and draws.  [default: 0]")
-@exit_statuses
 def train(
     cohort: Path,
     out: Path,
@@ -79,7 +77,7 @@ def train(
     check_gate(gate, exclude_warnings)
     writable(out)
     from monai_vfx.model.bundle.overlays import default_folds
-    from monai_vfx.workflows import train as run
+    from monai_vfx.workflows.train import train as run
 
     folds = folds or default_folds(overlays, cohort)
     settings: dict[str, Any] = {}

@@ -171,7 +171,7 @@ def check_case_name(name: str) -> str:
     >>> check_case_name("../x")
     Traceback (most recent call last):
     ...
-    monai_vfx.core.errors.SettingError: case '../x' must not begin ...
+    monai_vfx.core.errors.SettingError: case_id '../x' must not begin ...
     """
     if (
         not 1 <= len(name) <= 100
@@ -180,8 +180,8 @@ def check_case_name(name: str) -> str:
         or {"/", "\\"} & {*name}
     ):
         raise SettingError(
-            f"case {name!r} must not begin with a dot, be empty, longer than 100 or hold slashes "
-            "or control characters: it becomes a folder's name"
+            f"case_id {name!r} must not begin with a dot, be empty, longer than 100 or hold "
+            "slashes or control characters: it becomes a folder's name"
         )
     return name
 

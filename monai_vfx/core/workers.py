@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 IN_FLIGHT = 2
 """Tasks that wait or run for each process: what bounds the memory."""
+_pickled: bytes = b""
+_function: Any = None
 
 
 def run_tasks(
@@ -26,20 +29,24 @@ def run_tasks(
     """Yield each task with its result, as they end.
 
     Args:
-        function: of a module, as a process imports it; what it raises is raised here and ends all.
-        tasks: to be pickled.
-        workers: processes, at least 1. Even with one the work is done in a process of its own, as
-            decoders of damaged pixels have been known to crash.
+        function: can be pickled, which is done once for each process, so that what it loads stays
+            loaded; what it raises is raised here and ends all.
+        tasks: can be pickled.
+        workers: processes. Even with one the work is done in a process of its own, as decoders of
+            damaged pixels have been known to crash. 0 works in this process.
         died: gives the result of a task whose process died; called in this process.
     """
+    if workers == 0:
+        yield from ((task, function(task)) for task in tasks)
+        return
     waiting = list(reversed(tasks))
     while waiting:
         flying: dict[Future[Result], Task] = {}
         try:
-            with _pool(workers) as pool:
+            with _pool(workers, function) as pool:
                 while waiting or flying:
                     while waiting and len(flying) < IN_FLIGHT * workers:
-                        future = pool.submit(function, waiting[-1])  # may find the pool broken
+                        future = pool.submit(_call, waiting[-1])  # may find the pool broken
                         flying[future] = waiting.pop()
                     done, _ = wait(flying, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -55,16 +62,31 @@ def _alone(
     function: Callable[[Task], Result], task: Task, died: Callable[[Task], Result]
 ) -> Result:
     try:
-        with _pool(1) as pool:
-            return pool.submit(function, task).result()
+        with _pool(1, function) as pool:
+            result: Result = pool.submit(_call, task).result()
+            return result
     except BrokenProcessPool:
         return died(task)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _pool(workers: int, function: Callable[[Any], Any]) -> ProcessPoolExecutor:
     # Spawned, not forked: the caller may hold threads of torch.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=_share_cores, initargs=(workers,))
+    arguments = (workers, pickle.dumps(function))
+    return ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
+
+
+def _start(workers: int, pickled: bytes) -> None:
+    global _pickled
+    _share_cores(workers)
+    _pickled = pickled
+
+
+def _call(task: Any) -> Any:
+    global _function
+    if _function is None:
+        _function = pickle.loads(_pickled)
+    return _function(task)
 
 
 def _share_cores(workers: int) -> None:

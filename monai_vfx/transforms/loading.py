@@ -134,14 +134,16 @@ class RegionReader(ImageReader):
                 :func:`monai_vfx.case.case.check_voxels`.
         """
         hu = img.case.volume.read(img.region)
-        check_voxels(img.case, img.region, hu)
+        if img.region != img.case.checked:
+            check_voxels(img.case, img.region, hu)
         return hu, img.meta
 
 
 class LocateSpined(MapTransform):
     """Open the CT by its headers and the mask on its grid, and find the region around T12-L4.
 
-    Reads the paths of CT and mask; puts a :class:`CTRegion` and a MetaTensor (1, i, j, k) of labels
+    Reads the paths of CT and mask, or takes a :class:`~monai_vfx.case.case.Case` that is open
+    already in the place of the CT; puts a :class:`CTRegion` and a MetaTensor (1, i, j, k) of labels
     (uint8 values of :mod:`monai_vfx.core.anatomy`) of that region in their place. An item may also
     carry ``series_uid`` and ``scheme``, the label scheme of its mask.
 
@@ -179,12 +181,14 @@ class LocateSpined(MapTransform):
         """Return the item with image and mask replaced."""
         d = dict(data)
         image_key, mask_key = self.keys
-        case = load_case(
-            d[image_key],
-            d.get(mask_key) or None,  # a row of a table without a mask has an empty text
-            series_uid=d.get("series_uid"),
-            scheme=d.get("scheme"),
-        )
+        case = d[image_key]
+        if not isinstance(case, Case):
+            case = load_case(
+                case,
+                d.get(mask_key) or None,  # a row of a table without a mask has an empty text
+                series_uid=d.get("series_uid"),
+                scheme=d.get("scheme"),
+            )
         region = case.region(self.crop_mm, self.posterior_mm)
         bodies = locate_bodies(case, region, self.min_area, self.include_discs)
         beyond = overhang_mm(case.volume, bodies.centres, self.crop_mm, self.posterior_mm)

@@ -25,7 +25,9 @@ from monai_vfx.core.files import write_json
 from monai_vfx.outputs.report.figures import RocData
 from monai_vfx.outputs.report.page import write_page
 from monai_vfx.simulation import simulate_hospital
-from monai_vfx.workflows import evaluate, picture, predict, train
+from monai_vfx.workflows.predictor import predict
+from monai_vfx.workflows.scoring import input_and_heat
+from monai_vfx.workflows.train import evaluate, train
 
 SIGNAL: Literal["strong"] = "strong"
 FOLDS = 5
@@ -80,7 +82,7 @@ def run_demo(
         explain=True,
         compare_mask=False,  # its levels are true by construction
     )
-    image, heat = picture({"image": patient["image"], "mask": patient["mask"]}, weights)
+    image, heat = input_and_heat({"image": patient["image"], "mask": patient["mask"]}, weights)
     page = write_page(
         out / "report.html",
         prediction=prediction.to_json(),

@@ -28,6 +28,7 @@ from monai_vfx.io.dicom.facts import Expected, check_expected
 from monai_vfx.io.volume import open_volume
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from monai_vfx.workflows.check.case import check_one
+from monai_vfx.workflows.manifest import CaseInput
 from phantoms import LEVELS, Phantom, grid, make_phantom, nifti
 
 STATED = SeriesFacts(
@@ -250,7 +251,9 @@ def test_no_name_and_no_text_of_the_header_gets_into_the_report(
 ) -> None:
     folder = _series(tmp_path / "ct", small, ImageComments="seen by Dr Smith, portal")
     _, mask = small.save(tmp_path / "mask")
-    report, refusal = check_one(folder, mask, tmp_path, case_id="a", scheme="verse", compare=False)
+    report, refusal = check_one(
+        CaseInput("a", folder, mask), tmp_path, scheme="verse", compare_mask=False
+    )
     assert refusal is None, refusal
     text = json.dumps(report).lower()
     assert not any(word in text for word in ("doe", "jane", "4711", "smith", "0405"))
@@ -429,7 +432,7 @@ def test_between_phases_nothing_is_said() -> None:
 
 def test_exclusions_are_warned_of_at_prediction(fine: Phantom, tmp_path: Path) -> None:
     from monai_vfx.model.bundle import with_exclusions
-    from monai_vfx.workflows import preprocessing
+    from monai_vfx.workflows.run_bundle import preprocessing
 
     hu = _painted(fine, _drop, 1700.0)
     labels = _wedged(fine, "L3", 0.4)
@@ -450,7 +453,7 @@ def test_the_real_series_says_two_things_of_contrast(
     real_data: Path, tcga_series: Path, tmp_path: Path
 ) -> None:
     mask = real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz"
-    report, refusal = check_one(tcga_series, mask, tmp_path, case_id="a", compare=False)
+    report, refusal = check_one(CaseInput("a", tcga_series, mask), tmp_path, compare_mask=False)
     assert refusal is None
     assert [warning["code"] for warning in report["warnings"]] == ["contrast_contradictory"]
     facts = report["facts"]

@@ -215,7 +215,7 @@ def test_the_real_series_is_one_network_input_in_every_form(
 ) -> None:
     import torch
 
-    from monai_vfx.workflows import preprocessing
+    from monai_vfx.workflows.run_bundle import preprocessing
 
     mask = str(real_data / "tcga_ov_abdomen" / "vertebral_bodies.nii.gz")
     chain = preprocessing()

@@ -31,7 +31,7 @@ from monai_vfx.model.pretrained import (
     read_weights,
 )
 from monai_vfx.vertebrae.training.checkpoints import load_state
-from monai_vfx.workflows import evaluate
+from monai_vfx.workflows.train import evaluate
 
 SQUARE = (1, 3, 64, 96)
 

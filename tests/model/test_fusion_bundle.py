@@ -25,7 +25,8 @@ from monai_vfx.model.bundle.data import fit_clinical
 from monai_vfx.model.checkpoint import TrainedModel, read_sidecar
 from monai_vfx.model.gradcam import gradcam
 from monai_vfx.model.network import AttentionCNNRNN
-from monai_vfx.workflows import evaluate, picture
+from monai_vfx.workflows.scoring import input_and_heat
+from monai_vfx.workflows.train import evaluate
 
 AGES = [55, 62, 71, "", 66, 78, 59, 80, 64, 70, 52, 74]
 SEXES = ["F", "M", "F", "F", "M", "F", "M", "F", "M", "F", "F", "M"]
@@ -324,11 +325,11 @@ def test_heat_maps_of_a_fusion_network(fused: Fused, tmp_path: Path) -> None:
     image = model.preprocessing(fused.case(6))["image"].as_tensor()[None]
     heats = [gradcam(model.network_def, image, clinical=torch.full((1, 3), v)) for v in (0.0, 9.0)]
     torch.testing.assert_close(*heats)  # the clinical variables add to the logit, no more
-    drawn, heat = picture(cases[0], fused.weights)
+    drawn, heat = input_and_heat(cases[0], fused.weights)
     np.testing.assert_array_equal(drawn, image[0, 0].numpy())
     np.testing.assert_allclose(heat, heats[0][0].numpy(), atol=1e-5)
     with pytest.raises(CaseRefused, match="needed: age, sex, bmi"):
-        picture(fused.case(6), fused.weights)
+        input_and_heat(fused.case(6), fused.weights)
 
 
 # --- MONAI's tools ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 
 from monai_vfx.core.errors import CaseRefused
 from monai_vfx.model.bundle import CaseDataset, PreparedImages
-from monai_vfx.workflows import preprocessing
+from monai_vfx.workflows.run_bundle import preprocessing
 from phantoms import Phantom
 
 SETTINGS = {"crop_size": [48, 72], "pixel_mm": 2.0}

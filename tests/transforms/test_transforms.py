@@ -21,7 +21,7 @@ from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from monai_vfx.transforms import CTRegion, LocateSpined, RegionReader, VertebraCrop
 from monai_vfx.transforms.centres import find_body_slices
 from monai_vfx.transforms.loading import overhang_mm
-from monai_vfx.workflows import preprocessing
+from monai_vfx.workflows.run_bundle import preprocessing
 from phantoms import Phantom, grid, lordosis, make_phantom, nifti
 
 LPS = np.array([-1.0, -1.0, 1.0])

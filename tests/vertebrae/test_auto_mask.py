@@ -693,7 +693,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_prediction_keeps_the_mask_that_was_made_and_says_so(
     phantom: Phantom, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from monai_vfx.workflows import predict
+    from monai_vfx.workflows.predictor import predict
 
     image, given = phantom.save(tmp_path)
     install_stand_in(tmp_path / "bin", phantom.labels)

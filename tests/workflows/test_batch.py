@@ -17,12 +17,16 @@ from click.testing import CliRunner, Result
 from test_pacs import STOW, as_json, serving, stored
 
 from monai_vfx.cli import main
+from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
+from monai_vfx.io.dicomweb import parse_address
 from monai_vfx.model.checkpoint import TrainedModel, write_sidecar
 from monai_vfx.outputs.hospital.fhir import RISK_ASSESSMENT
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
-from monai_vfx.workflows import many as batch
-from monai_vfx.workflows.many import predict_batch, read_manifest
+from monai_vfx.workflows.manifest import CaseInput, read_manifest
+from monai_vfx.workflows.many import run_many
+from monai_vfx.workflows.predictions import predict_many
+from monai_vfx.workflows.predictor import Predictor
 from phantoms import SIDECAR, Phantom
 
 
@@ -61,10 +65,25 @@ def manifest(phantom: Phantom, tmp_path: Path) -> Path:
 
 
 def run(manifest: Path, members: list[Path], out: Path, *more: str) -> Result:
-    words = ["batch", str(manifest), "--out", str(out), "--no-compare-mask", *more]
+    words = [
+        "predict",
+        str(manifest),
+        "--out",
+        str(out),
+        "--no-compare-mask",
+        "--workers",
+        "0",
+        *more,
+    ]
     for member in members:
         words += ["--weights", str(member)]
     return CliRunner().invoke(main, words)
+
+
+def kept(result: Result) -> list[str]:
+    return [
+        line.split(", ")[1].split(":")[0] for line in result.stderr.splitlines() if "kept" in line
+    ]
 
 
 def table(out: Path) -> dict[str, dict[str, str]]:
@@ -97,7 +116,7 @@ def test_each_case_is_scored_as_if_it_were_alone(
     assert rows["a"]["score"] != rows["b"]["score"]
     refused = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
     assert [line["case_id"] for line in refused] == ["c", "d"]
-    assert "3 of 4: c refused level_missing" in result.stderr
+    assert "3 of 4, c: refused level_missing" in result.stderr
     written = result.output + "".join(f.read_text() for f in out.rglob("*.[jc]s*") if f.is_file())
     assert "Doe" not in written
 
@@ -113,8 +132,8 @@ def test_networks_are_loaded_once(
         return build(model, name)
 
     monkeypatch.setattr(TrainedModel, "_build", counted)
-    monkeypatch.setattr(batch, "_networks", {})
-    predict_batch(manifest, weights=members, out=tmp_path / "out", compare_mask=False)
+    predictor = Predictor(members, compare_mask=False)
+    predict_many(manifest, predictor, tmp_path / "out", workers=0, tell=print)
     assert loaded == members
 
 
@@ -132,7 +151,7 @@ def test_a_batch_goes_on_where_it_stood(
     text = manifest.read_text()
     manifest.write_text(text.replace("b,b/ct.nii.gz", "b,a/ct.nii.gz").replace("c,Doe^Jane", "e,a"))
     result = run(manifest, members[:1], out)
-    assert "1 of 4 cases are done already" in result.stderr
+    assert kept(result) == ["a"]
     assert result.exit_code == 3  # the mask of e is still that of Doe^Jane
     assert (out / "a" / "prediction.json").stat() == kept
     rows = table(out)
@@ -148,7 +167,7 @@ def test_a_batch_goes_on_where_it_stood(
     assert (out / "refused.jsonl").read_text() == ""
     os.utime(folder / "x" / "mask.nii.gz", (0, 0))  # a corrected mask, under its old name
     result = run(manifest, members[:1], out)
-    assert "1 of 3 cases are done already" in result.stderr  # b's mask is the same file
+    assert kept(result) == ["a", "b"]  # d's mask alone changed
     other = run(manifest, members[1:], out)
     assert other.exit_code == 2
     assert "another folder" in other.output
@@ -159,14 +178,14 @@ def test_a_batch_that_is_stopped_leaves_a_table(
     manifest: Path, members: list[Path], tmp_path: Path
 ) -> None:
     def stop(line: str) -> None:
-        if line.startswith("2 of 4"):
+        if line.startswith("2 of 4,"):
             raise KeyboardInterrupt
 
-    settings: dict[str, Any] = {"weights": members[:1], "compare_mask": False}
+    predictor = Predictor(members[:1], compare_mask=False)
     with pytest.raises(KeyboardInterrupt):
-        predict_batch(manifest, out=tmp_path / "out", tell=stop, **settings)
+        predict_many(manifest, predictor, tmp_path / "out", workers=0, tell=stop)
     assert list(table(tmp_path / "out")) == ["a", "b"]
-    counts = predict_batch(manifest, out=tmp_path / "out", **settings)
+    counts = predict_many(manifest, predictor, tmp_path / "out", workers=0, tell=print)
     assert counts == {"cases": 4, "done": 2, "refused": 2}
 
 
@@ -184,37 +203,52 @@ def test_several_processes_give_the_same_table(
         assert two_table[case] == row
 
 
-def dies(row: batch.Row, **_: Any) -> CaseRefused | None:
-    """Stand for a case that ends its process, as one too large for the memory does."""
-    if row.case_id == "bad":
-        os._exit(1)
-    return None
+class Dies:
+    """Stands for a job of which one case ends its process, as one too large for the memory does."""
+
+    facts = None
+
+    def __call__(self, row: CaseInput) -> Json:
+        if row.case_id == "bad":
+            os._exit(1)
+        return {"refusal": None}
+
+    def refused(self, row: CaseInput, refusal: CaseRefused) -> Json:
+        return {"refusal": refusal.to_json()}
+
+    def inputs(self, row: CaseInput, states: Any) -> Json:
+        return {}
+
+    def stands(self, row: CaseInput) -> bool:
+        return True
 
 
 @pytest.mark.slow
-def test_a_case_that_ends_its_process_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch, "_predict", dies)
-    rows = [batch.Row(case, "x") for case in ("good", "bad", "better")]
-    outcome = {row.case_id: refusal for row, refusal in batch._run(rows, [], tmp_path, {}, 2)}
-    assert outcome["good"] is outcome["better"] is None
-    assert outcome["bad"] is not None
-    assert outcome["bad"].code == "internal"
-    assert json.loads((tmp_path / "bad" / "prediction.json").read_text())["status"] == "refused"
+def test_a_case_that_ends_its_process_is_named(tmp_path: Path) -> None:
+    rows = [CaseInput(case, Path("x")) for case in ("good", "bad", "better")]
+    told: list[str] = []
+    records = run_many(
+        Dies(), rows, tmp_path / "l.jsonl", workers=2, tell=told.append, finish=lambda found: None
+    )
+    assert [(r["report"]["refusal"] or {}).get("code") for r in records] == [None, "internal", None]
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
         (["case_id,mask", "a,b"], "row 1, image: the column is missing"),
-        (["case_id,image", "a,x", "A,y"], "row 3, case: 'A', the name is there twice"),
-        (["case_id,image", "../a,x"], "row 2, case: '../a', must be fit for a folder's name"),
-        (["case_id,image", "batch.json,x"], "the name of a file of the batch"),
+        (["case_id,image", "a,x", "A,y"], "row 3, case_id: 'A', also in row 2; names must differ"),
+        (
+            ["case_id,image", "../a,x"],
+            "row 2, case_id: '../a', must be a name that can serve as a folder's",
+        ),
+        (["case_id,image,age", "a,x,old"], "row 2, age: 'old'"),
+        (["case_id,image,series_uid", "a,x.nii,1.2"], "only DICOM holds series"),
         (["case_id,image", "a,"], "row 2, image: must not be empty"),
         (["case_id,image", "a,dicomweb://h/x"], "row 2, image: must name a study"),
         (["case_id,image", "a,dicomweb://h/studies/SECRET7"], "with UIDs"),
-        (["case;image", "a;x"], "the rule is a comma"),
+        (["case;image", "a;x"], "a comma"),
         (["case_id,image"], "no rows"),
     ],
 )
@@ -229,26 +263,22 @@ def test_a_manifest_that_cannot_be_used(tmp_path: Path, lines: list[str], fault:
 
 def test_a_manifest_names_paths_from_its_own_folder(tmp_path: Path) -> None:
     address = "dicomweb://h/studies/1.2"
-    lines = ["image,case,note,series_uid,clinical", f"{address},a,x,1.3,rows/a.csv", "ct,b,,,"]
+    lines = ["image,case_id,note,series_uid,clinical", f"{address},a,x,1.3,rows/a.csv", "ct,b,,,"]
     (tmp_path / "m.csv").write_text("\n".join(lines))
     first, second = read_manifest(tmp_path / "m.csv")
-    assert first == batch.Row("a", address, None, "1.3", tmp_path / "rows/a.csv")
-    assert second == batch.Row("b", str(tmp_path / "ct"))
-    assert first.digest != second.digest
+    assert first == CaseInput(
+        "a", parse_address(address), None, "1.3", (tmp_path / "rows/a.csv").resolve()
+    )
+    assert second == CaseInput("b", (tmp_path / "ct").resolve())
+    assert first.stamp(first.states()) != second.stamp(second.states())
 
 
-def test_weights_that_cannot_be_used_stop_the_batch(
-    manifest: Path, members: list[Path], tmp_path: Path
+def test_a_calibration_that_cannot_be_used_is_wrong_use(
+    members: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(SettingError, match="calibration breaks its schema"):
-        predict_batch(
-            manifest,
-            weights=members[:1],
-            out=tmp_path / "out",
-            compare_mask=False,
-            calibration=tmp_path / "calibration.json",
-        )
+        Predictor(members[:1], calibration=tmp_path / "calibration.json")
 
 
 def test_exports_of_every_case_and_into_a_pacs(

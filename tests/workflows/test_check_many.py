@@ -27,9 +27,9 @@ from monai_vfx.core.workers import run_tasks
 from monai_vfx.io.dicom.facts import Expected
 from monai_vfx.outputs.report.check_page import write_check_page
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
-from monai_vfx.workflows.check.manifest import Study, find_studies, read_manifest
 from monai_vfx.workflows.check.many import Settings, check_many
 from monai_vfx.workflows.check.table import COLUMNS, FACTS, row_of
+from monai_vfx.workflows.manifest import CaseInput, find_studies, read_manifest
 from monai_vfx.workflows.study.plan import read_plan
 from phantoms import Phantom, grid, make_phantom
 
@@ -63,7 +63,7 @@ def checked(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the check of that manifest left."""
     out = tmp_path_factory.mktemp("out")
     studies = read_manifest(hospital / "manifest.csv")
-    settings = Settings(compare=False, scheme="verse")
+    settings = Settings(compare_mask=False, scheme="verse")
     summary = check_many(studies, out, settings, workers=2, tell=lambda line: None)
     assert summary["refusals"] == {
         "header_conflict": 1,
@@ -150,15 +150,17 @@ def test_what_is_done_is_kept_unless_it_changed(
         file.write('{"case_id": "good", "rep')  # the machine lost power
     before = {record["case_id"]: record for record in _records(checked)}
     studies = read_manifest(source / "manifest.csv")
-    studies[2] = Study("gap", studies[2].image, studies[2].mask, expected=Expected(50.0))
-    check_many(studies, out, Settings(compare=False, scheme="verse"), tell=lambda line: None)
+    studies[2] = CaseInput("gap", studies[2].image, studies[2].mask, expected=Expected(50.0))
+    check_many(studies, out, Settings(compare_mask=False, scheme="verse"), tell=lambda line: None)
     after = {record["case_id"]: record for record in _records(out)}
     assert after["good"] == before["good"]
     assert after["other"] == before["other"]
     assert after["gap"]["stamp"] != before["gap"]["stamp"]
     assert before["gone"]["stamp"] is None  # what may have been the network's fault is tried again
     os.utime(source / "mask.nii.gz", (1, 1))
-    check_many(studies[:1], out, Settings(compare=False, scheme="verse"), tell=lambda line: None)
+    check_many(
+        studies[:1], out, Settings(compare_mask=False, scheme="verse"), tell=lambda line: None
+    )
     again = _records(out)[0]
     assert again["stamp"] != before["good"]["stamp"]
     assert again["report"] == before["good"]["report"]
@@ -180,9 +182,9 @@ def test_a_missing_package_comes_back_from_a_process() -> None:
     ("text", "named"),
     [
         ("case_id,mask\na,b\n", "row 1, image: the column is missing"),
-        ("case_id,image\na,b\na,c\n", "row 3, case: also in row 2"),
+        ("case_id,image\na,b\na,c\n", "row 3, case_id: 'a', also in row 2"),
         ("case_id,image,age\na,b,old\n", "row 2, age: 'old'"),
-        ("case_id,image\n../a,b\n", "row 2, case: '../a'"),
+        ("case_id,image\n../a,b\n", "row 2, case_id: '../a'"),
         ("case_id,image\na,\n", "row 2, image: must not be empty"),
     ],
 )
@@ -237,7 +239,7 @@ def test_what_a_person_adds_to_the_key_stays_and_counts(tmp_path: Path) -> None:
         f"study_00002,{(folder / 'Abe.zip').resolve()},,,",
     ]
     key.write_text("case_id,image\nstudy_00001,a\nstudy_00001,b\n")
-    with pytest.raises(CaseRefused, match="must be unique"):
+    with pytest.raises(CaseRefused, match="names must differ"):
         find_studies(folder, out)
 
 
@@ -262,7 +264,7 @@ def test_the_command_checks_a_folder_of_studies(hospital: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--json", "x.json"], "json, series and case"),
+        (["--json", "x.json"], "json, series and case-id"),
         (["--mask", "MANIFEST"], "a manifest names the masks"),
         ([], "out is needed"),
         (["--studies", "--out", "OUT"], "IMAGE must be a folder"),
@@ -438,13 +440,13 @@ def test_the_commands_take_a_gate(gated: Path) -> None:
 @pytest.mark.slow
 def test_a_training_lists_whom_the_gate_left_out(tmp_path: Path) -> None:
     from cohorts import make_cohort
-    from monai_vfx.workflows import train
+    from monai_vfx.workflows.train import train
 
     table = make_cohort(tmp_path / "in", [0, 1] * 5)
     damaged = tmp_path / "in" / "p2_ct.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:2000])
-    settings = Settings(compare=False, scheme="verse")
-    check_many(read_manifest(table), tmp_path / "check", settings, tell=lambda line: None)
+    settings = Settings(compare_mask=False, scheme="verse")
+    check_many(read_manifest(table), tmp_path / "check", settings, tell=print)
     out = tmp_path / "out"
     train(
         table,
@@ -465,18 +467,20 @@ def test_a_training_lists_whom_the_gate_left_out(tmp_path: Path) -> None:
 
 
 def test_a_clinical_row_of_another_patient_is_refused(hospital: Path, tmp_path: Path) -> None:
-    from monai_vfx.workflows.predict import _compare_row
+    from monai_vfx.workflows.predictor import _open
 
     row = tmp_path / "row.csv"
+    case = CaseInput("a", hospital / "good", clinical=row)
     row.write_text("age,sex\n63.5,F\n", encoding="utf-8")
-    assert _compare_row(hospital / "good", None, row) == ()
+    assert _open(case)[2] == ()
     row.write_text("age,sex\n71,F\n", encoding="utf-8")
     with pytest.raises(CaseRefused, match="age is 71 in the table") as refused:
-        _compare_row(hospital / "good", None, row)
+        _open(case)
     assert refused.value.code == "header_conflict"
     row.write_text("age\n84\n", encoding="utf-8")
     nifti, _ = _phantom().save(tmp_path)
-    assert [w.code for w in _compare_row(nifti, None, row)] == ["age_outside_study"]
+    warnings = _open(CaseInput("a", nifti, clinical=row))[2]
+    assert [w.code for w in warnings] == ["age_outside_study"]
 
 
 def _phantom() -> Phantom:

@@ -26,7 +26,9 @@ from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.schemas import violations
 from monai_vfx.model.bundle.overlays import config_files
 from monai_vfx.model.checkpoint import write_sidecar
-from monai_vfx.workflows import predict, preprocessing, read_prediction, train
+from monai_vfx.workflows.predictor import predict, read_prediction
+from monai_vfx.workflows.run_bundle import preprocessing
+from monai_vfx.workflows.train import train
 from phantoms import SIDECAR, Phantom
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -107,27 +106,27 @@ def _prevalence(calibration: Calibration) -> float:
 
 
 def judge_distance(
-    prediction: Prediction, weights: Sequence[str | Path], features: Sequence[Path]
+    prediction: Prediction, weights: Sequence[Path], features: Sequence[Sequence[float]]
 ) -> Prediction:
     """Warn of a case that most networks find unlike those that they were trained on.
 
     Args:
         prediction: of one case.
         weights: of each network; one with an ``outliers.json`` beside it has a say.
-        features: each network's ``features.csv``, of this case alone.
+        features: what each network's head takes for this case.
 
     Raises:
         SettingError: a detector of other features.
     """
     ratios = []
-    for path, table in zip(weights, features, strict=True):
-        document = Path(path).with_name(DETECTOR)
+    for path, vector in zip(weights, features, strict=True):
+        document = path.with_name(DETECTOR)
         if document.is_file():
             detector = OutlierDetector.from_json(json.loads(document.read_text(encoding="utf-8")))
             try:
-                distance = float(detector.distance([read_features(table)])[0])
+                distance = float(detector.distance([vector])[0])
             except ValueError as error:
-                raise SettingError(f"{DETECTOR} beside {Path(path).name}: {error}") from error
+                raise SettingError(f"{DETECTOR} beside {path.name}: {error}") from error
             ratios.append(distance / detector.threshold)
     if not ratios or np.mean(np.array(ratios) > 1) <= 0.5:
         return prediction
@@ -137,10 +136,3 @@ def judge_distance(
     )
     warning = CaseWarning("out_of_distribution", text)
     return replace(prediction, warnings=(*prediction.warnings, warning))
-
-
-def read_features(table: Path) -> list[float]:
-    """Return the vector of a ``features.csv`` of one case."""
-    with table.open(newline="", encoding="utf-8") as file:
-        _, row = csv.reader(file)
-    return [float(value) for value in row[1:]]

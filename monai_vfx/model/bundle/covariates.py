@@ -156,9 +156,9 @@ def read_row(path: str | Path) -> pd.DataFrame:
     return frame.drop(columns=["case_id", "fracture"])
 
 
-def row_values(path: str | Path, names: Sequence[str]) -> dict[str, float]:
+def row_values(row: str | Path | pd.DataFrame, names: Sequence[str]) -> dict[str, float]:
     """Return raw values of the named variables that the table of one patient holds."""
-    frame = read_row(path)
+    frame = row if isinstance(row, pd.DataFrame) else read_row(row)
     return _rows(frame, [name for name in names if name in frame])[0]
 
 

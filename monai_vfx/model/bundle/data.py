@@ -232,7 +232,8 @@ class CaseDataset(Dataset):
     def _transform(self, index: int) -> Any:
         item = self.data[index]
         try:
-            clinical = self._clinical(item)  # before the image: a bad row is found at once
+            # Before the image: a bad row is found at once.
+            clinical = clinical_input(self.clinical, item.get("clinical"))
             return {**self._prepare(item), **clinical}
         except Exception as error:  # one bad case must not stop the others
             refusal = find_refusal(error)
@@ -246,18 +247,26 @@ class CaseDataset(Dataset):
         kept = self.prepared(item, lambda: self.transform(dict(item), end=first))
         return cast(Json, self.transform(kept, start=first))
 
-    def _clinical(self, item: Mapping[str, Any]) -> Json:
-        """Return the standardised ``clinical`` (F,), and which were ``clinical_missing``."""
-        if self.clinical is None:
-            return {}
-        values = item.get("clinical")
-        if values is None:
-            needed = ", ".join(self.clinical.names)
-            raise CaseRefused("clinical_invalid", f"these weights take clinical data: {needed}")
-        if not isinstance(values, Mapping):
-            values = row_values(values, self.clinical.names)
-        scaled, missing = self.clinical(values)
-        return {"clinical": torch.from_numpy(scaled), "clinical_missing": missing}
+
+def clinical_input(standardiser: Standardiser | None, values: Any) -> Json:
+    """Return a network's standardised ``clinical`` (F,), and which were ``clinical_missing``.
+
+    Args:
+        standardiser: of the weights; None: they take no clinical variables, nothing is returned.
+        values: raw values by name, or the table of one patient or its path.
+
+    Raises:
+        CaseRefused: ``clinical_invalid`` or ``cohort_invalid``.
+    """
+    if standardiser is None:
+        return {}
+    if values is None:
+        needed = ", ".join(standardiser.names)
+        raise CaseRefused("clinical_invalid", f"these weights need clinical data: {needed}")
+    if not isinstance(values, Mapping):
+        values = row_values(values, standardiser.names)
+    scaled, missing = standardiser(values)
+    return {"clinical": torch.from_numpy(scaled), "clinical_missing": missing}
 
 
 def collate_cases(items: Sequence[Mapping[Hashable, Any]]) -> Json:

@@ -34,7 +34,9 @@ class StudyExclusionsd(MapTransform):
         d = dict(data)
         for key in self.keys:
             handle = d[key]
-            _, found = study_exclusions(handle.case)
+            found = handle.case.exclusions
+            if found is None:
+                _, found = study_exclusions(handle.case)
             d[key] = replace(handle, warnings=(*handle.warnings, *found))
         return d
 

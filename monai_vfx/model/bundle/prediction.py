@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from ignite.engine import Events
 from monai.data import MetaTensor
@@ -215,35 +216,65 @@ class HeatMapWriter(ResultWriter):
         for number, (item, score) in enumerate(_scored(engine)):
             own = {name: batch[number : number + 1] for name, batch in inputs.items()}
             prediction = prediction_of(item, score, self.sidecar)
-            for name, heat in self._heats(engine.network, **own).items():
-                self._write(name, heat.cpu(), item, asdict(prediction))
+            heats = heat_maps(engine.network, self.layer, self.attention, **own)
+            folder = self.output_dir / prediction.case_id
+            write_heat_maps(folder, heats, item, prediction, self.model)
 
-    def _heats(
-        self, network: nn.Module, image: Tensor, clinical: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        heats = {"gradcam": gradcam(network, image, self.layer, clinical=clinical)}
-        if self.attention:
-            for stage, heat in attention_heat(network, image).items():
-                heats[f"attention_{stage}"] = heat
-        return heats
 
-    def _write(self, name: str, heat: Tensor, item: Mapping[Hashable, Any], facts: Json) -> None:
-        folder = self.output_dir / facts["case_id"]
-        folder.mkdir(parents=True, exist_ok=True)
-        image = cast(MetaTensor, item["image"])
-        whole = to_ct_grid(heat, image, self.model.preprocessing)
-        note = f"{name}, simulated weights" if facts["simulated_weights"] else name
-        affine = np.asarray(image.meta["volume_affine"], dtype=np.float64)
-        save_heat_map(folder / f"{name}.nii.gz", whole, affine, note=note)
-        low, high = self.sidecar["config"]["window_hu"]
+def heat_maps(
+    network: nn.Module,
+    layer: str,
+    attention: bool,
+    image: Tensor,
+    clinical: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return the heat of one case, (1, H, W, D) in [0, 1] each.
+
+    Args:
+        network: on the device of its inputs.
+        layer: encoder stage that GradCAM explains.
+        attention: whether the network's own attention is wanted as well.
+        image: (1, C, H, W, D).
+        clinical: (1, F), where the network takes clinical variables.
+
+    Returns:
+        ``gradcam`` first, then ``attention_<stage>``.
+    """
+    heats = {"gradcam": gradcam(network, image, layer, clinical=clinical)}
+    stages = attention_heat(network, image) if attention else {}
+    return heats | {f"attention_{stage}": heat for stage, heat in stages.items()}
+
+
+def write_heat_maps(
+    folder: Path,
+    heats: Mapping[str, Tensor],
+    item: Mapping[Hashable, Any],
+    prediction: Prediction,
+    model: TrainedModel,
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Write heat maps on the CT's own grid (``NAME.nii.gz``) and as figures (``NAME.png``).
+
+    Returns:
+        Each heat on the CT's grid, (i, j, k) in [0, 1].
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    image, facts = cast(MetaTensor, item["image"]), asdict(prediction)
+    affine = np.asarray(image.meta["volume_affine"], dtype=np.float64)
+    low, high = cast(Json, model.sidecar)["config"]["window_hu"]
+    written = {}
+    for name, heat in heats.items():
+        written[name] = to_ct_grid(heat.cpu(), image, model.preprocessing)
+        note = f"{name}, simulated weights" if prediction.simulated_weights else name
+        save_heat_map(folder / f"{name}.nii.gz", written[name], affine, note=note)
         montage(
             image.as_tensor()[0].numpy(),
-            heat[0].numpy(),
+            heat.cpu()[0].numpy(),
             slice_titles(facts),
             folder / f"{name}.png",
             caption=score_caption(facts),
             window_hu=(float(low), float(high)),
         )
+    return written
 
 
 class EvaluationWriter(ResultWriter):

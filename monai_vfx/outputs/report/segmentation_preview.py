@@ -109,7 +109,7 @@ def segmentation_picture(
     if not centres:
         raise ValueError("labels: no vertebral body is in the label map")
     spots = np.array(list(centres.values()))
-    box = _box_of(volume, spots)
+    box = drawn_box(volume, spots)
     voxels = PictureVoxels(volume.read(box), labels[box], box_affine(volume.affine, box))
     low, high = spots[:, 2].min() - ENDS_MM, spots[:, 2].max() + ENDS_MM
     tall = high - low
@@ -157,7 +157,7 @@ def body_centres(labels: LabelVolume, affine: Affine) -> dict[str, npt.NDArray[n
     return dict(sorted(found.items(), key=lambda item: -item[1][2]))
 
 
-def _box_of(volume: Volume, spots: Points) -> Region:
+def drawn_box(volume: Volume, spots: Points) -> Region:
     """Return the box of voxels around what is drawn."""
     margin_low = np.array([FRONT_MM, max(SIDE_MM[0], TILE_MM[0] / 2 + TILE_BEHIND_MM), ENDS_MM])
     margin_high = np.array([FRONT_MM, SIDE_MM[1], ENDS_MM])

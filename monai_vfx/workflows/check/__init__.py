@@ -1,1 +1,1 @@
-"""The pre-flight over one or many studies: what is accepted, what not and why, as a table."""
+"""The check of one or many cases: what is accepted, what not and why, as a table."""

@@ -1,78 +1,75 @@
-"""One case through the whole pre-flight: header, mask, voxels, facts."""
+"""One case through the whole check: header, mask, voxels, facts."""
 
 from __future__ import annotations
 
-from os import PathLike
+from collections.abc import Callable
 from pathlib import Path
 
 from monai_vfx.analysis.measures.measured import measured_facts
 from monai_vfx.case.case import Case, check_report
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicom.facts import Expected
-from monai_vfx.vertebrae.sources import MaskSource
-from monai_vfx.vertebrae.sources.source import MASK, SEGMENTATION
+from monai_vfx.io.dicomweb import local_image
+from monai_vfx.vertebrae.sources.source import MASK, SEGMENTATION, MaskSource
+from monai_vfx.workflows.manifest import CaseInput
 
 
 def check_one(
-    image: str | PathLike[str],
-    mask: str | PathLike[str] | None,
-    folder: str | PathLike[str],
+    row: CaseInput,
+    folder: Path,
     *,
-    case_id: str,
-    series_uid: str | None = None,
+    mask: str | None = "auto",
     scheme: str | None = None,
-    compare: bool = True,
+    compare_mask: bool = True,
     segmentation: bool = True,
     picture: bool = False,
-    expected: Expected | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[Json, CaseRefused | None]:
     """Check one case.
 
     Args:
-        image: DICOM folder, zip or file, NIfTI or NRRD.
-        mask: label map or folder; or who makes it, in ``folder``
-            (:data:`monai_vfx.core.anatomy.MADE_MASKS`).
-        folder: for a mask that is made and its picture.
-        case_id: the caller's name for the case.
-        series_uid: which series, where the image holds several.
+        row: the case.
+        folder: for a mask that is made and its preview.
+        mask: who makes the mask of a row without one (:data:`monai_vfx.core.anatomy.MADE_MASKS`).
         scheme: label scheme of a mask that is given.
-        compare: whether the levels of a given mask are compared with the vertebra segmentation's.
+        compare_mask: whether the levels of a given mask are compared with the vertebra
+            segmentation's.
         segmentation: whether a mask that is made of a DICOM series is written as DICOM SEG, too,
             which holds the patient's name.
         picture: whether a mask that is given is drawn, too.
-        expected: what a table says of the case.
+        tell: called with a line about what was retrieved from a PACS.
 
     Returns:
         The report (``data_schemas/check.schema.json``), and the refusal if there is one. A mask
-        that was made for a refused case is removed again; its picture stays.
+        that was made for a refused case is removed again; its preview stays.
     """
-    source = MaskSource(
-        image,
-        mask,
-        folder,
-        series_uid=series_uid,
-        compare=compare,
-        segmentation=segmentation,
-        picture=picture,
-    )
+    with local_image(row.image, row.series_uid, tell) as image:
+        source = MaskSource(
+            image,
+            mask if row.mask is None else row.mask,
+            folder,
+            series_uid=row.series_uid,
+            compare=compare_mask,
+            segmentation=segmentation,
+            picture=picture,
+        )
 
-    def review(loaded: Case) -> Json:
-        reviewed = source.review(loaded)
-        path = source.path
-        facts, warnings = measured_facts(loaded, Path(path)) if path is not None else ({}, ())
-        found = [{"code": w.code, "message": w.message} for w in warnings]
-        return {**reviewed, "warnings": reviewed["warnings"] + found, "facts": facts}
+        def review(case: Case) -> Json:
+            reviewed = source.review(case)
+            path = source.path
+            facts, warnings = measured_facts(case, Path(path)) if path is not None else ({}, ())
+            found = [{"code": w.code, "message": w.message} for w in warnings]
+            return {**reviewed, "warnings": reviewed["warnings"] + found, "facts": facts}
 
-    report, refusal = check_report(
-        image,
-        source,
-        case_id=case_id,
-        series_uid=series_uid,
-        scheme=scheme if source.kind == "given" else None,
-        review=review,
-        expected=expected,
-    )
+        report, refusal = check_report(
+            image,
+            source,
+            case_id=row.case_id,
+            series_uid=row.series_uid,
+            scheme=scheme if source.kind == "given" else None,
+            review=review,
+            expected=row.expected,
+        )
     if refusal is not None and source.kind != "given":
         for name in (MASK, SEGMENTATION):  # what is refused must not look like a result
             (source.folder / name).unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def draw_gallery(
         The files, ``gallery.json`` last: ``set``, ``case_number``, ``fracture``, ``score``,
         ``png``, ``alt`` of each picture, and ``inputs``.
     """
-    from monai_vfx.workflows import predict
+    from monai_vfx.workflows.predictor import predict
 
     score = f"image_{plan.images.main}"
     other = next((name for name in plan.images.models if name != plan.images.main), None)
@@ -105,7 +105,8 @@ def _draw_inputs(plan: Plan, images: Path, table: pd.DataFrame, out: Path) -> Pa
     """Draw what the networks of both image classes take of one patient."""
     from monai_vfx.model.checkpoint import TrainedModel
     from monai_vfx.outputs.report.montage import montage
-    from monai_vfx.workflows import IMAGE_CLASSES, quiet
+    from monai_vfx.workflows.run_bundle import quiet
+    from monai_vfx.workflows.scoring import IMAGE_CLASSES
 
     row = table.iloc[0]
     item = {"image": row["image"], "mask": row["mask"]}

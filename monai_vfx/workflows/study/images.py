@@ -120,7 +120,7 @@ def train_fold(
     Returns:
         The files that count as the result.
     """
-    from monai_vfx.workflows import evaluate, train
+    from monai_vfx.workflows.train import evaluate, train
 
     settings: dict[str, Any] = {}
     if plan.images.pretrained is not None:
@@ -166,7 +166,7 @@ def train_fold(
 
 def score_external(plan: Plan, table: Path, folder: Path, cache: Path) -> list[Path]:
     """Score the external patients with one fold's network."""
-    from monai_vfx.workflows import evaluate
+    from monai_vfx.workflows.train import evaluate
 
     out = folder / "external"
     evaluate(
