@@ -117,17 +117,15 @@ def _predict(
 
     many = _is_manifest(image, mask, series_uid, case_id, clinical)
     made, given = (mask, None) if isinstance(mask, str) else ("auto", mask)
+    writable(out)
     predictor = Predictor(mask=made, tell=say, **settings)
     if many:
-        counts = predict_many(
-            cast(Path, image), predictor, writable(out), workers=workers, tell=say
-        )
+        counts = predict_many(cast(Path, image), predictor, out, workers=workers, tell=say)
         answer_many(counts, out / REFUSED)
         return
     row = CaseInput(case_id, image, given, series_uid, clinical)
     predictor.check_export(row)
-    job = PredictCases(predictor, writable(out), one=True)
-    document = attempt(job, row)
+    document = attempt(PredictCases(predictor, out, one=True), row)
     answer(document)
     prediction = Prediction.from_json(document)
     if prediction.refusal is not None:
