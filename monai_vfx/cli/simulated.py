@@ -113,9 +113,9 @@ def _write_registry(context: click.Context, out: Path, seed: int) -> None:
     if table.exists():
         raise click.UsageError(f"{out} holds a hospital already: choose another folder")
     from monai_vfx.analysis.cohort.patients_csv import write_patients
-    from monai_vfx.simulation.registry import draw_registry
+    from monai_vfx.simulation.study_flow import draw_study_flow
 
-    write_patients(draw_registry(seed), table)
+    write_patients(draw_study_flow(seed), table)
     click.echo(json.dumps({"cohort": str(table)}))
 
 

@@ -19,9 +19,10 @@ import pandas as pd
 
 from monai_vfx.analysis.clinical.variables import MODELS, column_of
 from monai_vfx.analysis.evaluation.discrimination import auroc
-from monai_vfx.simulation.hazard import BONE_TERMS, HAZARDS, Signal, log_hazard
-from monai_vfx.simulation.people import draw_matched, draw_people
-from monai_vfx.simulation.populations import POPULATIONS, Hospital
+from monai_vfx.simulation.hazard import BONE_TERMS, HAZARDS, MUSCLE_TERMS, Signal, log_hazard
+from monai_vfx.simulation.patients import Patient
+from monai_vfx.simulation.people import draw_sampled
+from monai_vfx.simulation.populations import POPULATIONS, Hospital, check_choices
 
 Floats = npt.NDArray[np.float64]
 Method = Literal["splines", "trees"]
@@ -39,8 +40,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 """Class of models → what it sees. ``image_A`` to ``image_D`` see bone, muscle and clinical
 variables; ``everything`` sees the true hazard as well. What body size in the image tells of sex,
-height and
-weight is not counted: ``image_B`` holds it, and bounds it from above."""
+height and weight is not counted: ``image_B`` holds it, and bounds it from above."""
 
 CHUNK = 5000
 """Patients drawn at a time; matched ones come from 17 times as many people."""
@@ -76,8 +76,7 @@ def attainable_aurocs(
         seed: of the draw, which shares no random number with the patients of any seed.
         classes: names of :data:`CLASSES`; all by default.
         method: ``splines`` (logistic regression on splines and products of numbers) or ``trees``
-        (gradient
-            boosting), slower and with a little more loss: to check one by the other.
+            (gradient boosting), slower and with a little more loss: to check one by the other.
 
     Returns:
         Class → value and standard error.
@@ -127,7 +126,8 @@ def best_scores(
         patients: (n rows) with the columns of :class:`~monai_vfx.simulation.patients.Patient`, as
             from :func:`~monai_vfx.simulation.patients.draw_population`, or ``cohort.csv`` and
             ``truth.csv`` joined on ``case_id``.
-        hospital: whose sampling the patients come from.
+        hospital: whose sampling the patients come from; it and what follows as in
+            :func:`attainable_aurocs`.
         signal: the hazard.
         count: patients drawn for the regression.
         seed: of the draw.
@@ -143,7 +143,7 @@ def best_scores(
     names = _checked(hospital, signal, count, classes, method)
     lacking = {"sex", *_IMAGE, *_CLINICAL["D"]} - {"female"} - set(patients.columns)
     if lacking:
-        raise ValueError(f"patients: columns are missing: {', '.join(sorted(lacking))}")
+        raise ValueError(f"`patients` must have the columns {', '.join(sorted(lacking))}")
     shown = patients.assign(female=(patients["sex"] == "F").astype(np.float64))
     shown["log_hazard"] = log_hazard(_columns(shown), HAZARDS[signal])
     frame = _draw(hospital, signal, count, seed)
@@ -160,11 +160,7 @@ def attainable_record(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return what ``hospital.json`` says of each class: on the population and on these patients.
 
-    Args:
-        patients: as in :func:`best_scores`, with ``fracture``; both outcomes must occur.
-        hospital: as in :func:`attainable_aurocs`.
-        signal: likewise.
-        count: likewise.
+    The patients are those of :func:`best_scores`, with ``fracture``; both outcomes must occur.
 
     Returns:
         Class → ``population`` and ``patients`` → ``value`` and ``standard_error``. The latter's is
@@ -182,6 +178,34 @@ def attainable_record(
     return record
 
 
+def attainable_auroc(patients: list[Patient], signal: Signal) -> dict[str, float]:
+    """Return the AUROC that a perfect reader of the truth would reach on these patients.
+
+    The scores are terms of the stated hazard; no class of model is fitted.
+
+    Returns:
+        ``risk`` (everything that drives the fracture), ``image`` (bone and muscle terms), ``bone``
+        and ``muscle`` alone. Terms without effect are 0.5.
+
+    Raises:
+        ValueError: when all patients have the same outcome.
+    """
+    outcome = np.array([p.fracture for p in patients])
+    events = int(outcome.sum())
+    if not 0 < events < len(outcome):
+        raise ValueError(
+            f"`patients` must hold both outcomes; {events} of {len(outcome)} have a fracture"
+        )
+    terms = {"image": (*BONE_TERMS, *MUSCLE_TERMS), "bone": BONE_TERMS, "muscle": MUSCLE_TERMS}
+    shown = {
+        name: np.array([getattr(p, name) for p in patients], dtype=np.float64)
+        for name in terms["image"]
+    }
+    scores = {"risk": np.array([p.five_year_risk for p in patients])}
+    scores |= {name: log_hazard(shown, HAZARDS[signal], some) for name, some in terms.items()}
+    return {name: auroc(outcome, score).value for name, score in scores.items()}
+
+
 def _columns(frame: pd.DataFrame) -> dict[str, Floats]:
     numbers = frame.select_dtypes("number")
     return {str(name): values.to_numpy(np.float64) for name, values in numbers.items()}
@@ -190,18 +214,15 @@ def _columns(frame: pd.DataFrame) -> dict[str, Floats]:
 def _checked(
     hospital: str, signal: str, count: int, classes: Sequence[str] | None, method: str
 ) -> list[str]:
-    if hospital not in POPULATIONS:
-        raise ValueError(f"hospital: {hospital!r}; choose one of {sorted(POPULATIONS)}")
-    if signal not in HAZARDS:
-        raise ValueError(f"signal: {signal!r}; choose one of {sorted(HAZARDS)}")
+    check_choices(hospital, signal)
     if count < 1000:
-        raise ValueError(f"count: {count}; at least 1000 patients are needed")
+        raise ValueError(f"`count` must be at least 1000 patients, got {count}")
     if method not in ("splines", "trees"):
-        raise ValueError(f"method: {method!r}; choose 'splines' or 'trees'")
+        raise ValueError(f"`method` must be splines or trees, got {method!r}")
     names = list(CLASSES) if classes is None else list(classes)
     unknown = sorted(set(names) - set(CLASSES))
     if unknown:
-        raise ValueError(f"classes: {', '.join(unknown)} unknown; choose among {sorted(CLASSES)}")
+        raise ValueError(f"`classes` must be among {', '.join(CLASSES)}; got {', '.join(unknown)}")
     return names
 
 
@@ -209,11 +230,10 @@ def _draw(hospital: Hospital, signal: Signal, count: int, seed: int) -> pd.DataF
     """Draw a hospital's patients as often as it takes, in the hospital's own sampling."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
     population = POPULATIONS[hospital]
-    draw = draw_matched if population.looseness else draw_people
     sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
     if len(sizes) > 1 and sizes[-1] < CHUNK // 2:  # a small remainder joins its neighbour
         sizes[-2:] = [sizes[-2] + sizes[-1]]
-    parts = [pd.DataFrame(draw(rng, size, population, signal)) for size in sizes]
+    parts = [pd.DataFrame(draw_sampled(rng, size, population, signal)) for size in sizes]
     frame = pd.concat(parts, ignore_index=True)
     return frame.assign(log_hazard=log_hazard(_columns(frame), HAZARDS[signal]))
 

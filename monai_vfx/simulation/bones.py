@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from monai_vfx.core.arrays import LabelVolume
+from monai_vfx.core.arrays import LabelVolume, Region
 from monai_vfx.simulation.canvas import (
     Canvas,
     Field,
-    Point,
+    Knots,
     Tube,
     capsule_box,
     capsule_distance,
@@ -98,7 +99,7 @@ def _paint_vertebra(
     positions = canvas.positions(region)
     side, end = body_distance(body, positions)
     inside_body = np.maximum(side, end)
-    arch = _union(canvas, rods, (region[0].start, region[1].start, region[2].start), side.shape)
+    arch = _arch_distance(canvas, rods, region, side.shape)
     # Endplates with their dense layer, and the arch's cortex, are thicker than the side wall.
     cortex = np.float32(patient.cortex_mm)
     outer = np.minimum(inside_body, arch)
@@ -109,15 +110,17 @@ def _paint_vertebra(
     shell = np.float32(CORTEX_HU) * _texture(canvas, rng, side.shape, 0.27, grain_mm=5.0)
     canvas.paint(region, canvas.cover(outer), shell)
     canvas.paint(region, canvas.cover(inner), core.astype(np.float32))
-    _paint_vein(canvas, body)
+    if not body.name.startswith("S"):  # the cleft of the basivertebral vein
+        ends = [body.world(0, share * body.half_depth, 0) for share in (0.1, 0.9)]
+        canvas.paint_capsule(ends[0], ends[1], 1.6, 80.0)
     names = canvas.labels[region]
     names[outer < 0] = _ARCH
     if body.name in LABELLED:
         names[inside_body < 0] = body.label
 
 
-def _union(
-    canvas: Canvas, rods: Sequence[Rod], corner: tuple[int, int, int], shape: tuple[int, ...]
+def _arch_distance(
+    canvas: Canvas, rods: Sequence[Rod], box: Region, shape: tuple[int, ...]
 ) -> Field:
     """Return the distance to the nearest rod, each evaluated only in its own neighbourhood."""
     union: Field = np.full(shape, _FAR, dtype=np.float32)
@@ -127,8 +130,8 @@ def _union(
             continue
         distance = capsule_distance(canvas.positions(region), rod.start, rod.end, rod.radius)
         own = tuple(
-            slice(max(part.start - start, 0), part.stop - start)
-            for part, start in zip(region, corner, strict=True)
+            slice(max(part.start - whole.start, 0), part.stop - whole.start)
+            for part, whole in zip(region, box, strict=True)
         )
         np.minimum(union[own], distance, out=union[own])
     return union
@@ -142,8 +145,7 @@ def _texture(
     grain_mm: float,
 ) -> Field:
     """Return a texture as a factor around 1 of SD ``strength``, grains 2.4 ``grain_mm`` wide."""
-    steps = (canvas.z[1] - canvas.z[0], canvas.y[1] - canvas.y[0], canvas.x[1] - canvas.x[0])
-    sigma = [grain_mm / float(step) for step in steps]
+    sigma = [grain_mm / step for step in canvas.spacing]
     grains: Field = ndimage.gaussian_filter(
         rng.standard_normal(shape, dtype=np.float32), sigma, truncate=2.5
     )
@@ -152,22 +154,13 @@ def _texture(
     return result
 
 
-def _paint_vein(canvas: Canvas, body: Vertebra) -> None:
-    """Paint the basivertebral vein's cleft in the back half of the body."""
-    if body.name.startswith("S"):
-        return
-    start = body.world(0, 0.1 * body.half_depth, 0)
-    end = body.world(0, 0.9 * body.half_depth, 0)
-    canvas.paint_capsule(start, end, 1.6, 80.0)
-
-
 def _paint_soft_parts(canvas: Canvas, spine: Spine) -> None:
     """Paint what lies between the bones: epidural fat, thecal sac, discs, ligaments."""
-    column = spine.vertebrae + spine.sacrum
-    for radius, value in (((10.5, 8.5), FAT + 40), ((8.0, 6.8), SAC_HU)):
-        centres = [v.world(0, v.half_depth * 0.9 + 8.0 * v.span, 0) for v in column][::-1]
-        canvas.paint_tube(_sac(centres, radius), value)
-    for upper, lower in itertools.pairwise(column):
+    middle = [v.world(0, v.half_depth * 0.9 + 8.0 * v.span, 0) for v in spine.column[::-1]]
+    x, y, z = np.transpose(middle)
+    for radii, value in (((10.5, 8.5), FAT + 40), ((8.0, 6.8), SAC_HU)):
+        canvas.paint_tube(Tube.of(z, x, y, *radii), value)
+    for upper, lower in itertools.pairwise(spine.column):
         disc = disc_between(upper, lower)
         region = canvas.window(*_box(disc, ()))
         if region is not None:
@@ -175,48 +168,27 @@ def _paint_soft_parts(canvas: Canvas, spine: Spine) -> None:
             distance = np.maximum(side, end)
             ring = np.where(side > -5.0, np.float32(DISC_HU + 15), np.float32(DISC_HU))
             canvas.paint(region, canvas.cover(distance), ring)
-            names = canvas.labels[region]
-            names[distance < 0] = _ARCH
+            canvas.labels[region][distance < 0] = _ARCH
         back = upper.half_depth * 0.9 + 22.0 * upper.span  # interspinous ligament
         canvas.paint_capsule(upper.world(0, back + 6, -20), upper.world(0, back + 15, -22), 4, 50.0)
 
 
-def _sac(centres: list[Point], radius: tuple[float, float]) -> Tube:
-    count = len(centres)
-    return Tube(
-        z=tuple(c[2] for c in centres),
-        x=tuple(c[0] for c in centres),
-        y=tuple(c[1] for c in centres),
-        half_x=(radius[0],) * count,
-        half_y=(radius[1],) * count,
-    )
-
-
-def _box(body: Vertebra, rods: Sequence[Rod]) -> tuple[Point, Point]:
+def _box(body: Vertebra, rods: Sequence[Rod]) -> tuple[Knots, Knots]:
     """Return the corners of the box around a body and its rods, mm."""
     reach = np.hypot(body.half_depth, body.height / 2) * (1 + body.flare) + 4
     wide = body.half_width * (1 + 1.5 * body.flare) + 3
     x, y, z = body.centre
-    corners = [(x - wide, y - reach, z - reach), (x + wide, y + reach, z + reach)]
+    corners: list[Any] = [(x - wide, y - reach, z - reach), (x + wide, y + reach, z + reach)]
     for rod in rods:
         corners += capsule_box(rod.start, rod.end, rod.radius + 3.0)
-    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
-    return (float(low[0]), float(low[1]), float(low[2])), (
-        float(high[0]),
-        float(high[1]),
-        float(high[2]),
-    )
+    return np.min(corners, axis=0), np.max(corners, axis=0)
 
 
-def _extent(spine: Spine) -> tuple[Point, Point]:
+def _extent(spine: Spine) -> tuple[Knots, Knots]:
+    """Return the corners of the box around the whole spine, mm."""
     boxes = [_box(v, arch_rods(v)) for v in spine.vertebrae]
     boxes += [_box(v, ()) for v in spine.sacrum]
+    corners: list[Any] = [corner for box in boxes for corner in box]
     for rod in sacral_rods(spine.sacrum):
-        boxes.append(capsule_box(rod.start, rod.end, rod.radius))
-    low = np.min([b[0] for b in boxes], axis=0)
-    high = np.max([b[1] for b in boxes], axis=0)
-    return (float(low[0]), float(low[1]), float(low[2])), (
-        float(high[0]),
-        float(high[1]),
-        float(high[2]),
-    )
+        corners += capsule_box(rod.start, rod.end, rod.radius)
+    return np.min(corners, axis=0), np.max(corners, axis=0)

@@ -9,6 +9,7 @@ Positions are LPS mm: x to the patient's left, y to the back, z to the head.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,9 @@ import numpy.typing as npt
 from monai_vfx.core.arrays import LabelVolume, Region
 
 Field = npt.NDArray[np.float32]
-Knots = tuple[float, ...]
-Point = tuple[float, float, float]
+Knots = npt.NDArray[np.float64]
+Point = Sequence[float] | Knots
+"""LPS position in mm."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Tube:
     power: float = 2.0
     angle: float = 0.0
 
+    @classmethod
+    def of(cls, *knots: npt.ArrayLike, power: float = 2.0, angle: float = 0.0) -> Tube:
+        """Build a tube from z, x, y, half_x and half_y; a number stands for all levels."""
+        z, x, y, half_x, half_y = np.broadcast_arrays(*(np.asarray(k, dtype=float) for k in knots))
+        return cls(z, x, y, half_x, half_y, power, angle)
+
 
 class Canvas:
     """A grid that shapes are painted on.
@@ -54,6 +62,7 @@ class Canvas:
         hu: (z, y, x) attenuation in HU.
         labels: (z, y, x) label values.
         edge: width of the soft edge in mm.
+        spacing: of the voxels along z, y and x in mm.
     """
 
     def __init__(self, x: Field, y: Field, z: Field, fill: float = -1000.0) -> None:
@@ -61,6 +70,7 @@ class Canvas:
         self.hu: Field = np.full((len(z), len(y), len(x)), fill, dtype=np.float32)
         self.labels: LabelVolume = np.zeros(self.hu.shape, dtype=np.uint8)
         self.edge = float(x[1] - x[0]) * 1.2
+        self.spacing = tuple(float(axis[1] - axis[0]) for axis in (z, y, x))
         self._places = [axis.tolist() for axis in (z, y, x)]
 
     def window(self, low: Point, high: Point) -> Region | None:
@@ -101,11 +111,11 @@ class Canvas:
     def tube(self, shape: Tube) -> tuple[Region, Field] | None:
         """Return a tube's box and its signed distance (z, y, x) in mm there, or None if outside."""
         # A rotated or long superellipse reaches at most as far as the sum of its semi-axes.
-        reach = np.maximum(shape.half_x, shape.half_y) if shape.angle else np.array(shape.half_x)
-        reach_y = reach if shape.angle else np.array(shape.half_y)
+        longest = np.maximum(shape.half_x, shape.half_y)
+        reach_x, reach_y = (longest,) * 2 if shape.angle else (shape.half_x, shape.half_y)
         region = self.window(
-            (float(np.min(shape.x - reach)), float(np.min(shape.y - reach_y)), shape.z[0]),
-            (float(np.max(shape.x + reach)), float(np.max(shape.y + reach_y)), shape.z[-1]),
+            ((shape.x - reach_x).min(), (shape.y - reach_y).min(), shape.z[0]),
+            ((shape.x + reach_x).max(), (shape.y + reach_y).max(), shape.z[-1]),
         )
         if region is None:
             return None
@@ -158,15 +168,8 @@ def ellipsoid(centre: Point, half: Point, power: float = 2.0, angle: float = 0.0
     """Return an ellipsoid as a tube of thirteen sections; semi-axes x, y, z in mm."""
     steps = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 13))
     shrink = np.sqrt(np.maximum(0.0, 1 - steps**2))
-    return Tube(
-        z=tuple(centre[2] + half[2] * steps),
-        x=(centre[0],) * 13,
-        y=(centre[1],) * 13,
-        half_x=tuple(half[0] * shrink),
-        half_y=tuple(half[1] * shrink),
-        power=power,
-        angle=angle,
-    )
+    knots = (centre[2] + half[2] * steps, centre[0], centre[1], half[0] * shrink, half[1] * shrink)
+    return Tube.of(*knots, power=power, angle=angle)
 
 
 def capsule_box(start: Point, end: Point, radius: float) -> tuple[Point, Point]:

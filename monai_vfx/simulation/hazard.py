@@ -51,12 +51,7 @@ MUSCLE_TERMS = ("erector_scale", "fat_fraction")
 class Hazard:
     """Log hazard ratios, each per unit of :data:`UNITS` (a flag: present against absent).
 
-    Args:
-        trabecular_hu: attenuation of L1's core; negative protects.
-        texture: coarseness of the trabecular texture.
-        cortex_mm: thickness of cortex and endplates.
-        erector_scale: muscle area relative to what the build leads to expect.
-        fat_fraction: share of the muscle compartment that is fat.
+    The image's terms are described at :class:`~monai_vfx.simulation.patients.Patient`.
     """
 
     age: float
@@ -94,15 +89,7 @@ def image_terms(bone: float, muscle: float) -> dict[str, float]:
 def log_hazard(
     columns: Mapping[str, Column], hazard: Hazard, terms: Collection[str] | None = None
 ) -> Column:
-    """Return eta, or some of its terms.
-
-    Args:
-        columns: name → (n,) values; those of :data:`UNITS` that are asked for.
-        hazard: the coefficients.
-        terms: which terms; all by default.
-
-    Returns:
-        (n,) relative log hazard.
+    """Return eta (n,) of columns (n,), or the sum of some of its terms.
 
     >>> people = {"trabecular_hu": np.array([138.0, 108.0])}
     >>> log_hazard(people, replace(HAZARDS["none"], trabecular_hu=-0.5), ["trabecular_hu"]).tolist()
@@ -118,11 +105,7 @@ def log_hazard(
 
 
 def five_year_risk(eta: Column, yearly: float) -> Column:
-    """Return the probability of a fracture within five years.
-
-    Args:
-        eta: (n,) relative log hazard.
-        yearly: baseline hazard h_0 per year, positive.
+    """Return the probabilities (n,) of a fracture within five years; ``yearly`` is h_0.
 
     >>> float(round(five_year_risk(np.array([0.0]), 0.01)[0], 4))
     0.0392
@@ -131,12 +114,7 @@ def five_year_risk(eta: Column, yearly: float) -> Column:
 
 
 def yearly_baseline(eta: Column, mean_risk: float) -> float:
-    """Return the baseline hazard per year that gives people a mean five-year risk.
-
-    Args:
-        eta: (n,) relative log hazards of the whole population.
-        mean_risk: between 0 and 1.
-    """
+    """Return the baseline hazard h_0 per year that gives a population a mean five-year risk."""
 
     def excess(logarithm: float) -> float:
         return float(five_year_risk(eta, float(np.exp(logarithm))).mean()) - mean_risk
@@ -145,14 +123,11 @@ def yearly_baseline(eta: Column, mean_risk: float) -> float:
 
 
 def fracture_times(risk: Column, unit: Column) -> Column:
-    """Return when those fracture who do within five years, by inverting the cumulative hazard.
+    """Return when fractures happen, years after the CT, by inverting the cumulative hazard.
 
     Args:
         risk: (n,) five-year risks above 0.
         unit: (n,) uniform draws from [0, 1).
-
-    Returns:
-        (n,) years after the CT, from one to five.
 
     >>> fracture_times(np.array([0.5, 0.5]), np.array([0.0, 0.5])).round(2).tolist()
     [1.0, 2.66]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -16,18 +15,17 @@ import numpy as np
 import pandas as pd
 
 from monai_vfx.core.arrays import Affine
-from monai_vfx.simulation.attainable import attainable_record
+from monai_vfx.core.files import write_json, write_text
+from monai_vfx.simulation.attainable import attainable_auroc, attainable_record
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from monai_vfx.simulation.hazard import HAZARDS, UNITS, Signal
-from monai_vfx.simulation.mask_errors import EDGE_SD_MM, with_edge_errors
 from monai_vfx.simulation.patients import (
     COHORT_COLUMNS,
     TRUTH_COLUMNS,
     Patient,
-    attainable_auroc,
     draw_patients,
 )
-from monai_vfx.simulation.phantom import make_phantom
+from monai_vfx.simulation.phantom import EDGE_SD_MM, make_phantom, with_edge_errors
 from monai_vfx.simulation.populations import POPULATIONS, Hospital
 from monai_vfx.simulation.scanner import SCANNERS, FieldOfView
 
@@ -82,7 +80,7 @@ def simulate_hospital(
     out = Path(out)
     table = out / "cohort.csv"
     if table.exists():
-        raise FileExistsError(f"out: {table} exists; choose another folder or remove it")
+        raise FileExistsError(f"{table} exists: choose another folder or remove it")
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows = {person.case_id: row for row, person in enumerate(people)}
@@ -110,11 +108,9 @@ def simulate_hospital(
     frame[["case_id", *TRUTH_COLUMNS]].to_csv(out / "truth.csv", index=False)
     frame.insert(1, "image", [job.image_name for job in jobs])
     frame.insert(2, "mask", [job.mask_name for job in jobs])
-    partial = out / "cohort.csv.part"
     frame.insert(3, "simulated", 1)
     columns = ["case_id", "image", "mask", "simulated", *COHORT_COLUMNS]
-    frame[columns].round(2).to_csv(partial, index=False)
-    partial.replace(table)
+    write_text(table, frame[columns].round(2).to_csv(index=False))
     return table
 
 
@@ -234,17 +230,17 @@ def _write_json(
         "attainable_auroc": scores,
         "attainable_classes": classes,
     }
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(path, settings)
 
 
 def _check_settings(
     file_format: str, field_of_view: str, workers: int | None, mask_error_mm: float
 ) -> None:
     if file_format not in ("dicom", "nifti"):
-        raise ValueError(f"file_format: {file_format!r}; choose 'dicom' or 'nifti'")
+        raise ValueError(f"`file_format` must be dicom or nifti, got {file_format!r}")
     if field_of_view not in ("full", "quick"):
-        raise ValueError(f"field_of_view: {field_of_view!r}; choose 'full' or 'quick'")
+        raise ValueError(f"`field_of_view` must be full or quick, got {field_of_view!r}")
     if workers is not None and workers < 1:
-        raise ValueError(f"workers: {workers}; must be at least 1")
+        raise ValueError(f"`workers` must be at least 1, got {workers}")
     if not 0 <= mask_error_mm <= 3:
-        raise ValueError(f"mask_error_mm: {mask_error_mm}; must be 0 to 3")
+        raise ValueError(f"`mask_error_mm` must be 0 to 3 mm, got {mask_error_mm} mm")

@@ -41,29 +41,25 @@ class _Painter:
         self.canvas = canvas
         self.cavity = cavity
 
-    def tube(self, shape: Tube, value: float) -> None:
+    def tube(self, shape: Tube, content: float, gas_above: float | None = None) -> None:
         found = self.canvas.tube(shape)
         if found is not None:
             region, distance = found
+            value: float | Field = content
+            if gas_above is not None:
+                y = self.canvas.positions(region)[1]
+                value = np.where(y < gas_above, np.float32(GAS), np.float32(content))
             self.canvas.paint(region, self.canvas.cover(distance) * self.cavity[region], value)
 
     def hollow(self, shape: Tube, inner: Tube, content: float, gas_above: float | None) -> None:
         """Paint a hollow organ; content in front of the height ``gas_above`` (y, mm) is gas."""
         self.tube(shape, BOWEL_WALL)
-        found = self.canvas.tube(inner)
-        if found is None:
-            return
-        region, distance = found
-        value: float | Field = content
-        if gas_above is not None:
-            y = self.canvas.positions(region)[1]
-            value = np.where(y < gas_above, np.float32(GAS), np.float32(content))
-        self.canvas.paint(region, self.canvas.cover(distance) * self.cavity[region], value)
+        self.tube(inner, content, gas_above)
 
 
 def _solid_organs(painter: _Painter, torso: Torso, spine: Spine, rng: np.random.Generator) -> None:
     top = spine["T11"].centre[2] + rng.normal(0, 6)
-    wide, deep = max(torso.cavity.half_x), torso.cavity.half_y[4]
+    wide, deep = float(torso.cavity.half_x.max()), float(torso.cavity.half_y[4])
     liver = rng.normal(LIVER, 8)
     for centre, half in (
         (torso.place(-0.56, 0.52, top + 5), (0.47 * wide, 0.95 * deep, 84.0)),
@@ -115,7 +111,9 @@ def _vessels(
 ) -> None:
     canvas = painter.canvas
     for x, radii in ((-7.0, (4.0, 11.0)), (20.5, (3.0, 9.0))):  # crura of the diaphragm
-        canvas.paint_tube(_cut(vessel(torso, spine, x, radii, "T10"), spine["L2"].centre[2]), SOFT)
+        crus = vessel(torso, spine, x, radii, "T10")
+        knots = np.stack([crus.z, crus.x, crus.y, crus.half_x, crus.half_y])
+        canvas.paint_tube(Tube.of(*knots[:, crus.z >= spine["L2"].centre[2]]), SOFT)
     canvas.paint_tube(vessel(torso, spine, 9.0, (9.4, 9.4), "T9"), aorta_hu)
     canvas.paint_tube(vessel(torso, spine, -16.0, (12.0, 8.5), "T11"), aorta_hu - 22)
     level = spine["L4"]
@@ -136,22 +134,10 @@ def _vessels(
     wall = vessel(torso, spine, 9.0, (9.4, 9.4), "T11")
     for angle, share in rng.uniform(0, 1, (int(rng.integers(0, 7)), 2)):  # calcified plaques
         z = wall.z[0] + share * (wall.z[-1] - wall.z[0])
-        radius = float(np.interp(z, wall.z, wall.half_x))
-        x = float(np.interp(z, wall.z, wall.x)) + radius * np.cos(2 * np.pi * angle)
-        y = float(np.interp(z, wall.z, wall.y)) + radius * np.sin(2 * np.pi * angle)
+        x, y, radius = (np.interp(z, wall.z, knots) for knots in (wall.x, wall.y, wall.half_x))
+        x += radius * np.cos(2 * np.pi * angle)
+        y += radius * np.sin(2 * np.pi * angle)
         canvas.paint_capsule((x, y, z - 4), (x, y, z + 4), 1.3, 620.0)
-
-
-def _cut(tube: Tube, bottom: float) -> Tube:
-    """Return the tube's part above a height."""
-    keep = [i for i, z in enumerate(tube.z) if z >= bottom]
-
-    def part(values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(values[i] for i in keep)
-
-    return Tube(
-        part(tube.z), part(tube.x), part(tube.y), part(tube.half_x), part(tube.half_y), tube.power
-    )
 
 
 def _bowel(painter: _Painter, torso: Torso, spine: Spine, rng: np.random.Generator) -> None:
@@ -202,8 +188,7 @@ def _mesentery(
     root = torso.place(0.0, 0.55, (floor + roof) / 2 + 20)
     for _ in range(40):
         end = torso.place(rng.uniform(-0.6, 0.6), rng.uniform(0.15, 0.45), rng.uniform(floor, roof))
-        middle = tuple((a + 2 * b) / 3 for a, b in zip(root, end, strict=True))
-        start = (middle[0], middle[1], middle[2])
+        start = [(a + 2 * b) / 3 for a, b in zip(root, end, strict=True)]
         painter.canvas.paint_capsule(start, end, float(rng.uniform(1.0, 2.2)), 120.0)
 
 

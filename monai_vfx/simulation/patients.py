@@ -8,26 +8,26 @@ hidden states are z-scores (high is healthy); what they make the CT show drives 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import expit
 
-from monai_vfx.analysis.evaluation.discrimination import auroc
-from monai_vfx.simulation.hazard import (
-    BONE_TERMS,
-    HAZARDS,
-    MUSCLE_TERMS,
-    Signal,
-    fracture_times,
-    log_hazard,
-)
-from monai_vfx.simulation.people import draw_matched, draw_people
-from monai_vfx.simulation.populations import POPULATIONS, Hospital
-from monai_vfx.simulation.records import draw_records, repeat_rows, shift_repeats
+from monai_vfx.simulation.hazard import Signal, fracture_times
+from monai_vfx.simulation.people import draw_people, draw_sampled
+from monai_vfx.simulation.populations import POPULATIONS, Hospital, Population, check_choices
 
 Column = npt.NDArray[np.float64]
 Text = npt.NDArray[np.str_]
+
+CENSORED_SHARE = 0.08
+"""Share of the patients without fracture whose imaging ends 1 to 5 years after the CT."""
+RECORDS_END = np.datetime64("2024-12-31")
+"""Last day that a simulated hospital knows of."""
+REPEAT_SHARE = 0.03
+"""Share of a registry's rows that are a second CT of a patient."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Patient:
         follow_up_years: years to the fracture or, without one, to death or the last imaging.
         death: follow-up ended by death without fracture, 0 or 1.
         frax_major: percent; a simulated stand-in for FRAX, not its formula. ``frax_hip`` likewise.
-        baseline_fracture: 0 or 1; like the other three only in a registry what excludes.
+        baseline_fracture: 0 or 1; like the next three 1 only where nobody selects patients.
         five_year_risk: true probability of the fracture in the hospital's whole population.
         bone_z: bone state, z-score, high is healthy; ``muscle_z`` likewise.
         trabecular_hu: enhanced trabecular attenuation of L1 in HU.
@@ -131,7 +131,7 @@ def draw_patients(
     break the eligibility rules and a few patients have a second CT.
 
     Args:
-        count: number of patients (in a registry: of CTs), at least 2.
+        count: number of patients (of ``registry``: of CTs), at least 2.
         seed: not negative; the same arguments give the same patients.
         hospital: which population and sampling.
         signal: the hazard; ``paper``, ``strong``, ``no_muscle`` or ``none``.
@@ -144,8 +144,8 @@ def draw_patients(
     (3, True)
     """
     frame = _draw(count, seed, hospital, signal, matched=True)
-    rows = frame.to_dict("records")
-    return [Patient(**{str(name): value for name, value in row.items()}) for row in rows]
+    rows: list[Any] = frame.to_dict("records")
+    return [Patient(**row) for row in rows]
 
 
 def draw_population(
@@ -153,19 +153,10 @@ def draw_population(
 ) -> pd.DataFrame:
     """Draw a hospital's whole population as a table, nobody sampled: for tests of statistics.
 
-    Args:
-        count: number of patients, at least 2; thousands take milliseconds.
-        seed: not negative. Of the unmatched hospitals these are the patients of
-            :func:`draw_patients`.
-        hospital: which population.
-        signal: the hazard; ``paper``, ``strong``, ``no_muscle`` or ``none``.
+    The arguments are those of :func:`draw_patients`; the unmatched hospitals have its patients.
 
     Returns:
-        (count rows) the columns of :class:`Patient`, the truth among them
-        (``five_year_risk``, ``bone_z``, ``muscle_z``, …).
-
-    Raises:
-        ValueError: for a count, seed, hospital or signal outside these.
+        (count rows) the columns of :class:`Patient`, the truth among them.
 
     >>> people = draw_population(5000, seed=1)
     >>> len(people), bool(abs(people["five_year_risk"].mean() - 0.0374) < 1e-4)
@@ -174,55 +165,16 @@ def draw_population(
     return _draw(count, seed, hospital, signal, matched=False)
 
 
-def attainable_auroc(patients: list[Patient], signal: Signal) -> dict[str, float]:
-    """Return the AUROC that a perfect reader of the truth would reach on these patients.
-
-    The scores are terms of the stated hazard; no class of model is fitted. For the ceiling of a
-    class, with what it can infer from what it sees, see
-    :func:`monai_vfx.simulation.attainable.attainable_aurocs`.
-
-    Args:
-        patients: at least one with and one without fracture.
-        signal: the one they were drawn with.
-
-    Returns:
-        ``risk`` (everything that drives the fracture), ``image`` (bone and muscle terms), ``bone``
-        and ``muscle`` alone. Terms without effect are 0.5.
-
-    Raises:
-        ValueError: when all patients have the same outcome.
-    """
-    outcome = np.array([p.fracture for p in patients])
-    events = int(outcome.sum())
-    if not 0 < events < len(outcome):
-        raise ValueError(f"patients: {events} of {len(outcome)} have a fracture; both are needed")
-    terms = {"image": (*BONE_TERMS, *MUSCLE_TERMS), "bone": BONE_TERMS, "muscle": MUSCLE_TERMS}
-    shown = {
-        name: np.array([getattr(p, name) for p in patients], dtype=np.float64)
-        for name in terms["image"]
-    }
-    scores = {"risk": np.array([p.five_year_risk for p in patients])}
-    scores |= {name: log_hazard(shown, HAZARDS[signal], some) for name, some in terms.items()}
-    return {name: auroc(outcome, score).value for name, score in scores.items()}
-
-
-def _check_choices(count: int, seed: int, hospital: str, signal: str) -> None:
-    if count < 2:
-        raise ValueError(f"count: {count}; at least 2 patients are needed")
-    if seed < 0:
-        raise ValueError(f"seed: {seed}; must not be negative")
-    if hospital not in POPULATIONS:
-        raise ValueError(f"hospital: {hospital!r}; choose one of {sorted(POPULATIONS)}")
-    if signal not in HAZARDS:
-        raise ValueError(f"signal: {signal!r}; choose one of {sorted(HAZARDS)}")
-
-
 def _draw(count: int, seed: int, hospital: Hospital, signal: Signal, matched: bool) -> pd.DataFrame:
     """Return the patients as rows; ``matched`` samples where the hospital does."""
-    _check_choices(count, seed, hospital, signal)
+    check_choices(hospital, signal)
+    if count < 2:
+        raise ValueError(f"`patients` must be at least 2, got {count}")
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative, got {seed}")
     population = POPULATIONS[hospital]
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
-    draw = draw_matched if population.looseness and matched else draw_people
+    draw = draw_sampled if matched else draw_people
     chosen = draw(rng, count, population, signal)
     chosen["follow_up_years"] = np.where(
         chosen["fracture"] == 1,
@@ -230,11 +182,11 @@ def _draw(count: int, seed: int, hospital: Hospital, signal: Signal, matched: bo
         rng.uniform(5.0, 9.0, count),
     )
     records = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
-    numbers, text = draw_records(records, chosen, population)
-    scans = repeat_rows(count, population)
+    numbers, text = _draw_records(records, chosen, population)
+    scans = _repeat_rows(count, population)
     numbers = {name: values[scans] for name, values in (chosen | numbers).items()}
     text = {name: values[scans] for name, values in text.items()}
-    shift_repeats(scans, numbers, text)
+    _shift_repeats(scans, numbers, text)
     return _frame(population.prefix, scans, numbers, text)
 
 
@@ -250,3 +202,103 @@ def _frame(
         | {"sex": np.where(numbers["female"] == 1, "F", "M")}
     )
     return frame.astype(dict.fromkeys(_WHOLE, np.int64))[list(Patient.__dataclass_fields__)]
+
+
+def _repeat_rows(count: int, population: Population) -> npt.NDArray[np.int64]:
+    """Return which patient each of ``count`` CTs shows; the last few may be second CTs.
+
+    >>> _repeat_rows(40, POPULATIONS["registry"]).tolist()[-3:]
+    [37, 38, 0]
+    >>> _repeat_rows(3, POPULATIONS["external"]).tolist()
+    [0, 1, 2]
+    """
+    repeats = round(REPEAT_SHARE * count) if population.unselected else 0
+    people = count - repeats
+    return np.concatenate([np.arange(people), np.arange(repeats)]).astype(np.int64)
+
+
+def _draw_records(
+    rng: np.random.Generator, columns: dict[str, Column], population: Population
+) -> tuple[dict[str, Column], dict[str, Text]]:
+    """Draw the further columns of patients whose risk factors and outcome are known.
+
+    Only patients without fracture are censored or die early, so that the label stays what the
+    true five-year risk means.
+
+    Returns:
+        Columns of numbers (``follow_up_years`` among them) and of text, (n,) each.
+    """
+    count = len(columns["age"])
+    free = columns["fracture"] == 0
+    chance, moment, unit = rng.random((3, count))
+    dies = expit(-3.4 + 0.5 * (columns["age"] - 70.0) / 8.0)
+    death = free & (chance < dies)
+    censored = free & ~death & (chance < dies + CENSORED_SHARE)
+    years = np.where(death | censored, 1.0 + 4.0 * moment, columns["follow_up_years"])
+    first, last = (np.datetime64(day, "D") for day in population.scan_dates)
+    earliness = rng.random(count)
+    numbers = {"follow_up_years": years, "death": death.astype(np.float64)}
+    numbers |= _frax_stand_in(rng, columns) | _exclusions(rng, columns, population, years)
+    numbers["death"] *= numbers["follow_up_years"] >= 1.0
+    # No follow-up ends after the records do.
+    room = (RECORDS_END - first).astype(int) - np.ceil(365.25 * numbers["follow_up_years"])
+    days = earliness * (np.minimum(room, (last - first).astype(int)) + 1)
+    letter = population.prefix if not population.unselected else "D"
+    text = {
+        "scan_date": np.datetime_as_string(first + days.astype(int)),
+        "scanner": np.where(unit < 0.6, f"simulated {letter}1", f"simulated {letter}2"),
+        "contrast_phase": np.full(count, "portal_venous"),
+    }
+    return numbers, text
+
+
+def _shift_repeats(
+    rows: npt.NDArray[np.int64], numbers: dict[str, Column], text: dict[str, Text]
+) -> None:
+    """Move each repeated CT, still a copy of the first, to a later day, in place."""
+    for row in np.flatnonzero(rows != np.arange(len(rows))):
+        person = rows[row]
+        gap = min(1.0, 0.3 * float(numbers["follow_up_years"][person]))
+        numbers["age"][row] = round(float(numbers["age"][person]) + gap, 1)
+        numbers["follow_up_years"][row] -= gap
+        day = np.datetime64(str(text["scan_date"][person]), "D") + max(1, round(365.25 * gap))
+        text["scan_date"][row] = str(day)
+
+
+def _frax_stand_in(rng: np.random.Generator, columns: dict[str, Column]) -> dict[str, Column]:
+    """Return two percentages that behave somewhat like FRAX's. It is not the FRAX formula."""
+    decades = (columns["age"] - 65.0) / 10.0
+    factors = (
+        0.4 * columns["female"]
+        + 0.3 * columns["smoker"]
+        + 0.2 * columns["drinker"]
+        + 0.5 * columns["glucocorticoids"]
+        + 0.35 * columns["secondary_osteoporosis"]
+        - 0.15 * (columns["bmi"] - 23.6) / 3.5
+    )
+    noise = rng.normal(0.0, 0.25, (2, len(decades)))
+    major = 100 * expit(-2.9 + 0.35 * decades + factors + noise[0])
+    hip = 100 * expit(-4.4 + 0.75 * decades + factors + noise[1])
+    return {"frax_major": np.round(major, 1), "frax_hip": np.round(np.minimum(hip, major), 1)}
+
+
+def _exclusions(
+    rng: np.random.Generator, columns: dict[str, Column], population: Population, years: Column
+) -> dict[str, Column]:
+    """Return what the eligibility rules look at; only where nobody selects do patients break them.
+
+    A rule is broken regardless of the outcome, so the eligible have the risk of all.
+    """
+    count = len(years)
+    share, moment = rng.random((5, count)), rng.random(count)
+    limits = (0.025, 0.01, 0.025, 0.025, 0.01) if population.unselected else (0.0,) * 5
+    baseline, surgery, poor, short, trauma = (
+        row < limit for row, limit in zip(share, limits, strict=True)
+    )
+    return {
+        "baseline_fracture": baseline.astype(np.float64),
+        "spinal_surgery": surgery.astype(np.float64),
+        "image_adequate": 1.0 - poor,
+        "traumatic_fracture": (trauma & (columns["fracture"] == 0)).astype(np.float64),
+        "follow_up_years": np.where(short, 0.1 + 0.85 * moment, years),
+    }

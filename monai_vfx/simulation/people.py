@@ -51,14 +51,7 @@ def draw_people(
     signal: Signal,
     hazard: Hazard | None = None,
 ) -> dict[str, Column]:
-    """Draw everyone of a population.
-
-    Args:
-        rng: source.
-        count: people.
-        population: the hospital's.
-        signal: how the states show, and the hazard.
-        hazard: in place of the signal's.
+    """Draw everyone of a population; ``hazard`` takes the place of the signal's.
 
     Returns:
         Risk factors, hidden states, shown quantities, ``five_year_risk``, ``fracture``.
@@ -80,13 +73,18 @@ def draw_matched(
     signal: Signal,
     hazard: Hazard | None = None,
 ) -> dict[str, Column]:
-    """Draw ``count`` cases and matched controls of a population, in a random order.
-
-    The arguments are those of :func:`draw_people`.
-    """
+    """Draw ``count`` cases and matched controls, in a random order; see :func:`draw_people`."""
     pool = draw_people(rng, PEOPLE_PER_PATIENT * count + 2000, population, signal, hazard)
     order = rng.permutation(_matched_sample(rng, pool, count, population.looseness))
     return {name: values[order] for name, values in pool.items()}
+
+
+def draw_sampled(
+    rng: np.random.Generator, count: int, population: Population, signal: Signal
+) -> dict[str, Column]:
+    """Draw patients as the hospital samples them: matched, or everyone as they come."""
+    draw = draw_matched if population.looseness else draw_people
+    return draw(rng, count, population, signal)
 
 
 def _risk_factors(
@@ -136,19 +134,20 @@ def _shown(
     """Turn z-scores into what the image shows, each with a part that the state does not explain."""
     bone, muscle = columns["bone_z"], columns["muscle_z"]
     own = UNEXPLAINED * rng.standard_normal((7, len(bone)))
-
-    def value(rule: tuple[float, float], z: Column, low: float, high: float) -> Column:
-        return np.clip(rule[0] + rule[1] * z, low, high)
-
-    return {
-        "trabecular_hu": value(look.trabecular_hu, bone + own[0], 45.0, 260.0),
-        "cortex_mm": value(look.cortex_mm, bone + own[1], 0.3, 1.2),
-        "texture": value(look.texture, bone + own[2], 0.05, 0.30),
-        "erector_scale": value(look.erector_scale, muscle + own[3], 0.6, 1.4),
-        "psoas_scale": value(look.psoas_scale, muscle + own[4], 0.6, 1.5),
-        "fat_fraction": value(look.fat_fraction, muscle + own[5], 0.02, 0.5),
-        "lean_hu": value(look.lean_hu, muscle + own[6], 40.0, 75.0),
+    limits = {
+        "trabecular_hu": (bone, 45.0, 260.0),
+        "cortex_mm": (bone, 0.3, 1.2),
+        "texture": (bone, 0.05, 0.30),
+        "erector_scale": (muscle, 0.6, 1.4),
+        "psoas_scale": (muscle, 0.6, 1.5),
+        "fat_fraction": (muscle, 0.02, 0.5),
+        "lean_hu": (muscle, 40.0, 75.0),
     }
+    shown = {}
+    for (name, (state, low, high)), part in zip(limits.items(), own, strict=True):
+        mean, change = getattr(look, name)
+        shown[name] = np.clip(mean + change * (state + part), low, high)
+    return shown
 
 
 def _matched_sample(

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import root
 
-from monai_vfx.simulation.hazard import Signal
+from monai_vfx.simulation.hazard import HAZARDS, Signal
 
+Floats = npt.NDArray[np.float64]
 Hospital = Literal["development", "external", "registry"]
 
 AGE_LIMITS = (50.0, 80.0)
@@ -25,9 +26,8 @@ class Looseness:
     The study's controls are 0.9 years younger than the cases and spread less (72.0 ± 7.6 against
     72.9 ± 8.2): perfect matching would not leave that. Within 50-80 years these values alone would
     let age reach an AUROC of 0.59, so half of both differences is taken, which is within sampling
-    error of the table. A control is sought at the age that has
-    among the controls the rank of the case's among the cases, and the ranks of a pair correlate
-    (Gaussian copula).
+    error of the table. A control is sought at the age that has among the controls the rank of the
+    case's among the cases, and the ranks of a pair correlate (Gaussian copula).
 
     Args:
         case_age: mean and SD of the cases, years; see :func:`age_quantiles`.
@@ -56,7 +56,7 @@ class Population:
         looseness: of the matching of controls to cases, one to one; None samples everyone.
         prefix: first letter of the cases' names.
         scan_dates: first and last day of the CTs.
-        registry: whether some rows break the eligibility rules and some patients come twice.
+        unselected: whether some rows break the eligibility rules and some patients have two CTs.
         age_limits: years; patients are drawn within them.
     """
 
@@ -72,7 +72,7 @@ class Population:
     prefix: str
     scan_dates: tuple[str, str]
     looseness: Looseness | None = None
-    registry: bool = False
+    unselected: bool = False
     age_limits: tuple[float, float] = AGE_LIMITS
     type2_diabetes: tuple[float, float] = (0.20, 0.26)
     hiv: tuple[float, float] = (0.001, 0.006)
@@ -124,10 +124,18 @@ POPULATIONS: dict[Hospital, Population] = {
         prevalence=0.25,
         prefix="R",
         scan_dates=("2010-01-01", "2019-12-31"),
-        registry=True,
+        unselected=True,
         age_limits=(42.0, 90.0),
     ),
 }
+
+
+def check_choices(hospital: str, signal: str) -> None:
+    """Raise ValueError for an unknown hospital or signal."""
+    for what, value, known in (("hospital", hospital, POPULATIONS), ("signal", signal, HAZARDS)):
+        if value not in known:
+            raise ValueError(f"`{what}` must be one of {', '.join(known)}, got {value!r}")
+
 
 HEIGHT_SD = 6.1
 """SD of the height within a sex, cm: with 12.4 cm between the sexes the tables' 7.9 and 8.4."""
@@ -159,7 +167,7 @@ _PAIRS: dict[tuple[str, str], float] = {
 }
 
 
-def copula_correlation() -> npt.NDArray[np.float64]:
+def copula_correlation() -> Floats:
     """Return the correlation of the copula's normal variables, (12, 12) in :data:`LATENT`'s order.
 
     Height is that within a sex; smoking and drinking depend on sex by their shares. Height and BMI
@@ -177,22 +185,15 @@ _GRID = 3001
 
 
 @lru_cache(maxsize=64)
-def age_quantiles(
-    mean: float, sd: float, limits: tuple[float, float]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def age_quantiles(mean: float, sd: float, limits: tuple[float, float]) -> tuple[Floats, Floats]:
     """Return the distribution of ages between limits that has a mean and SD and is least committed.
 
     Of all densities on an interval with given mean and SD the one of greatest entropy is
     proportional to exp(p x + q x²) (Jaynes 1957; Dowson and Wragg 1973): a truncated normal for
     small SDs, and for the tables' (72.5 ± 7.9 within 50-80) one that rises to the older limit.
 
-    Args:
-        mean: years, within the limits.
-        sd: years; at most what the limits allow.
-        limits: youngest and oldest age, years.
-
     Returns:
-        Ages and their cumulative distribution, (3001,) each.
+        Ages in years and their cumulative distribution, (3001,) each.
 
     Raises:
         ValueError: when no such density is found.
@@ -206,19 +207,16 @@ def age_quantiles(
     x = np.linspace(-1.0, 1.0, _GRID)
     target = np.array([(mean - centre) / half, (sd / half) ** 2])
 
-    def density(parameters: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def density(parameters: Floats) -> Floats:
         exponent = parameters[0] * x + parameters[1] * x**2
-        weight: npt.NDArray[np.float64] = np.exp(exponent - exponent.max())
+        weight: Floats = np.exp(exponent - exponent.max())
         weight[[0, -1]] /= 2
-        share: npt.NDArray[np.float64] = weight / weight.sum()
-        return share
+        return np.asarray(weight / weight.sum())
 
-    def miss(parameters: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def miss(parameters: Floats) -> Floats:
         weight = density(parameters)
         average = float(weight @ x)
-        moments = np.array([average, float(weight @ (x - average) ** 2)])
-        missing: npt.NDArray[np.float64] = moments - target
-        return missing
+        return np.asarray([average, float(weight @ (x - average) ** 2)] - target)
 
     found = root(miss, np.array([0.0, 0.0]), tol=1e-10)
     if not found.success:

@@ -7,13 +7,16 @@ u to the left, v to the back, w to the head, tilted in the sagittal plane.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from monai_vfx.core.anatomy import VERTEBRAE
 from monai_vfx.core.vertebra_sizes import SACRUM_TILT, SIZES
-from monai_vfx.simulation.canvas import Field, Point, superellipse
+from monai_vfx.simulation.canvas import Field, Knots, superellipse
+
+Place = tuple[float, float, float]
+"""LPS position in mm."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Vertebra:
     """
 
     name: str
-    centre: Point
+    centre: Place
     tilt: float
     height: float
     wedge: float
@@ -47,7 +50,7 @@ class Vertebra:
         """The body's label value."""
         return VERTEBRAE[self.name]
 
-    def world(self, u: float, v: float, w: float) -> Point:
+    def world(self, u: float, v: float, w: float) -> Place:
         """Return the LPS position of a point in the vertebra's own frame."""
         cos, sin = np.cos(self.tilt), np.sin(self.tilt)
         x, y, z = self.centre
@@ -69,14 +72,18 @@ class Spine:
     vertebrae: tuple[Vertebra, ...]
     sacrum: tuple[Vertebra, ...]
 
+    @property
+    def column(self) -> tuple[Vertebra, ...]:
+        """All of them, cranial to caudal."""
+        return self.vertebrae + self.sacrum
+
     def __getitem__(self, name: str) -> Vertebra:
         """Return a level by its name."""
-        return next(v for v in self.vertebrae + self.sacrum if v.name == name)
+        return next(v for v in self.column if v.name == name)
 
-    def centre_line(self) -> tuple[Field, Field, Field]:
-        """Return x, y and z (each ascending in z, T9 to S3) of the body centres, mm."""
-        centres = np.array([v.centre for v in (self.vertebrae + self.sacrum)[::-1]])
-        x, y, z = centres.astype(np.float32).T
+    def centre_line(self) -> tuple[Knots, Knots, Knots]:
+        """Return x, y and z (each ascending in z, S3 to T9) of the body centres, mm."""
+        x, y, z = np.array([v.centre for v in self.column[::-1]], np.float32).T.astype(float)
         return x, y, z
 
 
@@ -118,12 +125,10 @@ def make_spine(rng: np.random.Generator, height_cm: float, male: bool, age: floa
 
 
 def body_distance(body: Vertebra, positions: tuple[Field, Field, Field]) -> tuple[Field, Field]:
-    """Return the signed distances in mm to a vertebral body's side wall and to its endplates.
+    """Return the signed distances in mm to a body's side wall and to its endplates.
 
-    The larger of the two is the distance to the body.
-
-    The body is a superelliptic cylinder with a waist, a flat to hollow back wall and concave,
-    wedged endplates.
+    The larger of the two is the distance to the body: a superelliptic cylinder with a waist, a flat
+    to hollow back wall and concave, wedged endplates.
     """
     u, v, w = body.local(positions)
     half = np.float32(body.height / 2)
@@ -145,20 +150,17 @@ def disc_between(upper: Vertebra, lower: Vertebra) -> Vertebra:
     """Return the disc between two levels as a body without waist, dish or wedge."""
     top = np.array(upper.world(0, 0, -upper.height / 2))
     bottom = np.array(lower.world(0, 0, lower.height / 2))
-    centre = (top + bottom) / 2
-    return Vertebra(
-        name=upper.name,
-        centre=(float(centre[0]), float(centre[1]), float(centre[2])),
+    x, y, z = ((top + bottom) / 2).tolist()
+    return replace(
+        upper,
+        centre=(x, y, z),
         tilt=(upper.tilt + lower.tilt) / 2,
         height=upper.disc + 7.0,
-        wedge=0.0,
         half_depth=(upper.half_depth + lower.half_depth) / 2 * 1.06,
         half_width=(upper.half_width + lower.half_width) / 2 * 1.06,
-        disc=0.0,
-        process=0.0,
+        wedge=0.0,
         depression=0.0,
         flare=0.0,
-        span=1.0,
     )
 
 
@@ -166,8 +168,8 @@ def disc_between(upper: Vertebra, lower: Vertebra) -> Vertebra:
 class Rod:
     """A piece of a posterior arch: a rod with round ends, LPS mm."""
 
-    start: Point
-    end: Point
+    start: Place
+    end: Place
     radius: float
 
 
@@ -180,15 +182,10 @@ def arch_rods(body: Vertebra) -> list[Rod]:
     lateral = body.half_width * (0.60 if thoracic else 0.66)
     rods = []
 
-    def add(radius: float, start: Point, end: Point) -> None:
+    def add(radius: float, start: Place, end: Place) -> None:
         for side in (-1, 1):
-            rods.append(
-                Rod(
-                    body.world(side * start[0], *start[1:]),
-                    body.world(side * end[0], *end[1:]),
-                    radius * scale,
-                )
-            )
+            first, last = (body.world(side * u, v, w) for u, v, w in (start, end))
+            rods.append(Rod(first, last, radius * scale))
 
     pillar = back + canal * 0.75
     for w in (2.0, 7.0):  # a pedicle is taller than wide: two rods, one above the other
@@ -240,19 +237,15 @@ def _stack(pieces: list[Vertebra], scoliosis: float) -> tuple[Vertebra, ...]:
     origin = centres[[p.name for p in pieces].index("L3")]
     placed = []
     for piece, centre in zip(pieces, centres, strict=True):
-        y, z = centre - origin
-        x = scoliosis * np.sin(z / 60.0)
-        placed.append(_moved(piece, (float(x), float(y), float(z))))
+        y, z = (centre - origin).tolist()
+        x = float(scoliosis * np.sin(z / 60.0))
+        placed.append(replace(piece, centre=(x, y, z)))
     return tuple(placed)
 
 
 def _axis(tilt: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return (y, z) of the direction from a body's lower to its upper end."""
     return np.array([np.sin(tilt), np.cos(tilt)])
-
-
-def _moved(piece: Vertebra, centre: Point) -> Vertebra:
-    return Vertebra(**{**piece.__dict__, "centre": centre})
 
 
 def _make_sacrum(last: Vertebra, tilt: float) -> tuple[Vertebra, ...]:
@@ -265,10 +258,9 @@ def _make_sacrum(last: Vertebra, tilt: float) -> tuple[Vertebra, ...]:
         gap = last.disc if number == 0 else 1.5
         middle = (above.tilt + angle) / 2
         x, y, z = above.centre
-        step = (
-            above.height / 2 * _axis(above.tilt) + gap * _axis(middle) + height / 2 * _axis(angle)
-        )
-        segment = Vertebra(
+        step = above.height / 2 * _axis(above.tilt) + gap * _axis(middle)
+        step = step + height / 2 * _axis(angle)
+        above = Vertebra(
             name=f"S{number + 1}",
             centre=(x, float(y - step[0]), float(z - step[1])),
             tilt=float(angle),
@@ -282,6 +274,5 @@ def _make_sacrum(last: Vertebra, tilt: float) -> tuple[Vertebra, ...]:
             flare=0.02,
             span=last.span,
         )
-        segments.append(segment)
-        above = segment
+        segments.append(above)
     return tuple(segments)

@@ -10,7 +10,7 @@ import pytest
 
 from monai_vfx.analysis.cohort.flow import Eligibility, Flow, select_eligible, with_adequate_images
 from monai_vfx.core.errors import SettingError
-from monai_vfx.simulation.registry import draw_registry
+from monai_vfx.simulation.study_flow import draw_study_flow
 
 ELIGIBLE: dict[str, Any] = {
     "patient_id": None,
@@ -39,7 +39,7 @@ def _reasons(frame: pd.DataFrame, rules: Eligibility) -> dict[str, str]:
 
 @pytest.mark.parametrize("repeated", [0, 700])
 def test_the_studys_counts(repeated: int) -> None:
-    frame = draw_registry(seed=3, repeated_scans=repeated)
+    frame = draw_study_flow(seed=3, repeated_scans=repeated)
     frame["scan_date"] = pd.to_datetime(frame["scan_date"])
     analysed, flow = select_eligible(frame, Eligibility())
     assert [(s.name, sum(n for _, n, _ in s.excluded), s.n) for s in flow.steps] == [
@@ -60,12 +60,12 @@ def test_the_studys_counts(repeated: int) -> None:
 
 
 def test_in_the_registry_rows_break_several_rules() -> None:
-    frame = draw_registry(seed=3)
+    frame = draw_study_flow(seed=3)
     old, short = frame["age"] > 80, frame["follow_up_years"] < 1
     assert (old & short).sum() > 100
     assert (short & (frame["baseline_fracture"] == 1)).sum() > 100
-    assert draw_registry(seed=3).equals(frame)
-    assert not draw_registry(seed=4).equals(frame)
+    assert draw_study_flow(seed=3).equals(frame)
+    assert not draw_study_flow(seed=4).equals(frame)
 
 
 @pytest.mark.parametrize(
@@ -223,4 +223,4 @@ def test_simulated_patients_are_called_so(simulated: int, label: str) -> None:
 @pytest.mark.parametrize("arguments", [{"seed": -1}, {"repeated_scans": -1}])
 def test_a_registry_that_cannot_be_drawn(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        draw_registry(**arguments)
+        draw_study_flow(**arguments)

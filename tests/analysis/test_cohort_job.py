@@ -21,13 +21,13 @@ from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.cli import main
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.tables import FaultyTable
-from monai_vfx.simulation.registry import draw_registry
+from monai_vfx.simulation.study_flow import draw_study_flow
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = tmp_path_factory.mktemp("registry") / "cohort.csv"
-    write_patients(draw_registry(seed=1), table)
+    write_patients(draw_study_flow(seed=1), table)
     return table
 
 
@@ -35,7 +35,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few hundred CTs with images, some patients with several."""
     folder = tmp_path_factory.mktemp("small")
-    frame = draw_registry(seed=2, repeated_scans=4000)
+    frame = draw_study_flow(seed=2, repeated_scans=4000)
     events = frame[frame["fracture"] == 1]["patient_id"].drop_duplicates()[:50]
     others = frame[~frame["patient_id"].isin(events)]["patient_id"].drop_duplicates()[:350]
     frame = frame[frame["patient_id"].isin({*events, *others})].reset_index(drop=True)

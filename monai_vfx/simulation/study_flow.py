@@ -1,4 +1,4 @@
-"""A hospital's registry of abdominal CTs, as a table without images: the study's flow to try on.
+"""The table, without images, of a simulated hospital with the study's flow of patients.
 
 The counts at every step are those of the study's Figure 1 (Kong et al., doi
 10.2196/preprints.48535); ages, build and risk factors follow its Tables 1 and 2. Nothing here is
@@ -24,7 +24,7 @@ POOR_IMAGES_CASES = 85
 POOR_IMAGES_NON_CASES = 2_141
 
 _LAST_DAY = np.datetime64("2024-12-31")
-"""No follow-up of the registry ends later."""
+"""No follow-up ends later."""
 _SCANNERS = ("Brilliance 64", "Ingenuity", "iCT 256")
 _FLAGS = ("smoker", "drinker", "glucocorticoids", "secondary_osteoporosis", "type2_diabetes")
 _RARE = ("hiv", "hepatitis_c", "renal_failure")
@@ -32,8 +32,8 @@ _RARE = ("hiv", "hepatitis_c", "renal_failure")
 Floats = npt.NDArray[np.float64]
 
 
-def draw_registry(seed: int = 0, repeated_scans: int = 0) -> pd.DataFrame:
-    """Draw a registry whose flow has exactly the study's counts.
+def draw_study_flow(seed: int = 0, repeated_scans: int = 0) -> pd.DataFrame:
+    """Draw a hospital's table whose flow has exactly the study's counts.
 
     Some rows break several rules of eligibility; the order of the rules decides where they count.
     Non-cases are followed between one and ten years. The outcome's relation to age and risk
@@ -41,7 +41,7 @@ def draw_registry(seed: int = 0, repeated_scans: int = 0) -> pd.DataFrame:
 
     Args:
         seed: not negative; the same arguments give the same table.
-        repeated_scans: further, later CTs of patients of the registry, on top of the counts.
+        repeated_scans: further, later CTs of its patients, on top of the counts.
 
     Returns:
         32,435 + ``repeated_scans`` rows in a random order, with all columns of the patient table
@@ -51,14 +51,14 @@ def draw_registry(seed: int = 0, repeated_scans: int = 0) -> pd.DataFrame:
     Raises:
         ValueError: a negative seed, or a number of repeated scans outside 0-10,000.
 
-    >>> table = draw_registry(seed=1)
+    >>> table = draw_study_flow(seed=1)
     >>> len(table), int(table["image_adequate"].sum()) < len(table)
     (32435, True)
     """
     if seed < 0:
-        raise ValueError(f"seed: {seed}; must not be negative")
+        raise ValueError(f"`seed` must not be negative, got {seed}")
     if not 0 <= repeated_scans <= 10_000:
-        raise ValueError(f"repeated_scans: {repeated_scans}; must lie in 0 to 10000")
+        raise ValueError(f"`repeated_scans` must be 0 to 10,000, got {repeated_scans}")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
     people = _people(rng)
     _add_outcome(rng, people)

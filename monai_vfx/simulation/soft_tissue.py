@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -10,14 +12,7 @@ from monai_vfx.core.arrays import Region
 from monai_vfx.simulation.canvas import Canvas, Field, Tube
 from monai_vfx.simulation.patients import Patient
 from monai_vfx.simulation.spine import Spine
-from monai_vfx.simulation.torso import (
-    FAT,
-    Torso,
-    erector_spinae,
-    iliac_wing,
-    psoas,
-    quadratus,
-)
+from monai_vfx.simulation.torso import FAT, Torso, erector_spinae, iliac_wing, psoas, quadratus
 
 SKIN, WALL, LUNG = 5.0, 54.0, -850.0
 ASYMMETRY = 0.05
@@ -70,11 +65,11 @@ def paint_muscles(
     uneven = np.clip(rng.normal(0, ASYMMETRY, 3), -2 * ASYMMETRY, 2 * ASYMMETRY)
     for side in (-1, 1):
         gluteus = iliac_wing(torso, spine, side, inset=-11.0 * torso.build)
-        behind = tuple(y + 8.0 for y in gluteus.y)
-        moved = Tube(**{**gluteus.__dict__, "y": behind})
-        canvas.paint_tube(moved, WALL)
+        canvas.paint_tube(replace(gluteus, y=gluteus.y + 8.0), WALL)
     for side in (-1, 1):
-        _paint_iliac(canvas, torso, spine, side, patient.trabecular_hu)
+        canvas.paint_tube(iliac_wing(torso, spine, side, inset=0.0), 620.0)
+        marrow = 0.7 * patient.trabecular_hu + 50.0
+        canvas.paint_tube(iliac_wing(torso, spine, side, inset=1.5), marrow)
         larger = 1 + side * uneven  # areas of both sides together stay the patient's
         small = quadratus(torso, spine, side, patient.psoas_scale * larger[0])
         _paint_muscle(canvas, small, patient, 0.7, None, rng)
@@ -84,15 +79,10 @@ def paint_muscles(
         _paint_muscle(canvas, back, patient, 1.0, MUSCLES["erector_spinae"], rng)
 
 
-def marbling(
-    rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, float, float]
-) -> Field:
+def marbling(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> Field:
     """Return a random field of mean 0 and SD 1 that runs in strands along z.
 
-    Args:
-        rng: source.
-        shape: (z, y, x).
-        spacing: voxel size along z, y, x in mm; the strands are 2 to 4 mm wide and 16 mm long.
+    Shape and spacing (mm) are along z, y, x; the strands are 2 to 4 mm wide and 16 mm long.
     """
     white = rng.standard_normal(shape, dtype=np.float32)
     layers = []
@@ -135,18 +125,13 @@ def _fat_field(
 ) -> Field:
     """Return where fat comes first: strands, more near the spine, clefts between the bellies."""
     x, y, z = canvas.positions(region)
-    spacing = (
-        float(canvas.z[1] - canvas.z[0]),
-        float(canvas.y[1] - canvas.y[0]),
-        float(canvas.x[1] - canvas.x[0]),
-    )
-    field = marbling(rng, distance.shape, spacing)
-    half_x = np.maximum(np.interp(z, shape.z, shape.half_x), 1.0).astype(np.float32)
-    half_y = np.maximum(np.interp(z, shape.z, shape.half_y), 1.0).astype(np.float32)
-    u = np.abs(x - np.interp(z, shape.z, shape.x).astype(np.float32)) / half_x
-    medial = np.abs(x) < np.abs(np.interp(z, shape.z, shape.x)).astype(np.float32)
-    inward = np.where(medial, u, -u)
-    v = (y - np.interp(z, shape.z, shape.y).astype(np.float32)) / half_y
+    field = marbling(rng, distance.shape, canvas.spacing)
+    at = [np.interp(z, shape.z, k) for k in (shape.x, shape.y, shape.half_x, shape.half_y)]
+    half_x, half_y = (np.maximum(half, 1.0).astype(np.float32) for half in at[2:])
+    middle_x, middle_y = (middle.astype(np.float32) for middle in at[:2])
+    u = np.abs(x - middle_x) / half_x
+    inward = np.where(np.abs(x) < np.abs(middle_x), u, -u)
+    v = (y - middle_y) / half_y
     field += np.float32(0.7) * inward - np.float32(0.5) * v  # most beside the laminae
     for place, lean in ((0.28, 0.25), (-0.38, -0.15)):  # multifidus | longissimus | iliocostalis
         cleft = (inward - np.float32(place) - np.float32(lean) * v) * half_x
@@ -180,8 +165,3 @@ def _paint_lungs(canvas: Canvas, region: Region, distance: Field, spine: Spine) 
     recess = np.maximum(recess, (back - y) * np.float32(0.6) + (20.0 - thickness))
     recess = np.where(thickness > 0, recess, np.float32(99.0))
     canvas.paint(region, canvas.cover(recess), LUNG)
-
-
-def _paint_iliac(canvas: Canvas, torso: Torso, spine: Spine, side: int, marrow_hu: float) -> None:
-    canvas.paint_tube(iliac_wing(torso, spine, side, inset=0.0), 620.0)
-    canvas.paint_tube(iliac_wing(torso, spine, side, inset=1.5), 0.7 * marrow_hu + 50.0)
