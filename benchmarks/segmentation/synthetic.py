@@ -46,7 +46,7 @@ from monai_vfx.core.anatomy import LEVEL_NAMES, LEVELS, VERTEBRAE
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.io.volume import open_volume
-from monai_vfx.vertebrae.segmentation.weights import NETWORKS, bundle_root
+from monai_vfx.vertebrae.segmentation.networks import NETWORKS, bundle_root
 
 MEASURED = (*LEVELS, "L5")
 STUDY = [VERTEBRAE[level] for level in LEVELS]

@@ -780,7 +780,7 @@ def test_a_study_makes_masks_only_where_some_are_missing(
 
 def shipped() -> None:
     """Skip where the segmentation's weights are not there (a checkout before they were trained)."""
-    from monai_vfx.vertebrae.segmentation.weights import NETWORKS, bundle_root
+    from monai_vfx.vertebrae.segmentation.networks import NETWORKS, bundle_root
 
     for name in NETWORKS:
         path = bundle_root() / "models" / f"{name}.safetensors"

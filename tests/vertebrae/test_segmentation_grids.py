@@ -78,7 +78,7 @@ def test_a_world_ramp_stays_where_it_is(
     beyond = np.maximum(2.0 / np.array(spacing), 0.6)  # the last block of voxels may stick out
     far = ((place < -beyond) | (place > np.array(shape) - 1 + beyond)).any(axis=-1)
     assert far.sum() > 1000
-    assert (located.values[far] == grids.LOWEST_HU).all()
+    assert (located.values[far] == grids.MIN_HU).all()
 
 
 @pytest.mark.parametrize("codes", ["LPS", "ASR", "SLP", "PIR"])
@@ -139,7 +139,7 @@ def test_a_patch_lies_in_the_vertebras_frame() -> None:
     image = grids.Image(np.rint(_ramp(source, shape) * 10), source)
     found = grids.sample_means(image, grids.PATCH_SHAPE, affine)
     expected = _ramp(affine, grids.PATCH_SHAPE) * 10
-    inside = found != grids.LOWEST_HU
+    inside = found != grids.MIN_HU
     assert inside.mean() > 0.9
     inner = inside[2:-2, 2:-2, 2:-2]
     assert np.abs(found - expected)[2:-2, 2:-2, 2:-2][inner].max() < 10

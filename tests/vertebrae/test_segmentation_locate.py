@@ -21,7 +21,7 @@ from monai_vfx.vertebrae.segmentation import VertebraSegmentation, segment
 from monai_vfx.vertebrae.segmentation.grids import Image
 from monai_vfx.vertebrae.segmentation.locate import segment_structures
 from monai_vfx.vertebrae.segmentation.naming import THRESHOLD
-from monai_vfx.vertebrae.segmentation.weights import NETWORKS, bundle_root, load_networks
+from monai_vfx.vertebrae.segmentation.networks import NETWORKS, bundle_root, load_networks
 from monai_vfx.vertebrae.training.anatomy.body_plan import paint_label_map
 from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap
 from monai_vfx.vertebrae.training.anatomy.synthetic_ct import synthetic_ct

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from monai_vfx.core.errors import SettingError
 from monai_vfx.vertebrae.segmentation.naming import (
     THRESHOLD,
     VARIANTS,
@@ -19,7 +16,6 @@ from monai_vfx.vertebrae.segmentation.naming import (
     Rates,
     conventional_names,
     name_bodies,
-    read_rates,
     spine_names,
 )
 
@@ -198,27 +194,6 @@ def test_sides_are_alike() -> None:
     )
     assert one.confidence == pytest.approx(other.confidence)
     assert 0.5 < one.confidence < name_bodies(_chain([RIB] * 2 + [NONE] * 5, SEEN)).confidence
-
-
-def test_rates_come_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "naming.json"
-    assert read_rates(path) == Rates()
-    path.write_text(json.dumps({"rib_sensitivity": 0.9, "last_rib": [0.9, 0.05, 0.05]}))
-    assert read_rates(path) == Rates(rib_sensitivity=0.9, last_rib=(0.9, 0.05, 0.05))
-    for broken in (
-        {"rib": 0.9},
-        {"rib_sensitivity": 1.5},
-        {"rib_sensitivity": "high"},
-        {"last_rib": [0.5, 0.2, 0.2]},
-        {"last_rib": 0.5},
-        [1],
-    ):
-        path.write_text(json.dumps(broken))
-        with pytest.raises(SettingError):
-            read_rates(path)
-    path.write_text("{")
-    with pytest.raises(SettingError):
-        read_rates(path)
 
 
 def test_impossible_chains_are_an_error() -> None:

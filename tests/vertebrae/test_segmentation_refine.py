@@ -11,7 +11,8 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from monai_vfx.core.anatomy import LEVEL_NAMES, MUSCLES, STRUCTURES, VERTEBRAE
-from monai_vfx.vertebrae.segmentation import refine, spine
+from monai_vfx.vertebrae.segmentation import chain as spine
+from monai_vfx.vertebrae.segmentation import refine
 from monai_vfx.vertebrae.segmentation.grids import Probabilities
 from monai_vfx.vertebrae.training.anatomy.body_plan import BodyPlan
 from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap

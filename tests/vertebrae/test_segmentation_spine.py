@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from monai_vfx.core.anatomy import STRUCTURES, VERTEBRAE
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.vertebrae.segmentation import spine
+from monai_vfx.vertebrae.segmentation import chain as spine
 from monai_vfx.vertebrae.segmentation.grids import Probabilities
 from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap
 
@@ -170,20 +170,20 @@ def test_a_known_profile_is_cut_where_it_should_be() -> None:
     pieces = [("nothing", 9), ("body", 21), ("disc", 4), ("body", 24), ("disc", 6), ("body", 9)]
     pieces += [("disc", 9), ("body", 28), ("disc", 11), ("body", 27), ("disc", 8), ("sacrum", 40)]
     seen, bodies = _profile(pieces)
-    found, sacrum = spine.segment(seen)
+    found, sacrum = spine.cut_profile(seen)
     assert found == bodies  # the third is crushed to 9 mm
     assert sacrum == sum(length for _, length in pieces[:-1])
     seen, bodies = _profile([*pieces[:-2], ("nothing", 14)])
-    assert spine.segment(seen) == (bodies, None)
+    assert spine.cut_profile(seen) == (bodies, None)
     seen, bodies = _profile(pieces[1:-1])  # begins in a body, ends in a disc
-    assert spine.segment(seen) == (bodies, None)
+    assert spine.cut_profile(seen) == (bodies, None)
 
 
 def test_nothing_is_cut_from_nothing() -> None:
     seen, _ = _profile([("nothing", 90)])
-    assert spine.segment(seen) == ([], None)
+    assert spine.cut_profile(seen) == ([], None)
     seen, _ = _profile([("nothing", 5)])
-    assert spine.segment(seen) == ([], None)
+    assert spine.cut_profile(seen) == ([], None)
 
 
 def _score(seen: np.ndarray, pieces: list[tuple[int, int]]) -> float:
@@ -212,7 +212,7 @@ def test_no_other_cut_is_more_likely(seed: int) -> None:
     seen, bodies = _profile([*pieces, ("nothing", 9)])
     seen = np.exp(np.log(seen) + rng.normal(0, 1.0, seen.shape))
     seen /= seen.sum(axis=0)
-    found, sacrum = spine.segment(seen)
+    found, sacrum = spine.cut_profile(seen)
     assert sacrum is None
     assert len(found) == len(bodies)
     best = _score(seen, found)

@@ -17,13 +17,15 @@ from scipy.spatial.transform import Rotation
 
 from monai_vfx.core.anatomy import PATCH_STRUCTURES, STRUCTURES, VERTEBRAE
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.vertebrae.segmentation.hounsfield import NormaliseHU, NormaliseHUd
 from monai_vfx.vertebrae.training.anatomy.attenuation import RANGES, draw_attenuation
 from monai_vfx.vertebrae.training.anatomy.deformation import OUTSIDE, SampleAnatomyd
+from monai_vfx.vertebrae.training.anatomy.grid_operators import (
+    random_field,
+    slab_kernel,
+    slice_matrix,
+)
 from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap
-from monai_vfx.vertebrae.training.anatomy.random_fields import random_field
 from monai_vfx.vertebrae.training.anatomy.real_label_map import real_anatomy
-from monai_vfx.vertebrae.training.anatomy.slice_profiles import slab_kernel, slice_matrix
 from monai_vfx.vertebrae.training.anatomy.synthetic_ct import (
     SoftTargetsd,
     TissuesToCTd,
@@ -424,7 +426,6 @@ def chain(**settings: Any) -> Compose:
             SampleAnatomyd(shape=(32, 28, 48), **settings),
             TissuesToCTd(),
             SoftTargetsd(),
-            NormaliseHUd(),
         ]
     )
 
@@ -450,23 +451,6 @@ def test_what_a_sample_costs(spine: AnatomyMap, capsys: pytest.CaptureFixture[st
     assert sample["image"].shape == (1, 64, 48, 104)
     with capsys.disabled():
         print(f"[a locator's sample: {seconds:.2f} s]", end=" ")
-
-
-# normalisation
-
-
-def test_hu_become_two_channels_from_minus_one_to_one() -> None:
-    hu = torch.tensor([-1024.0, -150.0, 100.0, 350.0, 1500.0, 3071.0]).reshape(1, 6, 1, 1)
-    image = MetaTensor(hu, affine=torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])))
-    channels = NormaliseHUd("image")({"image": image})["image"]
-    np.testing.assert_allclose(channels[0].flatten(), [-1, -1, 0, 1, 1, 1], atol=1e-6)
-    np.testing.assert_allclose(channels[1].flatten(), [-1, -0.32, -0.12, 0.08, 1, 1], atol=1e-6)
-    np.testing.assert_allclose(np.diag(channels.affine), [2, 3, 4, 1])
-    assert float(image.max()) == 3071  # the image itself stays as it was
-    with pytest.raises(ValueError, match="one channel"):
-        NormaliseHU()(channels)
-    with pytest.raises(ValueError, match="lower < upper"):
-        NormaliseHU(((100, -100),))
 
 
 # whole scans

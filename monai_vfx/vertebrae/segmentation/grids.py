@@ -18,6 +18,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
 
 from monai_vfx.core.arrays import Affine, Points, Region
+from monai_vfx.core.geometry import voxel_spacing, world_positions
 from monai_vfx.io.volume import Volume
 
 LOCATOR_SPACING_MM = (4.0, 4.0, 3.0)
@@ -32,14 +33,14 @@ PATCH_SHAPE = (64, 48, 32)
 OVERSAMPLE = 2
 """A voxel is the mean of this many samples an axis, as in training."""
 
-LOWEST_HU, HIGHEST_HU = -1024, 3071
+MIN_HU, MAX_HU = -1024, 3071
 """Values are held in this range: padding is air, and one piece of metal does not drown a mean."""
 
 _KEPT_MM = 1.25  # finer voxels than this are averaged when a CT is read
-_MOST_KEPT = 150_000_000  # voxels, 2 bytes each; a larger CT is kept coarser
+_MAX_KEPT = 150_000_000  # voxels, 2 bytes each; a larger CT is kept coarser
 _SLAB_VOXELS = 32_000_000  # decoded at a time, 4 bytes each
 _BODY_HU = -300.0
-_LEAST_SHARE = 0.02  # a plane belongs to the body if it holds this share of the fullest one's
+_MIN_SHARE = 0.02  # a plane belongs to the body if it holds this share of the fullest one's
 _MARGIN_MM = 12.0
 
 
@@ -85,11 +86,11 @@ def read_image(volume: Volume) -> Image:
     affine = volume.affine @ inv_ornt_aff(turn, volume.shape)
     order = np.argsort(turn[:, 0])  # canonical axis → file axis
     shape = tuple(volume.shape[int(axis)] for axis in order)
-    blocks = _block_sizes(shape, np.linalg.norm(affine[:3, :3], axis=0))
+    blocks = _block_sizes(shape, voxel_spacing(affine))
     sizes = tuple(-(-n // block) for n, block in zip(shape, blocks, strict=True))
     kept = np.empty(sizes, dtype=np.int16)
     for low, high, region in _slabs(volume, blocks[2], bool(turn[order[2], 1] < 0)):
-        slab = np.clip(volume.read(region), LOWEST_HU, HIGHEST_HU)  # what is read may be locked
+        slab = np.clip(volume.read(region), MIN_HU, MAX_HU)  # what is read may be locked
         upright = block_mean(apply_orientation(slab, turn), blocks)
         kept[:, :, low:high] = np.rint(upright).astype(np.int16)
     return Image(kept, block_affine(affine, blocks))
@@ -100,7 +101,7 @@ def _block_sizes(shape: tuple[int, ...], spacing: npt.NDArray[np.float64]) -> tu
     limit = _KEPT_MM
     while True:
         blocks = [max(1, int(limit / step + 1e-6)) for step in spacing]
-        if np.prod([n / b for n, b in zip(shape, blocks, strict=True)]) <= _MOST_KEPT:
+        if np.prod([n / b for n, b in zip(shape, blocks, strict=True)]) <= _MAX_KEPT:
             return blocks[0], blocks[1], blocks[2]
         limit *= 1.25
 
@@ -158,27 +159,21 @@ def locator_image(image: Image) -> Image:
         (x, y, z) float32 in HU; -1024 where the CT does not reach.
     """
     fine = np.array(LOCATOR_SPACING_MM) / OVERSAMPLE
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
-    first, second, third = (
-        max(1, int(most / step + 1e-6)) for most, step in zip(fine, spacing, strict=True)
-    )
-    blocks = (first, second, third)
+    spacing = voxel_spacing(image.affine)
+    i, j, k = (max(1, int(most / step + 1e-6)) for most, step in zip(fine, spacing, strict=True))
+    blocks = (i, j, k)
     smaller = Image(block_mean(image.values, blocks), block_affine(image.affine, blocks))
     shape, affine = upright_grid(smaller, body_box(smaller.values))
     return Image(sample_means(smaller, shape, affine), affine)
 
 
 def body_box(hu: npt.NDArray[Any]) -> Region:
-    """Return the box of the planes that hold body, not only air; the whole where none does.
-
-    Args:
-        hu: (x, y, z) in HU.
-    """
+    """Return the box of the planes of a CT (HU) that hold body; the whole where none does."""
     solid = hu > _BODY_HU
     sides = []
     for axis, size in enumerate(solid.shape):
         counts = np.count_nonzero(solid, axis=tuple(n for n in range(3) if n != axis))
-        hit = np.flatnonzero(counts > _LEAST_SHARE * max(int(counts.max()), 1))
+        hit = np.flatnonzero(counts > _MIN_SHARE * max(int(counts.max()), 1))
         sides.append(slice(int(hit[0]), int(hit[-1]) + 1) if hit.size else slice(0, size))
     return sides[0], sides[1], sides[2]
 
@@ -186,11 +181,10 @@ def body_box(hu: npt.NDArray[Any]) -> Region:
 def upright_grid(image: Image, box: Region) -> tuple[tuple[int, int, int], Affine]:
     """Return shape and affine of the locator's grid that covers a box of an image.
 
-    Its axes are the world's (RAS+). It depends on where the box lies in the world only, not on
-    the axes of the image.
+    Its axes are the world's (RAS+); the axes of the image change nothing.
     """
     ends = [(side.start - 0.5, side.stop - 0.5) for side in box]
-    corners = _mapped(image.affine, np.array(list(product(*ends))))
+    corners = world_positions(image.affine, np.array(list(product(*ends))))
     spacing = np.array(LOCATOR_SPACING_MM)
     low = np.round(corners.min(axis=0), 3) - _MARGIN_MM
     high = corners.max(axis=0) + _MARGIN_MM
@@ -234,22 +228,16 @@ def sample_means(
             mode="nearest",
         )
         out[:, :, start:stop] = block_mean(fine, (OVERSAMPLE,) * 3)
-    out[~covered(image.values.shape, to_source, shape)] = LOWEST_HU
+    out[~covered(image.values.shape, to_source, shape)] = MIN_HU
     return out
 
 
 def covered(
     source_shape: tuple[int, ...], to_source: Affine, shape: tuple[int, int, int]
 ) -> npt.NDArray[np.bool_]:
-    """Say which voxels of a grid have their middle in another one.
+    """Return which voxels (x, y, z) of a grid have their middle in another, the source.
 
-    Args:
-        source_shape: voxels of the other grid.
-        to_source: (4, 4) index of the grid → index of the other.
-        shape: voxels of the grid.
-
-    Returns:
-        (x, y, z) bool.
+    ``to_source`` leads from indices of the grid to those of the source.
     """
     x, y, z = (np.arange(n, dtype=np.float64) for n in shape)
     inside = np.ones(shape, dtype=bool)
@@ -293,7 +281,7 @@ def sample_at(
     Returns:
         (…).
     """
-    index = np.moveaxis(_mapped(np.linalg.inv(affine), points), -1, 0)
+    index = np.moveaxis(world_positions(np.linalg.inv(affine).astype(float), points), -1, 0)
     out: npt.NDArray[np.float64] = ndimage.map_coordinates(
         values, index, output=np.float64, order=1, mode="constant", cval=outside
     )
@@ -328,23 +316,11 @@ def on_grid(
 
 
 def box_around(points: Points, affine: Affine, shape: tuple[int, ...]) -> Region | None:
-    """Return the box of a grid's voxels that holds points and one voxel more; None if outside.
-
-    Args:
-        points: (n, 3) world mm, RAS+.
-        affine: of the grid.
-        shape: of the grid.
-    """
-    index = _mapped(np.linalg.inv(affine), points)
+    """Return the box of a grid's voxels that holds points (n, 3) in mm, or None outside."""
+    index = world_positions(np.linalg.inv(affine).astype(float), points)
     low = np.clip(np.floor(index.min(axis=0)).astype(int), 0, shape)
     high = np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, shape)
     if (high <= low).any():
         return None
     i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     return i, j, k
-
-
-def _mapped(affine: npt.NDArray[np.floating], points: Points) -> Points:
-    """Map points (…, 3)."""
-    mapped: Points = np.asarray(points, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
-    return mapped

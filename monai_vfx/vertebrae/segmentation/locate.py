@@ -1,10 +1,11 @@
-"""The whole way from a CT to named vertebrae: networks, chain, patches, names, label map."""
+"""Segment the vertebrae of a CT: networks, chain of bodies, patches, names, label map."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,15 @@ from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.core.arrays import Affine, Json, LabelVolume
 from monai_vfx.core.errors import CaseRefused, CaseWarning
 from monai_vfx.io.volume import Volume
+from monai_vfx.vertebrae.segmentation.chain import DISC_MM, MIN_BODIES, SpineChain, find_chain
 from monai_vfx.vertebrae.segmentation.grids import Image, Probabilities, locator_image, read_image
 from monai_vfx.vertebrae.segmentation.naming import (
     CERVICAL,
+    THRESHOLD,
     Body,
     Chain,
     Naming,
-    Rates,
     name_bodies,
-    read_rates,
 )
 from monai_vfx.vertebrae.segmentation.refine import (
     PatchPredictor,
@@ -33,17 +34,14 @@ from monai_vfx.vertebrae.segmentation.refine import (
     touches_edge,
 )
 from monai_vfx.vertebrae.segmentation.result import NamedLevel, VertebraSegmentation
-from monai_vfx.vertebrae.segmentation.spine import DISC_MM, FEWEST_BODIES, SpineChain, find_chain
 
 if TYPE_CHECKING:
     import torch
 
-RATES_FILE = "naming.json"
-"""Beside the weights: measured :class:`naming.Rates`; without it, the ones stated there."""
-
-LEAST_IN_VIEW = 0.5
+MIN_IN_VIEW = 0.5
 """Least probability that T12 to L4 are all in view; below it they are called missing."""
 
+_STEPS = ("weights", "reading", "locator", "bodies", "total")
 _SHOWN = 6  # hypotheses in the evidence
 _BEYOND_MM = 5.0  # muscle is labelled this far beyond T11 and L5
 
@@ -66,27 +64,21 @@ def segment(
             ``level_missing`` where T12-L4 are not all whole in view; ``weights_unreadable`` or
             ``weights_mismatch``; what reading the CT raises.
     """
-    from monai_vfx.vertebrae.segmentation.weights import bundle_root, load_networks
+    from monai_vfx.vertebrae.segmentation.networks import load_networks
 
-    folder = bundle_root() / "models" if weights is None else Path(weights)
-    clock = _Clock()
-    networks = load_networks(folder, device)
-    rates = read_rates(folder / RATES_FILE)
-    clock.lap("weights")
+    times = [time.monotonic()]
+    networks = load_networks(weights, device)
+    times.append(time.monotonic())
     image = read_image(volume)
-    clock.lap("reading")
+    times.append(time.monotonic())
     probabilities = networks.locate(locator_image(image))
-    clock.lap("locator")
-    found = segment_structures(
-        probabilities,
-        lambda affines: networks.refine(image, affines),
-        image,
-        volume.shape,
-        volume.affine,
-        rates,
-    )
-    clock.lap("bodies")
-    return replace(found, weights_sha256=networks.sha256, seconds=clock.seconds())
+    times.append(time.monotonic())
+    predict = partial(networks.refine, image)
+    found = segment_structures(probabilities, predict, image, volume.shape, volume.affine)
+    times.append(time.monotonic())
+    took = [*np.diff(times), times[-1] - times[0]]
+    seconds = {name: round(float(n), 3) for name, n in zip(_STEPS, took, strict=True)}
+    return replace(found, weights_sha256=networks.sha256, seconds=seconds)
 
 
 def segment_structures(
@@ -95,7 +87,6 @@ def segment_structures(
     image: Image,
     shape: tuple[int, int, int],
     affine: Affine,
-    rates: Rates | None = None,
 ) -> VertebraSegmentation:
     """Find and name bodies from what the networks say; :func:`segment` without the networks.
 
@@ -105,20 +96,18 @@ def segment_structures(
         image: where the CT reaches.
         shape: (i, j, k) of the CT, whose grid the labels take.
         affine: of the CT, index → world mm, RAS+.
-        rates: reliability of the observations.
 
     Raises:
         CaseRefused: ``spine_not_found``, ``level_uncertain`` or ``level_missing``.
     """
-    rates = rates or Rates()
     spine = find_chain(probabilities)
     bodies, sacrum = _outlined(spine, predict, image)
     places = paint_bodies(bodies, shape, affine)
     whole = [not touches_edge(places, n + 1) for n in range(len(bodies))]
     seen = [_observed(body, is_whole) for body, is_whole in zip(bodies, whole, strict=True)]
-    naming = name_bodies(Chain(tuple(seen), sacrum), rates)
+    naming = name_bodies(Chain(tuple(seen), sacrum))
     evidence = _evidence(naming, seen, sacrum)
-    _refuse_unless_sure(naming, whole, evidence, rates.threshold)
+    _refuse_unless_sure(naming, whole, evidence)
     levels = _levels(naming, bodies, seen, whole)
     labels = _renamed(places, naming.names)
     _add_muscles(labels, affine, probabilities, levels)
@@ -126,7 +115,7 @@ def segment_structures(
         labels=labels,
         levels=levels,
         confidence=naming.confidence,
-        threshold=rates.threshold,
+        threshold=THRESHOLD,
         evidence=evidence,
         weights_sha256={},
         warnings=_warnings(levels),
@@ -157,25 +146,24 @@ def _outlined(
             chain = []
         if body is not None:
             chain.append(body)
-    if len(chain) < FEWEST_BODIES:
+    if len(chain) < MIN_BODIES:
         raise CaseRefused(
             "spine_not_found",
-            f"{len(chain)} vertebral bodies in a row can be outlined, at least {FEWEST_BODIES} "
+            f"{len(chain)} vertebral bodies in a row can be outlined, at least {MIN_BODIES} "
             "are needed",
         )
     return chain, sacrum
 
 
 def _between_mm(above: RefinedBody, below: RefinedBody) -> float:
-    """Return how much room two neighbours leave between them."""
+    """Return the room in mm that two neighbours leave between them."""
     apart = float(np.linalg.norm(above.centre - below.centre))
     return apart - (above.height_mm + below.height_mm) / 2
 
 
 def _observed(body: RefinedBody, whole: bool) -> Body:
-    """Return what counts for the names; of a cut body the place of the joints is not known."""
-    ribs = body.ribs if whole else (None, None)
-    return Body(ribs=ribs, width_mm=body.width_mm if whole else None, whole=whole)
+    """Return what counts for the names; of a cut body the joints' place cannot be determined."""
+    return Body(body.ribs, body.width_mm, True) if whole else Body(whole=False)
 
 
 def _evidence(naming: Naming, seen: Sequence[Body], sacrum: float) -> Json:
@@ -207,9 +195,7 @@ def _evidence(naming: Naming, seen: Sequence[Body], sacrum: float) -> Json:
     }
 
 
-def _refuse_unless_sure(
-    naming: Naming, whole: Sequence[bool], evidence: Json, threshold: float
-) -> None:
+def _refuse_unless_sure(naming: Naming, whole: Sequence[bool], evidence: Json) -> None:
     """Refuse a chain whose names are not sure, or that lacks one of T12-L4.
 
     Raises:
@@ -222,18 +208,18 @@ def _refuse_unless_sure(
             "spine_not_found",
             f"{len(naming.names)} small bodies in a row are seen, none of the chest or the loin",
         )
-    if naming.in_chain < LEAST_IN_VIEW:
+    if naming.in_chain < MIN_IN_VIEW:
         raise CaseRefused(
             "level_missing",
-            f"{len(naming.names)} vertebral bodies are in view, most likely {view}; the rule is "
-            "that T12 to L4 are",
+            f"{len(naming.names)} vertebral bodies are in view, most likely {view}; T12 to L4 must "
+            "all be",
             _WHOLE_VIEW,
         )
-    if naming.confidence < threshold:
+    if naming.confidence < THRESHOLD:
         raise CaseRefused(
             "level_uncertain",
             f"{_counted(evidence)}; the probability that T12 to L4 are named right is "
-            f"{naming.confidence:.3f}, the rule is at least {threshold:.3f}",
+            f"{naming.confidence:.3f}, it must be at least {THRESHOLD:.3f}",
         )
     cut = [
         name
@@ -295,11 +281,8 @@ def _levels(
 
 def _renamed(places: LabelVolume, names: Sequence[str]) -> LabelVolume:
     """Return labels with VerSe numbers instead of places in the chain."""
-    values = np.zeros(256, dtype=np.uint8)
-    for n, name in enumerate(names):
-        values[n + 1] = VERTEBRAE.get(name, 0)
-    renamed: LabelVolume = values[places]
-    return renamed
+    values = np.array([0, *(VERTEBRAE.get(name, 0) for name in names)], dtype=np.uint8)
+    return np.asarray(values[places])
 
 
 def _add_muscles(
@@ -323,21 +306,3 @@ def _warnings(levels: Sequence[NamedLevel]) -> tuple[CaseWarning, ...]:
     if not extra:
         return ()
     return (CaseWarning("level_extra", f"found: {', '.join(extra)}; check the numbering"),)
-
-
-class _Clock:
-    """Seconds of each step."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """End a step."""
-        now = time.monotonic()
-        self._laps[name] = round(now - self._last, 3)
-        self._last = now
-
-    def seconds(self) -> dict[str, float]:
-        """Return the steps and their total."""
-        return {**self._laps, "total": round(self._last - self._start, 3)}

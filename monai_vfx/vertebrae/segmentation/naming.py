@@ -5,11 +5,11 @@ The model is generative and small enough to be written out. A *hypothesis* says 
 is. Its posterior is its prior (how common the variant is) times the likelihood of what was seen:
 ribs at each body, the sacrum below the last one, and, weakly, how the bodies' widths grow.
 
-What "named right" means. An abdominal CT does not show the neck, so nobody can tell from it
-whether the last rib-bearing of five-lumbar spines is the 12th, the 11th or the 13th thoracic
-vertebra; every reader calls it T12. Names are right here when L1 to L4 are the right bodies by that
-convention and T12 is the body above L1. The stricter probability, that the names also hold when
-counted from the first rib, is reported beside it (``Naming.strict``).
+What "named right" means. An abdominal CT does not show the neck, so it cannot be determined whether
+the last rib-bearing vertebra above five lumbar ones is the 12th, the 11th or the 13th thoracic one;
+every reader calls it T12. Names are right here when L1 to L4 are the right bodies by this usage,
+and T12 is the body above L1. The stricter probability, that the names also hold when counted from
+the first rib, is reported beside it (``Naming.strict``).
 
 Priors. Presacral vertebrae number 24 in 92 %, 25 in 4.3 % and 23 in 3.3 % of 418 whole-spine MRI;
 another 3.3 % have a transitional lumbosacral vertebra (Tins & Balain, Insights Imaging 2016;7:199).
@@ -20,16 +20,12 @@ Their division: 12 thoracic and 5 lumbar in 90.4 %, 11 + 5 in 4.1 %, 11 + 6 in 1
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from monai_vfx.core.anatomy import LEVELS
-from monai_vfx.core.errors import SettingError
 
 VARIANTS: dict[tuple[int, int], float] = {
     (12, 5): 0.880,
@@ -57,7 +53,7 @@ WIDTHS_MM: dict[str, float] = {
 
 _RIBS, _NO_RIBS = (0.998, 0.001, 0.001), (0.0005, 0.0005, 0.999)  # both, one, none; anywhere else
 
-_LEAST = 1e-12  # the logarithm of an impossible observation stays finite
+_MIN = 1e-12  # the logarithm of an impossible observation stays finite
 
 THRESHOLD = 0.95
 """Least confidence at which names are used. Above what the sacrum alone can give (0.92, the share
@@ -95,35 +91,6 @@ class Rates:
     width_sd: float = 0.06
     width_weight: float = 0.3
     threshold: float = THRESHOLD
-
-
-def read_rates(path: Path) -> Rates:
-    """Return the rates of a JSON file, the defaults where it has none or does not exist.
-
-    Raises:
-        SettingError: when the file holds an unknown name or a value that is no probability.
-    """
-    if not path.is_file():
-        return Rates()
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path.name} is not JSON") from error
-    known = {each.name for each in fields(Rates)}
-    if not isinstance(given, dict) or not set(given) <= known:
-        raise SettingError(f"{path.name}: the rule is an object with names of {sorted(known)}")
-    for name, value in given.items():
-        numbers = value if isinstance(value, list) else [value]
-        if isinstance(value, list) != isinstance(getattr(Rates(), name), tuple) or not all(
-            isinstance(n, int | float) and 0 <= n <= 1 for n in numbers
-        ):
-            raise SettingError(f"{path.name}: {name} is {value!r}, the rule is 0 to 1")
-        if isinstance(value, list) and (len(value) != 3 or abs(sum(value) - 1) > 1e-6):
-            raise SettingError(f"{path.name}: {name} must be three shares that add up to 1")
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
-    }
-    return Rates(**values)
 
 
 @dataclass(frozen=True)
@@ -194,11 +161,7 @@ class Naming:
 
 
 def name_bodies(chain: Chain, rates: Rates | None = None) -> Naming:
-    """Return the posterior over the ways to name a chain.
-
-    Args:
-        chain: at least one body.
-        rates: reliability of the observations.
+    """Return the posterior over the ways to name a chain; ``rates`` are the stated ones by default.
 
     Raises:
         ValueError: for a chain without a body, or one longer than a spine.
@@ -254,18 +217,11 @@ def spine_names(thoracic: int, lumbar: int) -> tuple[str, ...]:
 def log_likelihood(
     chain: Chain, names: Sequence[str], variant: tuple[int, int], rates: Rates
 ) -> float:
-    """Return the log likelihood of what was seen under one hypothesis.
-
-    Args:
-        chain: what was seen.
-        names: of the bodies.
-        variant: how many thoracic and lumbar vertebrae this person has.
-        rates: reliability of the observations.
-    """
+    """Return the log likelihood of what was seen under names and counts (thoracic, lumbar)."""
     last_thoracic, last_lumbar = f"T{variant[0]}", f"L{variant[1]}"
     total = _width_log_likelihood(chain.bodies, names, rates)
     seen = _sacrum_likelihood(chain.sacrum, names[-1], last_lumbar, rates)
-    total += np.log(max(seen, _LEAST))
+    total += np.log(max(seen, _MIN))
     for body, name in zip(chain.bodies, names, strict=True):
         if name == last_thoracic:
             shares = rates.last_rib
@@ -273,17 +229,14 @@ def log_likelihood(
             shares = rates.lumbar_rib
         else:
             shares = _RIBS if name.startswith("T") else _NO_RIBS
-        total += np.log(max(_rib_likelihood(body, shares, rates), _LEAST))
+        total += np.log(max(_rib_likelihood(body, shares, rates), _MIN))
     return float(total)
 
 
 def _rib_likelihood(body: Body, shares: tuple[float, float, float], rates: Rates) -> float:
     """Return the likelihood of the ribs seen at both sides of a body, up to a common factor.
 
-    Args:
-        body: what was seen.
-        shares: how often such a vertebra has both ribs, one (either side alike), or none.
-        rates: reliability of the observations.
+    ``shares`` say how often such a vertebra has both ribs, one (either side alike), or none.
     """
     given_rib, given_none = [], []  # right, left
     for seen in body.ribs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from scipy import ndimage
 
 from monai_vfx.core.anatomy import MUSCLES, PATCH_STRUCTURES, STRUCTURES
 from monai_vfx.core.arrays import Affine, LabelVolume, Region
+from monai_vfx.core.geometry import world_positions
+from monai_vfx.vertebrae.segmentation.chain import ChainBody
 from monai_vfx.vertebrae.segmentation.grids import (
     PATCH_SHAPE,
     PATCH_SPACING_MM,
@@ -25,7 +28,6 @@ from monai_vfx.vertebrae.segmentation.grids import (
     on_grid,
     patch_affine,
 )
-from monai_vfx.vertebrae.segmentation.spine import ChainBody
 
 PatchPredictor = Callable[[Sequence[Affine]], npt.NDArray[np.float32]]
 """Affines of n patches → (n, structure, 64, 48, 32) probabilities of ``PATCH_STRUCTURES``."""
@@ -33,7 +35,7 @@ PatchPredictor = Callable[[Sequence[Affine]], npt.NDArray[np.float32]]
 MOVED_MM = 3.0
 """A patch whose body's centroid lies further off than this is taken again around it."""
 
-LEAST_ML = 1.5
+MIN_ML = 1.5
 """A smaller body is none; a crushed thoracic one has 4 ml."""
 
 APART_SHARE = 0.45
@@ -45,7 +47,7 @@ fast that changes (logistic). A rib's head and neck have 1 to 2 ml there, the sh
 half of it; probability that strays over a transverse process sums up to less than 0.2 ml."""
 
 _SURE = 0.995  # of a rib, at most, from one patch
-_LEAST_SEEN = 0.95  # of the zone of a joint, inside the image
+_MIN_SEEN = 0.95  # of the zone of a joint, inside the image
 _MARGIN = 1  # voxels around the largest piece that still count to the body
 _FOOT_MM = 4.0  # columns of less height are the rim
 _MUSCLE_VOXELS = 8_000_000  # of the CT, at a time
@@ -148,7 +150,7 @@ def _outlined(
     """Measure what one patch shows."""
     inside = _main_piece(values[PATCH_STRUCTURES.index("this_body")])
     volume = float(inside.sum()) * PATCH_SPACING_MM**3 / 1000
-    if volume < LEAST_ML:
+    if volume < MIN_ML:
         return None
     axes = np.meshgrid(*(np.arange(n) for n in inside.shape), indexing="ij", sparse=True)
     middle = np.array([float((inside * axis).sum()) for axis in axes]) / float(inside.sum())
@@ -174,13 +176,17 @@ def _outlined(
 
 def _main_piece(inside: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Keep the probability in and around the largest piece that is more likely body than not."""
-    pieces, count = ndimage.label(inside > 0.5)
-    if count == 0:
-        return np.zeros_like(inside)
+    main = ndimage.binary_dilation(_largest_piece(inside > 0.5), iterations=_MARGIN)
+    return np.where(main, inside, np.float32(0))
+
+
+def _largest_piece(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    pieces, count = ndimage.label(mask)
+    if count < 2:
+        return mask
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    main = ndimage.binary_dilation(pieces == sizes.argmax(), iterations=_MARGIN)
-    return np.where(main, inside, np.float32(0))
+    return np.asarray(pieces == sizes.argmax())
 
 
 def _sizes(
@@ -222,12 +228,9 @@ def _joint_zone(
     out = sorted(side * (width / 2 + more) for more in (-8.0, 22.0))
     bounds = (out, (-depth / 2 - 20.0, 2.0), (-0.35 * height, 0.55 * height))
     sides = []
-    for (low, high), at, size in zip(bounds, middle, PATCH_SHAPE, strict=True):
-        ends = (
-            round(float(at) + low / PATCH_SPACING_MM),
-            round(float(at) + high / PATCH_SPACING_MM),
-        )
-        sides.append(slice(min(max(ends[0], 0), size - 1), max(min(ends[1] + 1, size), 1)))
+    for ends, at, size in zip(bounds, middle, PATCH_SHAPE, strict=True):
+        low, high = (round(float(at) + end / PATCH_SPACING_MM) for end in ends)
+        sides.append(slice(min(max(low, 0), size - 1), max(min(high + 1, size), 1)))
     return sides[0], sides[1], sides[2]
 
 
@@ -235,7 +238,7 @@ def _rib_probability(
     rib: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_], zone: Region
 ) -> float | None:
     """Return how sure it is that a rib begins in a zone; None where the image shows too little."""
-    if seen[zone].mean() < _LEAST_SEEN:
+    if seen[zone].mean() < _MIN_SEEN:
         return None
     volume = float(rib[zone].sum()) * PATCH_SPACING_MM**3 / 1000
     chance = 1 / (1 + np.exp(-np.clip((volume - RIB_ML) / RIB_SD_ML, -50, 50)))
@@ -279,14 +282,9 @@ def paint_bodies(
     for n, box in placed.items():
         view = labels[box]
         own = view == n + 1
-        pieces, count = ndimage.label(own)
-        if count > 1:
-            sizes = np.bincount(pieces.ravel())
-            sizes[0] = 0
-            main = pieces == sizes.argmax()
-            view[own & ~main] = 0
-            own = main
-        view[ndimage.binary_fill_holes(own) & (view == 0)] = n + 1
+        main = _largest_piece(own)
+        view[own & ~main] = 0
+        view[ndimage.binary_fill_holes(main) & (view == 0)] = n + 1
     return labels
 
 
@@ -298,17 +296,11 @@ def _box_of(body: RefinedBody | None, affine: Affine, shape: tuple[int, int, int
     if not len(index):
         return None
     ends = np.array([index.min(axis=0) - 1, index.max(axis=0) + 1])
-    corners = np.array(np.meshgrid(*ends.T)).reshape(3, -1).T
-    return box_around(corners @ body.affine[:3, :3].T + body.affine[:3, 3], affine, shape)
+    return box_around(world_positions(body.affine, list(product(*ends.T))), affine, shape)
 
 
 def touches_edge(labels: LabelVolume, value: int) -> bool:
-    """Say whether a label reaches a face of the volume, and so may be cut by it.
-
-    Args:
-        labels: (i, j, k).
-        value: of the label.
-    """
+    """Return whether a label reaches a face of the volume, and so may be cut by it."""
     return any(
         bool((labels.take(end, axis) == value).any()) for axis in range(3) for end in (0, -1)
     )
@@ -345,8 +337,8 @@ def paint_muscles(
         chance = chance[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
         part = probabilities.affine.copy()
         part[:3, 3] += part[:3, :3] @ (low + np.array([0, 0, first]))
-        corners = np.array(np.meshgrid(*np.array([np.zeros(3), high - low - 1]).T)).reshape(3, -1).T
-        box = box_around(corners @ part[:3, :3].T + part[:3, 3], affine, labels.shape)
+        corners = list(product(*((0, n - 1) for n in high - low)))
+        box = box_around(world_positions(part, corners), affine, labels.shape)
         if box is not None:
             _paint_muscle(labels, affine, value, (chance, part), box)
 

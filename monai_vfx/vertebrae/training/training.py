@@ -27,7 +27,7 @@ from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import sha256_of
-from monai_vfx.vertebrae.segmentation.weights import NETWORKS, bundle_root
+from monai_vfx.vertebrae.segmentation.networks import NETWORKS, bundle_root
 from monai_vfx.vertebrae.training.bank import HELD_OUT, AnatomyBank, BankItem, RealAnatomy
 from monai_vfx.vertebrae.training.checkpoints import epoch_of, load_state, newest_checkpoint
 

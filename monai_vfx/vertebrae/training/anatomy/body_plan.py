@@ -11,8 +11,11 @@ from monai_vfx.core.vertebra_sizes import LevelSize
 from monai_vfx.vertebrae.training.anatomy.findings import (
     Findings,
     draw_findings,
+    make_calcifications,
     make_cement,
+    make_fluid,
     make_implants,
+    make_masses,
     make_osteophytes,
     make_vacuum,
     schmorl_parts,
@@ -24,19 +27,14 @@ from monai_vfx.vertebrae.training.anatomy.label_map import (
     Solid,
     Vector,
 )
-from monai_vfx.vertebrae.training.anatomy.lesions import (
-    make_calcifications,
-    make_fluid,
-    make_masses,
-)
 from monai_vfx.vertebrae.training.anatomy.muscles import (
     make_canal,
     make_guard,
     make_muscles,
     make_wall,
 )
-from monai_vfx.vertebrae.training.anatomy.pelvis import make_pelvis
-from monai_vfx.vertebrae.training.anatomy.sacrum import (
+from monai_vfx.vertebrae.training.anatomy.pelvis import (
+    make_pelvis,
     make_sacrum,
     sacral_tilt,
     sacralised_parts,
@@ -125,14 +123,12 @@ def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPl
         size=size,
         belly=float(np.clip(rng.normal(0.05, 0.22), -0.35, 0.8)),
         fat=float(np.clip(np.exp(rng.normal(2.9, 0.7)), 2.0, 85.0)),
-        flatness=float(rng.normal(1.0, 0.08)),
+        flatness=rng.normal(1.0, 0.08),
         wall=float(np.clip(rng.normal(1.0, 0.2), 0.5, 1.6)),
     )
-    trunk = make_trunk(spine, sacrum, habitus, float(rng.uniform(2.15, 2.8)))
+    trunk = make_trunk(spine, sacrum, habitus, rng.uniform(2.15, 2.8))
     lengths = draw_ribs(rng, thoracic, size, variants and (thoracic, lumbar) == (12, 5))
-    ribs, paths = make_ribs(
-        spine, lengths, trunk, float(rng.normal(1.0, 0.15)), float(rng.normal(1.0, 0.1))
-    )
+    ribs, paths = make_ribs(spine, lengths, trunk, rng.normal(1.0, 0.15), rng.normal(1.0, 0.1))
     solids = (
         *_draw_outside(rng, spine, trunk, paths),
         *_draw_inside(rng, spine, sacrum, trunk),
@@ -199,9 +195,9 @@ def _draw_spine(
     """Return the vertebrae from C3, placed."""
     names, expected = level_names(*counts), expected_sizes(*counts)
     kyphosis = float(np.clip(rng.normal(1.1, 0.35), 0.2, 2.2))
-    span, tall = size * float(rng.normal(1.0, 0.04)), size * float(rng.normal(1.0, 0.03))
-    depression, flare = float(rng.uniform(0.4, 2.2)), float(rng.uniform(0.05, 0.2))
-    worn = float(rng.uniform(0.0, 0.6))
+    span, tall = size * rng.normal(1.0, 0.04), size * rng.normal(1.0, 0.03)
+    depression, flare = rng.uniform(0.4, 2.2), rng.uniform(0.05, 0.2)
+    worn = rng.uniform(0.0, 0.6)
     place = np.arange(len(names)) - len(names) + 1.0
     cobb = float(abs(rng.normal(0, 6.0)) if rng.random() < 0.8 else rng.uniform(10, 40))
     angle = 2 * np.pi * place / rng.uniform(9, 16) + rng.uniform(0, 2 * np.pi)
@@ -247,14 +243,14 @@ def _draw_sacrum(
 ) -> list[Vertebra]:
     """Return the segments of the sacrum."""
     if "lumbarised" in found.variants:
-        second = float(rng.uniform(4.0, 8.0))
+        second = rng.uniform(4.0, 8.0)
     else:
         second = float(rng.choice((0.0, rng.uniform(1.0, 4.0)), p=(0.6, 0.4)))
     if "sacralised" in found.variants:
         last = replace(last, size=replace(last.size, disc=last.size.disc * 0.5))
     # Sacral slopes of 15° to 65° are what standing people have (Roussouly et al. 2005).
     tilt = float(np.clip(sacral_tilt(lordosis) + rng.normal(0, 5), -65.0, -15.0))
-    bent = float(rng.uniform(0.0, 1.2))
+    bent = rng.uniform(0.0, 1.2)
     return make_sacrum(last, tilt, bent, size, second, found.slips.get(last.name, 0.0))
 
 
@@ -326,8 +322,8 @@ def _draw_inside(
     size = trunk.habitus.size
     turn = np.deg2rad((sacrum[0].size.tilt - sacral_tilt(1.0)) * 0.7)
     pelvis = Frame(sacrum[0].frame.origin, rotation(turn, 0.0, 0.0))
-    pelvis = pelvis.moved(0.0, float(rng.normal(4, 4)), float(rng.normal(0, 5)))
-    hips = float(rng.normal(1.0, 0.05))
+    pelvis = pelvis.moved(0.0, rng.normal(4, 4), rng.normal(0, 5))
+    hips = rng.normal(1.0, 0.05)
     bulk = (
         float(np.clip(rng.normal(0.95, 0.15), 0.5, 1.3)),
         float(np.clip(rng.normal(0.95, 0.2), 0.4, 1.4)),
@@ -354,18 +350,18 @@ def _draw_bones(
     solids: list[Solid] = []
     dents = {b.name: schmorl_parts(b, found.schmorl.get(b.name, ())) for b in spine}
     for upper, lower in zip(spine, [*spine[1:], sacrum[0]], strict=True):
-        disc = disc_between(upper, lower, float(rng.uniform(0.98, 1.1)))
+        disc = disc_between(upper, lower, rng.uniform(0.98, 1.1))
         nodes = dents.get(upper.name, []) + dents.get(lower.name, [])
         solids.append(Solid((disc, *nodes), ((Tissue.DISC, 0.0),)))
         if rng.random() < 0.05:
             solids.append(make_vacuum(rng, disc.vertebra))
     sides = ((1, -1), (1,), (-1,))[int(rng.choice(3, p=(0.6, 0.2, 0.2)))]
     joined = sacralised_parts(spine[-1], sacrum[0], sides)
-    process, droop = float(rng.normal(1.0, 0.1)), float(rng.normal(1.0, 0.3))
+    process, droop = rng.normal(1.0, 0.1), rng.normal(1.0, 0.3)
     arches = {body.name: arch_parts(body, process, droop) for body in spine}
     if "sacralised" in found.variants:
         arches[spine[-1].name] += joined
-    reach = float(rng.uniform(38, 46)) if "lumbarised" in found.variants else 58.0
+    reach = rng.uniform(38, 46) if "lumbarised" in found.variants else 58.0
     parts, cuts = sacrum_parts(sacrum, reach)
     solids.append(Solid(parts, ((Tissue.JOINT_CARTILAGE, -1.8),), over=_HIP))
     residue = sacrum[1].size.disc
@@ -376,7 +372,7 @@ def _draw_bones(
     else:
         solids.append(Solid(parts, _SACRUM_LAYERS, minus=cuts, blend=4.0))
     solids += [Solid(arches[body.name], _ARCH_LAYERS, blend=1.5) for body in spine]
-    solids += make_canal(spine, sacrum, float(rng.uniform(0.75, 1.05)))
+    solids += make_canal(spine, sacrum, rng.uniform(0.75, 1.05))
     solids += make_osteophytes(rng, spine)
     for body in spine:
         level, cut = LEVEL_NUMBERS[body.name], tuple(dents[body.name])

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from scipy.spatial.transform import Rotation
 
 from monai_vfx.core.arrays import Affine
-from monai_vfx.vertebrae.training.anatomy.random_fields import along_axes, spline_basis
+from monai_vfx.vertebrae.training.anatomy.grid_operators import along_axes, spline_basis
 
 OUTSIDE = 63
 """Tissue value of voxels outside the field of view or the label map; no member of ``Tissue``."""
@@ -134,7 +134,7 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
             self._window = (0, kept) if r.random_sample() < 0.5 else (count - kept, count)
         if r.random_sample() < self.circle:
             across, along = r.uniform(-30, 30, 2)
-            self._circle = (float(across), float(along), float(r.uniform(100, 220)))
+            self._circle = (float(across), float(along), r.uniform(100, 220))
 
     def _bases(self) -> list[torch.Tensor]:
         return [

@@ -1,4 +1,4 @@
-"""What age, disease and surgery do to a spine: fractures, osteophytes, metal, as solids. RAS mm.
+"""What age, disease and surgery do to spine and trunk, as solids. RAS mm.
 
 Shapes of fractures follow Genant et al. 1993 (wedge, biconcave, crush); they gather round T7 and
 the thoracolumbar junction, as in every series. All draws take the chance from the caller's
@@ -13,12 +13,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from monai_vfx.vertebrae.training.anatomy.label_map import Blob, Rod, Shape, Solid
+from monai_vfx.vertebrae.training.anatomy.label_map import Blob, Frame, Rod, Shape, Solid, Vector
 from monai_vfx.vertebrae.training.anatomy.skeleton import LEVEL_NUMBERS, Collapse, Vertebra
 from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
+from monai_vfx.vertebrae.training.anatomy.trunk import Trunk
 
 _TRABECULAR = frozenset((Tissue.BODY_TRABECULAR,))
 _DISC = frozenset((Tissue.DISC,))
+_FAT = frozenset((Tissue.VISCERAL_FAT,))
+_ORGANS = frozenset(
+    (
+        *(Tissue.VISCERAL_FAT, Tissue.BOWEL_WALL, Tissue.BOWEL_CONTENT, Tissue.GAS),
+        *(Tissue.FAECES, Tissue.PELVIC_ORGAN, Tissue.BLADDER, Tissue.PANCREAS),
+        Tissue.STOMACH_WALL,
+    )
+)
+_SOLID_ORGANS = frozenset((Tissue.LIVER, Tissue.SPLEEN, Tissue.KIDNEY))
 
 
 @dataclass
@@ -66,7 +76,7 @@ def draw_findings(rng: np.random.Generator, names: Sequence[str]) -> Findings:
             found.schmorl.setdefault(str(name), []).append(node)
     for name, share in ((trunk[-1], 0.04), (trunk[-2], 0.06), (trunk[-3], 0.02)):
         if rng.random() < share:
-            found.slips[name] = float(rng.uniform(-4, 12))
+            found.slips[name] = rng.uniform(-4, 12)
             found.variants.add("listhesis")
     if rng.random() < 0.05:
         count = int(rng.integers(2, 5))
@@ -84,13 +94,13 @@ def draw_findings(rng: np.random.Generator, names: Sequence[str]) -> Findings:
 def _draw_collapse(rng: np.random.Generator) -> tuple[str, Collapse]:
     """Return a kind of fracture and its loss of height: 20 to 70 %."""
     loss = float(np.clip(0.2 + rng.exponential(0.16), 0.2, 0.7))
-    upper, lean = float(rng.uniform(0.3, 1.0)), float(rng.normal(0, 0.08))
+    upper, lean = rng.uniform(0.3, 1.0), rng.normal(0, 0.08)
     kind = ("wedge", "biconcave", "crush")[int(rng.choice(3, p=(0.5, 0.35, 0.15)))]
     if kind == "wedge":
         shares = (loss, loss * rng.uniform(0.6, 1.0), loss * rng.uniform(0.0, 0.25))
     elif kind == "biconcave":
         shares = (loss * rng.uniform(0.0, 0.4), loss, loss * rng.uniform(0.0, 0.3))
-        upper = float(rng.uniform(0.4, 0.7))
+        upper = rng.uniform(0.4, 0.7)
     else:
         shares = (loss, loss * rng.uniform(0.9, 1.1), loss * rng.uniform(0.8, 1.0))
     front, middle, back = (float(share) for share in shares)
@@ -116,8 +126,8 @@ def make_osteophytes(rng: np.random.Generator, spine: Sequence[Vertebra]) -> lis
     for upper, lower in itertools.pairwise(bodies):
         if rng.random() > degree:
             continue
-        angle = float(rng.normal(0, 1.1))
-        long = float(rng.uniform(2.0, 6.0))
+        angle = rng.normal(0, 1.1)
+        long = rng.uniform(2.0, 6.0)
         ends = []
         for body, sign in ((upper, -1), (lower, 1)):
             height = sign * (body.size.height / 2 - 1.0)
@@ -126,7 +136,7 @@ def make_osteophytes(rng: np.random.Generator, spine: Sequence[Vertebra]) -> lis
             outward = body.frame.axes @ (np.sin(angle), np.cos(angle), 0.0)
             tip = rim + outward * long - sign * body.frame.axes[:, 2] * rng.uniform(-1, 3)
             ends.append((rim - outward * 3, tip))
-            wide = float(rng.uniform(2.2, 4.0))
+            wide = rng.uniform(2.2, 4.0)
             spur = (Rod(rim - outward * 3, tip, wide, wide * 0.6),)
             solids.append(Solid(spur, layers, level=LEVEL_NUMBERS[body.name]))
         if rng.random() < 0.2:  # the two spurs meet
@@ -147,7 +157,7 @@ def _dish(
     """Return ossified ligament that flows over four or more levels at the front right."""
     count = int(rng.integers(4, 9))
     start = int(rng.integers(3, len(bodies) - count))
-    angle, thick = float(rng.uniform(0.2, 1.0)), float(rng.uniform(2.0, 4.0))
+    angle, thick = rng.uniform(0.2, 1.0), rng.uniform(2.0, 4.0)
     solids = []
     for body in bodies[start : start + count]:
         right = np.sin(angle) * (body.half_width + 1)
@@ -163,7 +173,7 @@ def _dish(
 def make_vacuum(rng: np.random.Generator, disc: Vertebra) -> Solid:
     """Return gas in a disc."""
     half = (disc.half_width * rng.uniform(0.3, 0.7), disc.half_depth * rng.uniform(0.2, 0.6), 1.6)
-    frame = disc.frame.moved(float(rng.normal(0, 4)), float(rng.normal(0, 4)), 0.0)
+    frame = disc.frame.moved(rng.normal(0, 4), rng.normal(0, 4), 0.0)
     return Solid((Blob(frame, half, 2.0, 0.1, rng.uniform(0, 9)),), _GAS, over=_DISC)
 
 
@@ -185,7 +195,7 @@ def make_implants(rng: np.random.Generator, bodies: Sequence[Vertebra]) -> list[
     """Return pedicle screws, the rods between their heads, and now and then a cage."""
     metal = ((Tissue.METAL, 0.0),)
     shapes: list[Shape] = []
-    thick = float(rng.uniform(2.4, 3.4))
+    thick = rng.uniform(2.4, 3.4)
     for side in (1, -1):
         heads = []
         for body in bodies:
@@ -201,3 +211,100 @@ def make_implants(rng: np.random.Generator, bodies: Sequence[Vertebra]) -> list[
         ends = [middle + lower.frame.axes @ (x, 0, 0) for x in (-9.0, 9.0)]
         shapes.append(Rod(ends[0], ends[1], max(3.5, upper.size.disc / 2)))
     return [Solid(tuple(shapes), metal, level=None)]
+
+
+def make_fluid(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk) -> list[Solid]:
+    """Return ascites and pleural fluid, each in some persons; to be painted after the organs."""
+    at = {body.name: body.frame.origin for body in spine}
+    solids = []
+    if rng.random() < 0.06:
+        low, high = float(trunk.z[0]), float(at["T10"][2])
+        cavity = trunk.between(trunk.column(0, 0.0), low, high)
+        x, y, half, front, _ = trunk.at(at["L3"][2])
+        share = rng.uniform(0.5, 0.95)
+        middle = Frame(np.array([x, y + 0.4 * front, float(at["L3"][2])]))
+        dry = Blob(middle, (half * share, front * share, 170.0))
+        retro = Blob(Frame(np.array([x, y - 40.0, 0.0])), (half * 1.2, 75.0, 400.0), 4.0)
+        fluid = ((Tissue.ASCITES, 0.0),)
+        solids.append(Solid((cavity,), fluid, minus=(dry, retro), over=_FAT))
+    lung = frozenset((Tissue.LUNG,))
+    for side in (1, -1):
+        if rng.random() < 0.07:
+            x, y, half, _, back = trunk.at(at["T10"][2])
+            depth = rng.uniform(15, 80)
+            place = np.array(
+                [x + side * half * 0.6, y - back - 60 + depth, float(at["T10"][2]) - 20]
+            )
+            pool = Blob(Frame(place), (half * 0.7, 60.0, rng.uniform(60, 130)), 3.0)
+            solids.append(Solid((pool,), ((Tissue.PLEURAL_FLUID, 0.0),), over=lung))
+    return solids
+
+
+def make_masses(
+    rng: np.random.Generator, spine: Sequence[Vertebra], pelvis: Frame, trunk: Trunk
+) -> list[Solid]:
+    """Return cysts, a large cystic mass, nodes and tumours, each in some persons."""
+    at = {body.name: body.frame.origin for body in spine}
+    k = trunk.habitus.size
+    solids = []
+    if rng.random() < 0.10:
+        radius = rng.uniform(25, 115)
+        centre = pelvis.world(rng.normal(0, 25), 62 * k, -70 * k + radius * 0.9)
+        a, b, c = (float(r) for r in radius * rng.uniform(0.75, 1.15, 3))
+        mass = Blob(Frame(centre), (a, b, c), 2.1, 0.06, rng.uniform(0, 9))
+        layers = ((Tissue.SOLID_MASS, 0.0), (Tissue.CYST, rng.uniform(1.5, 6.0)))
+        solids.append(Solid((mass,), layers, over=_ORGANS))
+    parts: list[Shape] = []
+    if rng.random() < 0.10:  # nodes along the great vessels
+        for _ in range(int(rng.integers(3, 14))):
+            body = spine[-int(rng.integers(1, 7))]
+            place = body.frame.world(rng.normal(0, 22), body.half_depth + rng.uniform(4, 28), 0)
+            parts.append(_ball(rng, place, 5.0, 16.0))
+        solids.append(Solid(tuple(parts), ((Tissue.SOLID_MASS, 0.0),), over=_FAT, blend=2.0))
+    cysts: list[Shape] = []
+    if rng.random() < 0.35:
+        for _ in range(int(rng.integers(1, 7))):
+            x, y, half, front, _ = trunk.at(at["L1"][2])
+            spread = np.array([rng.choice((-1, 1)) * 0.55 * half, 0.05 * front, at["L1"][2] + 10])
+            place = np.array([x, y, 0.0]) + spread + rng.normal(0, 30, 3)
+            cysts.append(_ball(rng, place, 4.0, 28.0))
+        solids.append(Solid(tuple(cysts), ((Tissue.CYST, 0.0),), over=_SOLID_ORGANS | _FAT))
+    return solids
+
+
+def make_calcifications(
+    rng: np.random.Generator, spine: Sequence[Vertebra], k: float
+) -> list[Solid]:
+    """Return plaques of the aorta, stones and calcified nodes."""
+    plaques: list[Shape] = []
+    burden = float(rng.choice((0.0, 0.25, 0.8), p=(0.55, 0.3, 0.15)))
+    vessels = frozenset((Tissue.AORTA,))
+    for body in spine:
+        if body.name[0] == "C":
+            continue
+        for _ in range(int(rng.poisson(4 * burden))):
+            place = body.frame.world(
+                -12 + rng.normal(0, 9),
+                body.half_depth + 11 * k + rng.normal(0, 9),
+                rng.normal(0, 12),
+            )
+            plaques.append(_ball(rng, place, 1.5, 4.5))
+    others = [
+        _ball(
+            rng, np.array([rng.normal(0, 70), rng.uniform(-10, 80), rng.normal(30, 60)]), 1.5, 7.0
+        )
+        for _ in range(int(rng.poisson(1.2)))
+    ]
+    calcified = ((Tissue.CALCIFICATION, 0.0),)
+    inner = _SOLID_ORGANS | _FAT | frozenset((Tissue.GALLBLADDER, Tissue.KIDNEY_PELVIS))
+    solids = []
+    if plaques:
+        solids.append(Solid(tuple(plaques), calcified, over=vessels))
+    if others:
+        solids.append(Solid(tuple(others), calcified, over=inner))
+    return solids
+
+
+def _ball(rng: np.random.Generator, place: Vector, low: float, high: float) -> Blob:
+    half = rng.uniform(low, high) * rng.uniform(0.7, 1.2, 3)
+    return Blob(Frame(place), (float(half[0]), float(half[1]), float(half[2])))

@@ -79,7 +79,7 @@ def make_wall(rng: np.random.Generator, trunk: Trunk, legs: Vector) -> list[Soli
     for share in rng.uniform(0.2, 0.8, int(rng.integers(0, 3))):
         half, front, back = (trunk.rows[:, i + 3] - trunk.rows[:, i] for i in range(3))
         depth = share * np.minimum(half, np.minimum(front, back))
-        layers = (between, (Tissue.MUSCLE, float(rng.uniform(1.0, 2.5))))
+        layers = (between, (Tissue.MUSCLE, rng.uniform(1.0, 2.5)))
         solids.append(Solid((trunk.column(3, -depth),), layers, over=muscle))
     solids.append(Solid((trunk.column(0, 0.0),), ((Tissue.VISCERAL_FAT, 0.0),)))
     return solids

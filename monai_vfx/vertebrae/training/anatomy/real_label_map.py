@@ -13,8 +13,8 @@ from scipy import ndimage
 from monai_vfx.core.anatomy import TOTALSEGMENTATOR_V2, VERTEBRAE
 from monai_vfx.core.arrays import Affine, BoolVolume, HUVolume, LabelVolume
 from monai_vfx.core.errors import CaseRefused
+from monai_vfx.vertebrae.training.anatomy.grid_operators import along_axes, gaussian_matrix
 from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap
-from monai_vfx.vertebrae.training.anatomy.random_fields import along_axes, gaussian_matrix
 from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 
 Positions = npt.NDArray[np.float64]

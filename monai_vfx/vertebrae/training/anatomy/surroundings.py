@@ -28,10 +28,10 @@ def make_couch(rng: np.random.Generator, trunk: Trunk) -> list[Solid]:
     """Return a couch that the back rests on: flat or hollow, shell and foam."""
     middle = (trunk.z > np.percentile(trunk.z, 25)) & (trunk.z < np.percentile(trunk.z, 80))
     back = trunk.y - trunk.rows[:, 5] - trunk.fat * 1.1
-    top = float(back[middle].min()) + float(rng.uniform(-4, 12))
-    half = (float(rng.uniform(190, 260)), float(rng.uniform(10, 45)), 2000.0)
+    top = float(back[middle].min()) + rng.uniform(-4, 12)
+    half = (rng.uniform(190, 260), rng.uniform(10, 45), 2000.0)
     centre = Frame(np.array([rng.normal(0, 15), top - half[1], 0.0]))
-    layers = ((Tissue.COUCH_SHELL, 0.0), (Tissue.COUCH_FOAM, float(rng.uniform(1.2, 3.5))))
+    layers = ((Tissue.COUCH_SHELL, 0.0), (Tissue.COUCH_FOAM, rng.uniform(1.2, 3.5)))
     couch = Blob(centre, half, float(rng.choice((3.0, 6.0, 10.0))))
     solids = [Solid((couch,), layers)]
     if rng.random() < 0.5:  # a mattress on a second shell
@@ -146,7 +146,7 @@ def make_head(rng: np.random.Generator, spine: Sequence[Vertebra], size: float) 
             blend=15.0,
         ),
         Solid((airway,), ((Tissue.AIRWAY, 0.0),)),
-        Solid((skull,), (*bone, (Tissue.BRAIN, float(rng.uniform(4, 8))))),
+        Solid((skull,), (*bone, (Tissue.BRAIN, rng.uniform(4, 8)))),
         Solid(tuple(Rod(j, chin, 8.0 * size) for j in jaw), bone),
         Solid(
             (Rod(axis[0], axis[1], 8.0 * size, 5.5 * size),),
@@ -160,9 +160,9 @@ def make_head(rng: np.random.Generator, spine: Sequence[Vertebra], size: float) 
 def make_breasts(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk) -> list[Solid]:
     """Return breasts on the front of the chest."""
     height = next(body for body in spine if body.name == "T7").frame.origin[2]
-    x, y, half, _, _ = (float(v) for v in trunk.at(float(height)))
+    x, y, half, _, _ = trunk.at(height)
     front = float(np.interp(height, trunk.z, trunk.rows[:, 4] + trunk.fat))
-    big = float(rng.uniform(0.5, 1.5)) * trunk.habitus.size
+    big = rng.uniform(0.5, 1.5) * trunk.habitus.size
     parts = tuple(
         Blob(
             Frame(np.array([x + s * half * 0.62, y + front - 14, height])),

@@ -3,8 +3,8 @@
 A network that is shown nothing but random intensities on random anatomy learns shapes, not
 scanners (Billot et al. 2023, "SynthSeg: Segmentation of brain MRI scans of any contrast and
 resolution without retraining", Medical Image Analysis 86:102789). Here most scans look like CT and
-a share does not. The chain is ``SampleAnatomyd`` → ``TissuesToCTd`` and ``SoftTargetsd`` →
-``NormaliseHUd``; :func:`synthetic_ct` composes it for a whole scan.
+a share does not. ``SampleAnatomyd`` comes first, then ``TissuesToCTd`` and ``SoftTargetsd``;
+:func:`synthetic_ct` composes them for a whole scan.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 from monai_vfx.core.anatomy import PATCH_STRUCTURES, STRUCTURES
 from monai_vfx.core.arrays import Affine, HUVolume
-from monai_vfx.vertebrae.segmentation.hounsfield import NormaliseHU, NormaliseHUd
 from monai_vfx.vertebrae.training.anatomy.attenuation import Attenuation, draw_attenuation
 from monai_vfx.vertebrae.training.anatomy.deformation import (
     TISSUE_BITS,
@@ -29,23 +28,15 @@ from monai_vfx.vertebrae.training.anatomy.deformation import (
     per_axis,
     world_affine,
 )
-from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap
-from monai_vfx.vertebrae.training.anatomy.random_fields import (
+from monai_vfx.vertebrae.training.anatomy.grid_operators import (
     along_axes,
     gaussian_matrix,
     random_field,
+    slab_kernel,
+    slice_matrix,
 )
-from monai_vfx.vertebrae.training.anatomy.slice_profiles import slab_kernel, slice_matrix
+from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap
 from monai_vfx.vertebrae.training.anatomy.tissues import STRUCTURE_OF, Tissue
-
-__all__ = [
-    "NormaliseHU",
-    "NormaliseHUd",
-    "SampleAnatomyd",
-    "SoftTargetsd",
-    "TissuesToCTd",
-    "synthetic_ct",
-]
 
 _BITS = 7
 """Of a count of fine voxels in a coarse one, at most 4 x 4 x 4."""

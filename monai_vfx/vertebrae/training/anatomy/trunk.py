@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -83,8 +84,8 @@ class Trunk:
     power: float
     habitus: Habitus
 
-    def at(self, z: float | Vector) -> tuple[Vector, ...]:
-        """Return x, y, half width, front and back of the cavity at heights in mm."""
+    def at(self, z: Any) -> tuple[Any, ...]:
+        """Return x, y, half width, front and back of the cavity at a height, or heights, in mm."""
         columns = (self.x, self.y, *self.rows.T[:3])
         return tuple(np.interp(z, self.z, column) for column in columns)
 

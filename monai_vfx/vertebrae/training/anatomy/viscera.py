@@ -27,7 +27,7 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
     apex = float(at["T1"][2] + 4)
     inner = trunk.between(trunk.column(0, -1.5), recess, apex)
     solids = [Solid((inner,), ((Tissue.LUNG, 0.0),))]
-    x, y, half, front, back = (float(v) for v in trunk.at(dome - 20))
+    x, y, half, front, back = trunk.at(dome - 20)
     depth, centre = (front + back) / 2, y + (front - back) / 2
     domes: list[Shape] = []
     for side, height in ((1, dome), (-1, dome - rng.uniform(0, 20)), (0, dome - 22)):
@@ -40,16 +40,16 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
     # The mediastinum: from the spine to the sternum, narrow behind, wide where the heart lies.
     middle_line: list[Shape] = []
     for body in thoracic[:10]:
-        x, y, half, front, _ = (float(v) for v in trunk.at(float(body.frame.origin[2])))
+        x, y, half, front, _ = trunk.at(body.frame.origin[2])
         start = body.frame.world(0, body.half_depth * 0.3, 0)
         end = np.array([x, y + front - 8, body.frame.origin[2] - 8])
         middle_line.append(Rod(start, end, min(0.4 * half, 20 * size), min(0.3 * half, 14 * size)))
     solids.append(Solid(tuple(middle_line), ((Tissue.VISCERAL_FAT, 0.0),), over=_LUNG, blend=6.0))
-    x, y, half, front, _ = (float(v) for v in trunk.at(float(at["T8"][2])))
+    x, y, half, front, _ = trunk.at(at["T8"][2])
     tilt = _turned(0.4, 0.5)
     heart = np.array([x - 22 * size, y + front * 0.58, dome + 38 * size])
     chambers: list[Shape] = [Blob(Frame(heart, tilt), (58 * size, 44 * size, 46 * size))]
-    x, y, half, front, _ = (float(v) for v in trunk.at(float(at["T5"][2])))
+    x, y, half, front, _ = trunk.at(at["T5"][2])
     for dx, dy, r in ((8, 0.55, 16), (-12, 0.62, 14), (22, 0.5, 10)):
         top = np.array([x + dx * size, y + front * dy, at["T4"][2] - 8])
         chambers.append(Rod(heart + np.array([dx * 0.5, 0, 10]), top, r * size))
@@ -85,7 +85,7 @@ def make_vessels(
     """Return the aorta, the inferior vena cava and the iliac vessels."""
     names = [body.name for body in spine]
     fourth = len(names) - 2
-    wide = float(rng.uniform(0.8, 1.35)) * size
+    wide = rng.uniform(0.8, 1.35) * size
     bend = rng.normal(0, 4, 2)
     aorta, cava = [], []
     for i in range(names.index("T4"), fourth + 1):
@@ -139,7 +139,7 @@ def make_abdomen(
     ) -> Frame:
         """Place an organ: right (share of the half width), front (share) and up (mm)."""
         z = at[level][2] + (place[2] + rng.normal(0, spread)) * size
-        x, y, wide, front, back = (float(v) for v in trunk.at(float(z)))
+        x, y, wide, front, back = trunk.at(z)
         reach = front if place[1] > 0 else back
         middle = np.array([x + place[0] * wide, y + place[1] * reach, z])
         axes = _turned(*rng.normal(0, 0.15, 2))
@@ -151,7 +151,7 @@ def make_abdomen(
         return shape.frame
 
     right, up = _turned(0.0, 0.25), at["rib12"][2]
-    x, y, wide, front, back = (float(v) for v in trunk.at(float(up)))
+    x, y, wide, front, back = trunk.at(up)
     depth = (front + back) / 2
     lobes = (
         Blob(
@@ -187,7 +187,7 @@ def _hollow(
 
     def place(level: str, right: float, front: float, up: float) -> Vector:
         z = float(at[level][2] + up * size)
-        x, y, wide, forward, back = (float(v) for v in trunk.at(z))
+        x, y, wide, forward, back = trunk.at(z)
         return np.array([x + right * wide, y + front * (forward if front > 0 else back), z])
 
     bladder = Blob(

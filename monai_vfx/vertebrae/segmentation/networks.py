@@ -1,8 +1,7 @@
 """The vertebra segmentation's two networks: defined in its bundle, weights in safetensors files.
 
-The definitions stand in ``bundles/vertebrae_ct_segmentation/configs/common.yaml`` and nowhere
-else. The
-weights come with the package (``models/`` of the bundle), so nothing is downloaded.
+``bundles/vertebrae_ct_segmentation/configs/common.yaml`` defines them. The weights come with the
+package (``models/`` of the bundle), so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ BUNDLE = "vertebrae_ct_segmentation"
 NETWORKS = ("locator", "refiner")
 """Names of the networks: ``models/NAME.safetensors``, and ``NAME_def`` in the bundle's config."""
 
+WINDOWS_HU = ((-150.0, 350.0), (-1000.0, 1500.0))
+"""Lower and upper HU of each input channel: soft tissue with spongy bone, and everything."""
 
 _OVERLAP = 0.25  # of neighbouring windows of the locator
 _PATCHES = 4  # at a time
@@ -63,7 +64,7 @@ class Networks:
 
         with torch.inference_mode(), _fast_arithmetic(self.device):
             logits = sliding_window_inference(
-                _channels(image.values[None]),
+                channels(torch.from_numpy(image.values[None])),
                 roi_size=self.window,
                 sw_batch_size=1,
                 predictor=self.locator,
@@ -93,7 +94,7 @@ class Networks:
             for start in range(0, len(affines), _PATCHES):
                 some = affines[start : start + _PATCHES]
                 hu = np.stack([sample_means(image, PATCH_SHAPE, affine) for affine in some])
-                logits = self.refiner(_channels(hu).to(self.device))
+                logits = self.refiner(channels(torch.from_numpy(hu)).to(self.device))
                 found.append(torch.softmax(logits.float(), dim=1).cpu().numpy())
         return np.concatenate(found)
 
@@ -106,21 +107,37 @@ def _fast_arithmetic(device: torch.device) -> torch.autocast:
     """
     import torch
 
-    # Not in the oldest torch we take.
+    # The oldest supported torch has no such function.
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     on = device.type == "cpu" and native
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=on)
 
 
-def _channels(hu: npt.NDArray[np.float32]) -> torch.Tensor:
-    """Return (B, 2, x, y, z) of images (B, x, y, z) in HU, as the networks take them."""
+def channels(hu: torch.Tensor) -> torch.Tensor:
+    """Return images in HU as the networks take them: one channel a window, scaled to [-1, 1].
+
+    Args:
+        hu: (B, x, y, z) or any shape with a leading axis of images.
+
+    Returns:
+        (B, 2, x, y, z) float32.
+
+    >>> import torch
+    >>> channels(torch.tensor([[-1024.0, 100.0, 3000.0]]))
+    tensor([[[-1.0000,  0.0000,  1.0000],
+             [-1.0000, -0.1200,  1.0000]]])
+    """
     import torch
 
-    from monai_vfx.vertebrae.segmentation.hounsfield import NormaliseHU
-
-    normalise = NormaliseHU()
-    return torch.stack([normalise(torch.from_numpy(one)[None]) for one in hu])
+    windows = [hu.float().clamp(low, high) for low, high in WINDOWS_HU]
+    return torch.stack(
+        [
+            window.sub_((low + high) / 2).div_((high - low) / 2)
+            for window, (low, high) in zip(windows, WINDOWS_HU, strict=True)
+        ],
+        dim=1,
+    )
 
 
 def bundle_root() -> Path:
@@ -165,13 +182,8 @@ def load_networks(
         for name, path in files.items()
     }
     x, y, z = parser.get_parsed_content("crop_size")
-    return Networks(
-        locator=built["locator"],
-        refiner=built["refiner"],
-        window=(x, y, z),
-        device=place,
-        sha256={name: sha256_of(path) for name, path in files.items()},
-    )
+    digests = {name: sha256_of(path) for name, path in files.items()}
+    return Networks(**built, window=(x, y, z), device=place, sha256=digests)
 
 
 def _loaded(network: nn.Module, path: Path, device: torch.device) -> nn.Module:

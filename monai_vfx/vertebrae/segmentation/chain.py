@@ -31,11 +31,11 @@ BODY_MM = (8, 42)
 DISC_MM = (1, 20)
 """Least and greatest height of a disc."""
 
-FEWEST_BODIES = 3
+MIN_BODIES = 3
 """A shorter chain is not taken for a spine."""
 
 _SMOOTHING_MM = (8.0, 8.0, 6.0)  # SD: about half a body, so that its middle has the most
-_LEAST_EVIDENCE = 0.2  # of the smoothed probability along the path
+_MIN_EVIDENCE = 0.2  # of the smoothed probability along the path
 _GAP_MM = 45.0  # longest stretch without evidence that is bridged: one vertebra with its discs
 _TURN_COST = 0.05  # of one voxel to the side between slices, squared
 _REACH = 2  # voxels to the side between neighbouring slices
@@ -103,20 +103,17 @@ def find_chain(probabilities: Probabilities) -> SpineChain:
     """
     curve = find_curve(probabilities)
     chain = cut_curve(probabilities, curve)
-    if len(chain.bodies) < FEWEST_BODIES:
+    if len(chain.bodies) < MIN_BODIES:
         raise CaseRefused(
             "spine_not_found",
-            f"{len(chain.bodies)} vertebral bodies in a row are seen, at least {FEWEST_BODIES} "
+            f"{len(chain.bodies)} vertebral bodies in a row are seen, at least {MIN_BODIES} "
             "are needed",
         )
     return chain
 
 
 def find_curve(probabilities: Probabilities) -> Curve:
-    """Find the middle line of the spine.
-
-    Args:
-        probabilities: of :data:`anatomy.STRUCTURES` on an upright grid (RAS+ axes).
+    """Find the middle line of the spine; see :func:`find_chain`.
 
     Raises:
         CaseRefused: ``spine_not_found`` where no stretch has enough evidence.
@@ -127,10 +124,10 @@ def find_curve(probabilities: Probabilities) -> Curve:
     smooth = ndimage.gaussian_filter(column, np.array(_SMOOTHING_MM) / spacing, mode="constant")
     path = _best_path(smooth)
     along = smooth[path[:, 0], path[:, 1], np.arange(len(path))]
-    if along.max() <= _LEAST_EVIDENCE:  # specks beside the path are no spine
+    if along.max() <= _MIN_EVIDENCE:  # specks beside the path are no spine
         raise _nothing_found()
-    run = _longest_run(along > _LEAST_EVIDENCE, max(1, round(_GAP_MM / spacing[2])))
-    if (run.stop - run.start) * spacing[2] < FEWEST_BODIES * BODY_MM[0]:
+    run = _longest_run(along > _MIN_EVIDENCE, max(1, round(_GAP_MM / spacing[2])))
+    if (run.stop - run.start) * spacing[2] < MIN_BODIES * BODY_MM[0]:
         raise _nothing_found()
     planes = np.arange(run.start, run.stop)
     centres, mass = _centroids(column[:, :, run], path[run], spacing)
@@ -237,10 +234,6 @@ def _smooth_curve(world: Points, mass: Vector) -> Curve:
 def profile(probabilities: Probabilities, curve: Curve) -> npt.NDArray[np.float64]:
     """Return the mean probabilities of a disc-shaped neighbourhood square to the curve.
 
-    Args:
-        probabilities: of :data:`anatomy.STRUCTURES`.
-        curve: n places.
-
     Returns:
         (4, n): body, disc, sacrum, and all else; columns add up to 1.
     """
@@ -260,14 +253,9 @@ def profile(probabilities: Probabilities, curve: Curve) -> npt.NDArray[np.float6
 
 
 def cut_curve(probabilities: Probabilities, curve: Curve) -> SpineChain:
-    """Cut the curve into bodies and discs, down to the sacrum if it is in view.
-
-    Args:
-        probabilities: of :data:`anatomy.STRUCTURES`.
-        curve: of :func:`find_curve`.
-    """
+    """Cut the curve into bodies and discs, down to the sacrum if it is in view."""
     seen = profile(probabilities, curve)
-    pieces, sacrum = segment(seen)
+    pieces, sacrum = cut_profile(seen)
     bodies = []
     for start, stop in pieces:
         middle = (start + stop - 1) // 2
@@ -281,9 +269,9 @@ def cut_curve(probabilities: Probabilities, curve: Curve) -> SpineChain:
                 evidence=float(seen[0, start:stop].mean()),
             )
         )
-    while bodies and bodies[0].evidence < 2 * _LEAST_EVIDENCE:
+    while bodies and bodies[0].evidence < 2 * _MIN_EVIDENCE:
         bodies.pop(0)
-    while bodies and bodies[-1].evidence < 2 * _LEAST_EVIDENCE:
+    while bodies and bodies[-1].evidence < 2 * _MIN_EVIDENCE:
         bodies.pop()
         sacrum = None
     return SpineChain(tuple(bodies), _sacrum_probability(seen, sacrum), curve)
@@ -299,7 +287,7 @@ def _sacrum_probability(seen: npt.NDArray[np.float64], start: int | None) -> flo
     return float(np.clip(1 / (1 + np.exp(-(share - 0.45) / 0.06)), 0.001, 0.999))
 
 
-def segment(seen: npt.NDArray[np.float64]) -> tuple[list[tuple[int, int]], int | None]:
+def cut_profile(seen: npt.NDArray[np.float64]) -> tuple[list[tuple[int, int]], int | None]:
     """Cut a profile into nothing, bodies and discs in turn, sacrum, nothing: the most likely way.
 
     A semi-Markov model: the log probabilities of the profile are summed over each stretch, and a
