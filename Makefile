@@ -62,7 +62,7 @@ FILES := --meta_file configs/metadata.json --logging_file configs/logging.conf \
 REFINER := ,'configs/refiner.yaml'
 
 segmentation: train-locator train-refiner
-	$(BIN)/python -c "from monai_vfx.vertebrae.training.training import publish; \
+	$(BIN)/python -c "from monai_vfx.vertebrae.training.synthetic_training import publish; \
 	  publish({'locator': '$(RUNS)/locator', 'refiner': '$(RUNS)/refiner'})"
 
 train-refiner: LAST := $(REFINER)

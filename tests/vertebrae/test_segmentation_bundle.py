@@ -38,7 +38,7 @@ from monai_vfx.vertebrae.segmentation.grids import (
 from monai_vfx.vertebrae.segmentation.networks import NETWORKS, bundle_root, load_networks
 from monai_vfx.vertebrae.training.bank import HELD_OUT, AnatomyBank, BankItem, RealAnatomy
 from monai_vfx.vertebrae.training.checkpoints import load_state
-from monai_vfx.vertebrae.training.training import (
+from monai_vfx.vertebrae.training.synthetic_training import (
     SyntheticSamples,
     hardest_class,
     publish,

@@ -8,7 +8,6 @@ be interrupted, or be left to the training, which draws the maps it misses.
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +23,10 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from monai_vfx.core.anatomy import VERTEBRAE
-from monai_vfx.core.arrays import Affine, Json, LabelVolume
+from monai_vfx.core.arrays import Affine, LabelVolume
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import read_json, write_json
+from monai_vfx.core.geometry import world_positions
 from monai_vfx.vertebrae.segmentation.grids import PATCH_SPACING_MM, patch_affine
 from monai_vfx.vertebrae.training.anatomy.body_plan import (
     BodyPlan,
@@ -118,7 +118,7 @@ class AnatomyBank:
         settings = {**asdict(self), "spacing_mm": [*self.spacing_mm], "box_mm": [*self.box_mm]}
         settings = {k: v for k, v in settings.items() if k not in ("folder", "record", "size")}
         if self.record.is_file():
-            earlier = cast(Json, json.loads(self.record.read_text(encoding="utf-8")))
+            earlier = read_json(self.record)
             changed = sorted(k for k in settings if settings[k] != earlier.get(k))
             if changed:
                 raise SettingError(
@@ -202,7 +202,7 @@ class RealAnatomy:
         if not found:
             raise SettingError(f"real_anatomy ({folder}) shows no vertebral body")
         places = ndimage.center_of_mass(self.map.vertebrae > 0, self.map.vertebrae, found)
-        centres = np.asarray(places) @ affine[:3, :3].T + affine[:3, 3]
+        centres = world_positions(affine, places)
         order = np.argsort(-centres[:, 2])
         self.levels = [found[i] for i in order]
         self.centres: Vector = centres[order]
@@ -257,20 +257,14 @@ def _save(path: Path, item: BankItem) -> None:
 def _draw_trunk(bank: AnatomyBank, rng: np.random.Generator) -> BankItem:
     """Paint a box of the trunk somewhere along the spine."""
     plan = draw_body_plan(rng)
-    centre = _trunk_centre(plan, rng)
-    half = np.asarray(bank.box_mm) / 2
-    painted = paint_label_map(
-        plan,
-        (centre - half).tolist(),
-        (centre + half).tolist(),
-        spacing_mm=_triple(bank.spacing_mm),
-    )
+    centre, half = _trunk_centre(plan, rng), np.asarray(bank.box_mm) / 2
+    painted = paint_label_map(plan, centre - half, centre + half, bank.spacing_mm)
     return BankItem(painted.tissues, painted.vertebrae, painted.affine)
 
 
 def _trunk_centre(plan: BodyPlan, rng: np.random.Generator) -> Vector:
     """Choose the centre of a box: mostly the lumbar spine, now and then a chest, pelvis or head."""
-    levels = {name: centre for name, centre in zip(plan.levels, plan.centres, strict=True)}
+    levels = dict(zip(plan.levels, plan.centres, strict=True))
     lowest = plan.centres[-1]
     kind = rng.choice(
         ["sacrum_and_ribs", "lumbar", "chest", "pelvis", "head"], p=[0.36, 0.42, 0.12, 0.06, 0.04]
@@ -306,18 +300,9 @@ def _draw_patch(bank: AnatomyBank, rng: np.random.Generator) -> BankItem:
         frame = vertebra_frame(centres[chosen], axes[chosen])
         level = VERTEBRAE[plan.levels[chosen]]
     reach = bank.reach(frame)
-    painted = paint_label_map(
-        plan,
-        (frame[:3, 3] - reach).tolist(),
-        (frame[:3, 3] + reach).tolist(),
-        spacing_mm=_triple(bank.spacing_mm),
-    )
+    centre = frame[:3, 3]
+    painted = paint_label_map(plan, centre - reach, centre + reach, bank.spacing_mm)
     return BankItem(painted.tissues, painted.vertebrae, painted.affine, frame, level)
-
-
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    x, y, z = values
-    return float(x), float(y), float(z)
 
 
 _OUTER = ("T9", "T10")

@@ -107,15 +107,11 @@ _SPONGY: dict[Tissue, tuple[float, float, float]] = {
 """Spongy bone → its mean as lowest and highest multiple of the vertebral bodies', and an SD."""
 
 _CORTEX = (
-    *(
-        Tissue.BODY_CORTEX,
-        Tissue.POSTERIOR_CORTEX,
-        Tissue.SACRUM_CORTEX,
-        Tissue.RIB_CORTEX,
-        Tissue.PELVIS_CORTEX,
-    ),
-    *(Tissue.LIMB_CORTEX, Tissue.SKULL),
+    *(Tissue.BODY_CORTEX, Tissue.POSTERIOR_CORTEX, Tissue.SACRUM_CORTEX, Tissue.RIB_CORTEX),
+    *(Tissue.PELVIS_CORTEX, Tissue.LIMB_CORTEX, Tissue.SKULL),
 )
+_AROUND = (Tissue.COUCH_FOAM, Tissue.COUCH_SHELL, Tissue.CLOTHING)
+_AERATED = (Tissue.LUNG, Tissue.DISC_VACUUM, *_AROUND)
 _MARBLED = (Tissue.MUSCLE, Tissue.ERECTOR_SPINAE, Tissue.QUADRATUS, Tissue.PSOAS)
 _FIXED = (Tissue.AIR, Tissue.AIRWAY, Tissue.GAS, Tissue.METAL, Tissue.CEMENT)
 _BONE = (*_CORTEX, *_SPONGY, Tissue.BODY_TRABECULAR, Tissue.CALCIFICATION)
@@ -200,9 +196,8 @@ def _set_exceptions(r: np.random.RandomState, mean: Values, texture: Values) -> 
     fat = mean[Tissue.VISCERAL_FAT]
     general = r.beta(1.2, 5.0)
     for tissue in _MARBLED:
-        share = np.clip(general * r.uniform(0.4, 1.6), 0, 0.6) * (
-            0.4 if tissue == Tissue.PSOAS else 1.0
-        )
+        share = np.clip(general * r.uniform(0.4, 1.6), 0, 0.6)
+        share *= 0.4 if tissue == Tissue.PSOAS else 1.0
         mean[tissue] += share * (fat - mean[tissue])
         texture[:, tissue] += np.sqrt(share * (1 - share)) * np.array([45.0, 30.0])
     chance = r.random_sample()
@@ -219,14 +214,7 @@ def _set_wild(r: np.random.RandomState, mean: Values, texture: Values, share: fl
     for tissue in Tissue:
         if tissue in _FIXED or tissue in _BONE or r.random_sample() > share:
             continue
-        aerated = tissue in (
-            Tissue.LUNG,
-            Tissue.COUCH_FOAM,
-            Tissue.COUCH_SHELL,
-            Tissue.CLOTHING,
-            Tissue.DISC_VACUUM,
-        )
-        mean[tissue] = r.uniform(-1000, 0) if aerated else r.uniform(-150, 250)
+        mean[tissue] = r.uniform(-1000, 0) if tissue in _AERATED else r.uniform(-150, 250)
     texture *= np.exp(r.uniform(-1, 1, texture.shape) * np.log(2.5))
     if r.random_sample() < 0.75:  # bone stays the brightest around the spine
         around = max(mean[tissue] for tissue in (*_MARBLED, Tissue.CANAL, Tissue.VISCERAL_FAT))

@@ -22,6 +22,7 @@ from monai_vfx.vertebrae.training.anatomy.findings import (
 )
 from monai_vfx.vertebrae.training.anatomy.label_map import (
     AnatomyMap,
+    Corner,
     Frame,
     Painter,
     Solid,
@@ -106,10 +107,8 @@ class BodyPlan:
 def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPlan:
     """Draw a person.
 
-    Args:
-        rng: source of all chance.
-        variants: also unusual counts of vertebrae and ribs, transitional vertebrae and lumbar
-            ribs; otherwise twelve thoracic vertebrae with ribs and five lumbar ones without.
+    With ``variants`` also unusual counts of vertebrae and ribs, transitional vertebrae and lumbar
+    ribs; otherwise twelve thoracic vertebrae with ribs and five lumbar ones without.
     """
     thoracic, lumbar = draw_counts(rng) if variants else (12, 5)
     found = draw_findings(rng, level_names(thoracic, lumbar))
@@ -157,17 +156,11 @@ def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPl
 
 def paint_label_map(
     plan: BodyPlan,
-    low_mm: Sequence[float],
-    high_mm: Sequence[float],
+    low_mm: Corner,
+    high_mm: Corner,
     spacing_mm: Sequence[float] = (2.0, 2.0, 1.5),
 ) -> AnatomyMap:
-    """Paint what touches a box.
-
-    Args:
-        plan: the person.
-        low_mm: (3,) lowest corner of the box, RAS mm.
-        high_mm: (3,) highest corner.
-        spacing_mm: (3,) of the voxels.
+    """Paint what touches a box, whose corners are in RAS mm.
 
     Raises:
         ValueError: if the box is not a volume.
@@ -259,11 +252,7 @@ def draw_ribs(
 ) -> dict[str, tuple[float | None, float | None]]:
     """Return level → lengths (right, left) in mm; None for a rib that goes all the way.
 
-    Args:
-        rng: source of all chance.
-        thoracic: count of thoracic vertebrae.
-        size: scale of the person.
-        variants: also stumps and missing ribs at T12 (12 %), and ribs at L1 (3 %).
+    Variants are stumps and missing ribs at T12 (12 %), and ribs at L1 (3 %).
     """
     lengths: dict[str, tuple[float | None, float | None]] = {}
     for number in range(1, thoracic - 1):

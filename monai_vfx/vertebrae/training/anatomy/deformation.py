@@ -241,11 +241,9 @@ def pack(tissues: torch.Tensor, vertebrae: torch.Tensor) -> torch.Tensor:
 def _check(tissues: torch.Tensor, vertebrae: torch.Tensor) -> None:
     """Refuse maps that do not belong together."""
     if tissues.ndim != 4 or tissues.shape[0] != 1 or tissues.shape != vertebrae.shape:
-        raise ValueError(
-            f"maps of one shape (1, X, Y, Z) are needed, not {tuple(tissues.shape)} and "
-            f"{tuple(vertebrae.shape)}"
-        )
+        shapes = f"{tuple(tissues.shape)} and {tuple(vertebrae.shape)}"
+        raise ValueError(f"maps of one shape (1, X, Y, Z) are needed, not {shapes}")
     if not (isinstance(tissues, MetaTensor) and isinstance(vertebrae, MetaTensor)):
-        raise ValueError("maps must be MetaTensors, whose affine says where they lie")
+        raise ValueError("maps must be MetaTensors, whose affine gives their place")
     if not np.allclose(world_affine(tissues), world_affine(vertebrae), atol=1e-4):
         raise ValueError("tissues and vertebrae must have one affine")

@@ -53,12 +53,7 @@ class Findings:
 
 
 def draw_findings(rng: np.random.Generator, names: Sequence[str]) -> Findings:
-    """Draw fractures, nodes, slips and operations for the levels from cranial to caudal.
-
-    Args:
-        rng: source of all chance.
-        names: all levels, from the neck to the last lumbar one.
-    """
+    """Draw fractures, nodes, slips and operations for the levels from cranial to caudal."""
     found = Findings()
     trunk = [name for name in names if name[0] in "TL"]
     first_lumbar = trunk.index("L1")

@@ -53,15 +53,7 @@ def random_field(
 
 
 def along_axes(values: torch.Tensor, matrices: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    """Multiply each of the last three axes with a matrix.
-
-    Args:
-        values: (..., x, y, z).
-        matrices: one (new, old) an axis; None leaves the axis as it is.
-
-    Returns:
-        (..., new x, new y, new z).
-    """
+    """Multiply each of the last three axes (x, y, z) with a matrix (new, old); None leaves it."""
     x, y, z = matrices
     if x is not None:
         values = torch.einsum("ai,...ijk->...ajk", x, values)
@@ -73,12 +65,7 @@ def along_axes(values: torch.Tensor, matrices: Sequence[torch.Tensor | None]) ->
 
 
 def gaussian_matrix(count: int, sd: float) -> torch.Tensor:
-    """Return the (count, count) matrix that blurs ``count`` samples; rows sum to 1.
-
-    Args:
-        count: samples.
-        sd: of the Gaussian in samples; at the edges it is cut off and scaled up.
-    """
+    """Return the (count, count) matrix of a Gaussian blur, SD in samples; rows sum to 1."""
     at = torch.arange(count, dtype=torch.float32)
     weights = torch.exp(-0.5 * ((at[:, None] - at) / max(sd, 1e-3)) ** 2)
     return weights / weights.sum(1, keepdim=True)

@@ -23,6 +23,7 @@ Grid = tuple[Field, Field, Field]
 Box = tuple[Vector, Vector]
 """Lowest and highest corner, RAS mm."""
 LabelArray = npt.NDArray[np.uint8]
+Corner = Sequence[float] | Vector
 
 
 class Shape(Protocol):
@@ -248,9 +249,7 @@ class Painter:
         ValueError: if the box or the spacing is not positive.
     """
 
-    def __init__(
-        self, low: Sequence[float], high: Sequence[float], spacing: Sequence[float]
-    ) -> None:
+    def __init__(self, low: Corner, high: Corner, spacing: Sequence[float]) -> None:
         size = np.subtract(high, low)
         if len(spacing) != 3 or not (np.all(size > 0) and np.all(np.asarray(spacing) > 0)):
             raise ValueError(f"box {low} to {high} mm at {spacing} mm is not a volume")

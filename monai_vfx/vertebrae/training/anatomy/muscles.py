@@ -55,13 +55,7 @@ _INNER = frozenset((Tissue.VISCERAL_FAT, Tissue.LUNG))
 
 
 def make_wall(rng: np.random.Generator, trunk: Trunk, legs: Vector) -> list[Solid]:
-    """Return skin, subcutaneous fat, the muscular wall and the fat inside it.
-
-    Args:
-        rng: of the fat between the layers of muscle.
-        trunk: its profile.
-        legs: (3,) place of the lowest section; the thighs hang below it.
-    """
+    """Return skin, subcutaneous fat, wall and the fat inside it; thighs hang below ``legs``."""
     skin = ((Tissue.SKIN, -2.0), (Tissue.SUBCUTANEOUS_FAT, 0.0))
     size, fat = trunk.habitus.size, float(trunk.fat[0])
     solids = [Solid((trunk.column(3, 0.0, fat=True),), skin)]
@@ -107,13 +101,9 @@ def make_muscles(
 ) -> list[Solid]:
     """Return erector spinae, psoas with iliacus, and quadratus lumborum.
 
-    Args:
-        spine: vertebrae, cranial to caudal.
-        sacrum: its segments.
-        pelvis: origin in S1.
-        bulk: thickness of the erector spinae and the psoas relative to the usual one.
-        scale: size of the person and breadth of the pelvis.
-        fat: thickness in mm of the fat that covers the back where the muscles bulge.
+    ``bulk`` is the thickness of the erector spinae and of the psoas relative to the usual one,
+    ``scale`` the person's size and the pelvis's breadth; ``fat`` (mm) covers the back where the
+    muscles bulge.
     """
     by_name = _named(spine, sacrum)
     size, breadth = scale

@@ -40,11 +40,8 @@ LIMB_LAYERS = ((Tissue.LIMB_CORTEX, 0.0), (Tissue.LIMB_MARROW, 2.5))
 def make_pelvis(frame: Frame, size: float, breadth: float, replaced: int = 0) -> list[Solid]:
     """Return hip bones, femora and the joints between them.
 
-    Args:
-        frame: origin at the centre of S1, axes upright or turned with the sacrum.
-        size: scale of the person.
-        breadth: of the pelvis relative to the usual one.
-        replaced: side of a hip prosthesis, 1 the patient's right, -1 the left, 0 none.
+    The frame's origin is the centre of S1; ``replaced`` is the side of a hip prosthesis, 1 the
+    patient's right, -1 the left, 0 none.
     """
     solids = []
     for side in (1, -1):
@@ -128,13 +125,9 @@ def make_sacrum(
 ) -> list[Vertebra]:
     """Return S1-S5 and the first coccygeal segments below a last lumbar vertebra.
 
-    Args:
-        last: the lumbar vertebra above.
-        tilt: of S1 in degrees.
-        bent: 0 for an even curve of the sacrum, 1 for one bent sharply at S3.
-        size: scale of the person.
-        second_disc: height in mm of what is left of the disc S1/S2.
-        slip: how far the last lumbar vertebra stands in front of S1, mm.
+    S1 has a tilt in degrees; ``bent`` is 0 for an even curve of the sacrum, 1 for one bent sharply
+    at S3; ``second_disc`` (mm) is left of the disc S1/S2; the last lumbar vertebra stands ``slip``
+    mm in front of S1.
     """
     segments: list[Vertebra] = []
     above = last
@@ -169,9 +162,7 @@ def sacrum_parts(
 ) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
     """Return the parts of the sacrum, and the foramina that are cut out of it.
 
-    Args:
-        sacrum: its segments.
-        first_reach: of the alae of S1 from the midline, mm.
+    The alae of S1 reach ``first_reach`` mm from the midline.
     """
     parts: list[Shape] = [Body(segment) for segment in sacrum]
     cuts: list[Shape] = []
@@ -200,10 +191,7 @@ def sacrum_parts(
 def sacralised_parts(last: Vertebra, first: Vertebra, sides: tuple[int, ...]) -> tuple[Shape, ...]:
     """Return the broad transverse processes of a sacralised last lumbar vertebra (Castellvi III).
 
-    Args:
-        last: the last lumbar vertebra.
-        first: S1.
-        sides: 1 for the patient's right, -1 for the left.
+    Sides are 1 for the patient's right, -1 for the left.
     """
     k = last.span
     parts: list[Shape] = []

@@ -89,10 +89,8 @@ def real_anatomy(
             raise CaseRefused("mask_grid_mismatch", "the maps do not lie on the CT's grid")
     coarse = _label(ct, seg.astype(np.uint8), parts.astype(np.uint8))
     levels = _levels(coarse, seg.astype(np.uint8))
-    step = (
-        np.diag(affine)[:3] if np.allclose(affine[:3, :3], np.diag(np.diag(affine)[:3])) else None
-    )
-    if step is None or (step <= 0).any():
+    step = np.diag(affine)[:3]
+    if not np.allclose(affine[:3, :3], np.diag(step)) or (step <= 0).any():
         raise CaseRefused("mask_grid_mismatch", "the maps' axes do not run along R, A and S")
     shape = np.floor((np.array(ct.shape) - 1) * step / spacing_mm).astype(int) + 1
     axes = [np.arange(n) * new / old for n, new, old in zip(shape, spacing_mm, step, strict=True)]
@@ -191,10 +189,7 @@ def _nearest(levels: LabelVolume, bodies: BoolVolume) -> LabelVolume:
 def _upsample(labels: LabelVolume, axes: list[Positions], smooth: float) -> LabelVolume:
     """Return labels at new positions: the label whose share, smoothed, is greatest.
 
-    Args:
-        labels: (x, y, z).
-        axes: positions along each axis, in voxels.
-        smooth: SD of the Gaussian that smooths the shares, in voxels.
+    Positions along each axis and the Gaussian's SD ``smooth`` are in voxels.
     """
     matrices = [
         _interpolation(at, n) @ gaussian_matrix(n, smooth)

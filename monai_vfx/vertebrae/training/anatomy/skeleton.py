@@ -227,11 +227,9 @@ def expected_sizes(thoracic: int, lumbar: int) -> dict[str, LevelSize]:
 
 
 def stack(pieces: list[Vertebra], slips: dict[str, float]) -> list[Vertebra]:
-    """Place vertebrae one above the other, the third lumbar one at 0.
+    """Place vertebrae (cranial to caudal, oriented) one above the other, the third lumbar one at 0.
 
-    Args:
-        pieces: from cranial to caudal, oriented.
-        slips: level → how far it stands in front of the one below, mm.
+    ``slips`` are level → how far it stands in front of the one below, mm.
     """
     place = np.zeros(3)
     places = [place]
@@ -263,10 +261,7 @@ def _settled(body: Vertebra, upper: bool) -> float:
 def arch_parts(body: Vertebra, process: float = 1.0, droop: float = 1.0) -> tuple[Shape, ...]:
     """Return the parts of a vertebra's arch: pedicles, facets, laminae and processes.
 
-    Args:
-        body: the vertebra.
-        process: length of the transverse processes relative to the usual one.
-        droop: of the spinous process, likewise.
+    The length of the transverse processes and the spinous one's droop are relative to the usual.
     """
     region = body.name[0]
     number = int(body.name[1:])

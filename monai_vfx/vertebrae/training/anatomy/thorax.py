@@ -30,12 +30,8 @@ def rib_path(
 ) -> Vector:
     """Return points (n, 3) along a rib, about 8 mm apart, from the head on.
 
-    Args:
-        vertebra: the one that bears it.
-        side: 1 for the patient's right, -1 for the left.
-        trunk: whose wall it follows.
-        length: in mm, None for as far as its cartilage.
-        slope: steepness relative to the usual one.
+    ``side`` is 1 on the patient's right, -1 on the left; ``length`` in mm, None for as far as the
+    cartilage; ``slope`` is the steepness relative to the usual one.
     """
     number = int(vertebra.name[1:]) if vertebra.name[0] == "T" else 12
     floating = number > 10
@@ -93,12 +89,8 @@ def make_ribs(
 ) -> tuple[list[Solid], dict[tuple[str, int], Vector]]:
     """Return all ribs as solids, and their paths by (level, side).
 
-    Args:
-        spine: all vertebrae.
-        lengths: level → (right, left) in mm; None is a whole rib, 0 no rib.
-        trunk: whose wall they follow.
-        slope: steepness relative to the usual one.
-        thick: thickness relative to the usual one.
+    ``lengths`` are level → (right, left) in mm, None for a whole rib, 0 for none; slope and
+    thickness are relative to the usual ones.
     """
     solids, paths = [], {}
     for vertebra in spine:

@@ -1,14 +1,14 @@
-"""Training of the segmentation's networks: synthetic samples without end, curve, weights."""
+"""Train the segmentation's networks on synthetic samples without end: samples, curve, weights."""
 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import read_json, write_csv, write_json, writing
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.vertebrae.segmentation.networks import NETWORKS, bundle_root
 from monai_vfx.vertebrae.training.bank import HELD_OUT, AnatomyBank, BankItem, RealAnatomy
@@ -34,6 +34,7 @@ from monai_vfx.vertebrae.training.checkpoints import epoch_of, load_state, newes
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class SyntheticSamples(Dataset[Json]):
     """Numbered synthetic samples; each depends on the seed and its number alone.
 
@@ -48,25 +49,14 @@ class SyntheticSamples(Dataset[Json]):
         real_share: share of the samples that are made of it.
     """
 
-    def __init__(
-        self,
-        bank: AnatomyBank,
-        transform: Compose,
-        samples: int,
-        first: int = 0,
-        seed: int = 0,
-        held_out: bool = False,
-        real: RealAnatomy | None = None,
-        real_share: float = 0.3,
-    ) -> None:
-        self.bank = bank
-        self.transform = transform
-        self.samples = samples
-        self.first = first
-        self.seed = seed
-        self.held_out = held_out
-        self.real = real
-        self.real_share = real_share
+    bank: AnatomyBank
+    transform: Compose
+    samples: int
+    first: int = 0
+    seed: int = 0
+    held_out: bool = False
+    real: RealAnatomy | None = None
+    real_share: float = 0.3
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -100,9 +90,9 @@ def tensors(item: BankItem) -> Json:
 
 
 def first_sample(output_dir: str | Path, resume: bool, epoch_length: int, batch_size: int) -> int:
-    """Return the number of the sample with which a training begins or goes on."""
+    """Return the number of the sample with which a training begins or resumes."""
     newest = newest_checkpoint(output_dir) if resume else None
-    return (0 if newest is None else epoch_of(newest)) * epoch_length * batch_size
+    return (epoch_of(newest) if newest else 0) * epoch_length * batch_size
 
 
 def hardest_class(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -115,47 +105,20 @@ def hardest_class(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def dice_of(engine: Workflow, structures: Sequence[str]) -> dict[str, float | None]:
-    """Return what an evaluator measured: ``mean_dice``, and the Dice of each structure.
+    """Return ``mean_dice`` and the Dice of each structure, None for one that no sample showed.
 
-    Args:
-        engine: with the metrics ``mean_dice`` and ``dice``.
-        structures: names of the classes but the background.
-
-    Returns:
-        Name → Dice, None for a structure that no sample showed.
+    The engine has the metrics ``mean_dice`` and ``dice``; the first structure is the background.
     """
     metrics = engine.state.metrics
     values = [float(metrics["mean_dice"]), *torch.as_tensor(metrics["dice"]).tolist()]
-    names = ("mean_dice", *structures)
+    names = ("mean_dice", *structures[1:])
     return {n: d if math.isfinite(d) else None for n, d in zip(names, values, strict=True)}
 
 
-class DiceWriter:
-    """Write the Dice of each structure as JSON when an evaluation ends.
-
-    Args:
-        path: file to write; an earlier one goes when the evaluation starts.
-        structures: names of the classes; the first is the background.
-        sha256: of the weights.
-    """
-
-    def __init__(self, path: str | Path, structures: Sequence[str], sha256: str) -> None:
-        self.path = Path(path)
-        self.structures = list(structures)[1:]
-        self.sha256 = sha256
-
-    def attach(self, engine: Workflow) -> None:
-        """Register with the evaluator."""
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Workflow) -> None:
-        """Write."""
-        facts = {"samples": engine.state.iteration, "weights_sha256": self.sha256}
-        write_json(self.path, {**facts, **dice_of(engine, self.structures)})
-
-    def _start(self, engine: Workflow) -> None:
-        self.path.unlink(missing_ok=True)
+def write_dice(path: str | Path, engine: Workflow, structures: Sequence[str], sha256: str) -> None:
+    """Write what an evaluation of weights with this SHA-256 measured as JSON."""
+    facts = {"samples": engine.state.iteration, "weights_sha256": sha256}
+    write_json(Path(path), {**facts, **dice_of(engine, structures)})
 
 
 class CurveWriter:
@@ -178,7 +141,7 @@ class CurveWriter:
     ) -> None:
         self.path = Path(path)
         self.validator = validator
-        self.structures = list(structures)[1:]
+        self.structures = list(structures)
         self.resume = resume
         self._losses: list[float] = []
         self._start = 0.0
@@ -204,25 +167,23 @@ class CurveWriter:
             "iteration": str(engine.state.iteration),
             "seconds": f"{self._seconds:.1f}",
             "train_loss": f"{np.mean(self._losses):.4f}",
-            **dict.fromkeys(("mean_dice", *self.structures), ""),
+            **dict.fromkeys(("mean_dice", *self.structures[1:]), ""),
         }
         if self.validator.state.epoch == epoch:
             found = dice_of(self.validator, self.structures)
             row |= {name: "" if d is None else f"{d:.4f}" for name, d in found.items()}
         rows = self._earlier(epoch) if self.resume or epoch > 1 else []
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(row))
-            table.writeheader()
-            table.writerows([*rows, row])
-        partial.replace(self.path)
+        write_csv(self.path, list(row), [*rows, row])
         _LOG.info("%s", ", ".join(f"{name} {value}" for name, value in row.items() if value))
 
     def _earlier(self, epoch: int) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+        rows = _read_curve(self.path) if self.path.is_file() else []
+        return [row for row in rows if int(row["epoch"]) < epoch]
+
+
+def _read_curve(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def save_half(network: nn.Module, path: str | Path) -> None:
@@ -235,9 +196,8 @@ def save_half(network: nn.Module, path: str | Path) -> None:
     broken = [k for k, v in state.items() if not bool(torch.isfinite(v).all())]
     if broken:
         raise SettingError(f"{broken[0]} of the network holds values beyond half precision")
-    partial = Path(path).with_suffix(".partial")
-    save_file(state, partial)
-    partial.replace(path)
+    with writing(Path(path)) as partial:
+        save_file(state, partial)
 
 
 def export_checkpoint(output_dir: str | Path, network: nn.Module, path: str | Path) -> None:
@@ -269,14 +229,14 @@ def publish(trainings: Mapping[str, str | Path], root: str | Path | None = None)
     """
     folder = bundle_root() if root is None else Path(root)
     meta = folder / "configs" / "metadata.json"
-    document = cast(Json, json.loads(meta.read_text(encoding="utf-8")))
+    document: Json = read_json(meta)
     for name, training in trainings.items():
         weights = Path(training) / f"{name}.safetensors"
         newest = newest_checkpoint(training)
         if name not in NETWORKS or newest is None or not weights.is_file():
             raise SettingError(f"{training} holds no {name}.safetensors: finish the training first")
         document["eval_metrics"] |= _last_dice(name, Path(training))
-        settings = json.loads((Path(training) / "settings.json").read_text(encoding="utf-8"))
+        settings = read_json(Path(training) / "settings.json")
         (folder / "models").mkdir(exist_ok=True)
         shutil.copyfile(weights, folder / "models" / weights.name)
         (folder / "models" / weights.name).chmod(0o644)
@@ -290,8 +250,7 @@ def publish(trainings: Mapping[str, str | Path], root: str | Path | None = None)
 
 def _last_dice(name: str, training: Path) -> dict[str, float]:
     """Return a training's last Dice as ``eval_metrics`` of the bundle names them."""
-    with (training / "metrics_history.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["mean_dice"]]
+    rows = [row for row in _read_curve(training / "metrics_history.csv") if row["mean_dice"]]
     if not rows:
         raise SettingError(f"{training} was never validated: lower val_interval")
     first = list(rows[-1]).index("mean_dice")
