@@ -1,7 +1,7 @@
 """Show phantom and real crops to a reviewer who does not know which is which.
 
-    VFX_TEST_DATA=DIR python benchmarks/realism/blind.py OUT --key KEY.csv --seed 1
-    VFX_TEST_DATA=DIR python benchmarks/realism/blind.py --beside OUT.png
+    VFX_TEST_DATA=DIR python -m benchmarks.realism.blind OUT --key KEY.csv --seed 1
+    VFX_TEST_DATA=DIR python -m benchmarks.realism.blind --beside OUT.png
 
 Blind: ``OUT/01.png`` … in shuffled order, axial through lumbar bodies and sagittal through the
 middle, and the key elsewhere, for whoever scores the answers. ``--beside`` writes one labelled
@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from cases import Seen, phantoms, real_cases, resliced
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from benchmarks.realism.cases import Seen, phantoms, real_cases, resliced
 from monai_vfx.core.anatomy import VERTEBRAE
 from monai_vfx.core.arrays import HUVolume, Points
 from monai_vfx.core.geometry import voxel_spacing

@@ -1,6 +1,6 @@
 """Hold the simulated CT against real ones: attenuation, noise and sizes in stated ranges.
 
-    VFX_TEST_DATA=DIR python benchmarks/realism/measure.py OUT [--quick N] [--full N]
+    VFX_TEST_DATA=DIR python -m benchmarks.realism.measure OUT [--quick N] [--full N]
 
 ``quantities.py`` says what is measured and how, ``ranges.yaml`` where it should lie and by whom
 that is known. Writes ``cases.csv`` (a row a CT), ``ranges.csv`` (a row a quantity) and
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from cases import REAL, Seen, phantoms, real_case, resliced
 from matplotlib.figure import Figure
-from quantities import measure
 
+from benchmarks.realism.cases import REAL, Seen, phantoms, real_case, resliced
+from benchmarks.realism.quantities import measure
 from monai_vfx.outputs.report.figures import COLOURS, INK, calm, figure_png
 
 RANGES = Path(__file__).resolve().with_name("ranges.yaml")

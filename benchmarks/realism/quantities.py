@@ -36,9 +36,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from cases import Seen
 from scipy import ndimage, optimize
 
+from benchmarks.realism.cases import Seen
 from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
 from monai_vfx.core.arrays import Points
 from monai_vfx.core.geometry import box_affine, nonzero_box, voxel_spacing, world_positions

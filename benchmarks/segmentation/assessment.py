@@ -1,4 +1,4 @@
-"""How good a segmentation is, against a known truth: bodies, names, and whether its doubt is worth.
+"""Judge a segmentation against a known truth: bodies, names and the stated confidence.
 
 Label maps are (i, j, k) uint8 on one grid and hold VerSe numbers (:mod:`monai_vfx.core.anatomy`);
 values that are no vertebra (muscles) take no part. Affines map an index to world mm, RAS+.
@@ -19,7 +19,7 @@ from monai_vfx.analysis.evaluation.discrimination import Proportion, wilson_inte
 from monai_vfx.core.anatomy import LEVEL_NAMES, MUSCLES, VERTEBRAE
 from monai_vfx.core.arrays import Affine, LabelVolume
 
-LEAST_OVERLAP = 0.25
+MIN_OVERLAP = 0.25
 """A true body counts as found where one found body covers at least this share of it."""
 
 CONFIDENCE_EDGES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
@@ -102,10 +102,6 @@ class Threshold:
 def overlap_table(truth: LabelVolume, found: LabelVolume) -> npt.NDArray[np.int64]:
     """Count voxels by true and found label.
 
-    Args:
-        truth: (i, j, k).
-        found: likewise.
-
     Returns:
         (256, 256): row the true label, column the found one. Values from 101 on (muscles) count
         as background; background in both maps is not counted.
@@ -128,12 +124,6 @@ def body_agreement(
     truth: LabelVolume, found: LabelVolume, affine: Affine, levels: Mapping[str, int]
 ) -> dict[str, BodyAgreement]:
     """Compare bodies at the resolution of the grid, each with the body of the same name.
-
-    Args:
-        truth: (i, j, k).
-        found: likewise.
-        affine: of both, index → mm.
-        levels: name → label value.
 
     Returns:
         By name, for the levels that at least one of the maps holds.
@@ -169,21 +159,17 @@ def label_centres(labels: LabelVolume, affine: Affine) -> dict[int, npt.NDArray[
 
 
 def named_as(truth: LabelVolume, found: LabelVolume) -> dict[int, int | None]:
-    """Say which found body lies on each true one.
-
-    Args:
-        truth: (i, j, k).
-        found: likewise.
+    """Return which found body lies on each true one.
 
     Returns:
         True label → the found label that covers most of it; None where that is less than
-        ``LEAST_OVERLAP``.
+        ``MIN_OVERLAP``.
     """
     table = overlap_table(truth, found)
     named: dict[int, int | None] = {}
     for value in (int(v) for v in np.flatnonzero(table.sum(axis=1)) if v):
         best = 1 + int(np.argmax(table[value, 1:]))
-        enough = table[value, best] >= LEAST_OVERLAP * table[value].sum()
+        enough = table[value, best] >= MIN_OVERLAP * table[value].sum()
         named[value] = best if enough else None
     return named
 
@@ -191,17 +177,11 @@ def named_as(truth: LabelVolume, found: LabelVolume) -> dict[int, int | None]:
 def names_right(
     truth: LabelVolume, found: LabelVolume, values: Sequence[int], *, sides: bool = True
 ) -> bool:
-    """Say whether all these levels are named right.
+    """Return whether all these levels (label values) are named right.
 
     Each true body must lie under the found body of its own name, and each found body of these
-    names must lie mostly on that true body. So a level that is not in the image must not be found.
-
-    Args:
-        truth: (i, j, k); levels that are not in it must be absent from ``found``.
-        found: likewise.
-        values: label values of the levels that matter.
-        sides: judge the found bodies too; without it those beyond the truth do not count, as in a
-            truth that holds some of the levels only.
+    names must lie mostly on that true body: a level that is not in the image must not be found.
+    Without ``sides`` found bodies beyond the truth do not count (it may hold some levels only).
     """
     there = named_as(truth, found)
     if any(there[value] != value for value in values if value in there):
@@ -217,9 +197,6 @@ def by_convention(truth: LabelVolume) -> LabelVolume:
 
     Whether thirteen or eleven thoracic vertebrae lie above cannot be told from an abdominal CT, so
     names are judged both ways. Where L1 or the bodies above it are not in the map, nothing changes.
-
-    Args:
-        truth: (i, j, k), counted from the first rib.
     """
     present = {LEVEL_NAMES[int(v)] for v in np.unique(truth) if int(v) in LEVEL_NAMES}
     thoracic = sorted(int(name[1:]) for name in present if name.startswith("T"))
@@ -259,10 +236,6 @@ def clopper_pearson(successes: int, n: int, *, confidence: float = 0.95) -> Prop
 
 def acceptance(accepted: npt.ArrayLike, right: npt.ArrayLike) -> Acceptance:
     """Count accepted and right cases.
-
-    Args:
-        accepted: (n,) bool, at least one case.
-        right: (n,) bool: all names right; of refused cases it does not matter.
 
     Raises:
         ValueError: no case, or lengths that differ.
@@ -317,11 +290,6 @@ def calibration_error(
     confidence: npt.ArrayLike, right: npt.ArrayLike, edges: Sequence[float] = CONFIDENCE_EDGES
 ) -> float:
     """Return the expected calibration error (Guo 2017): mean gap of confidence and share right.
-
-    Args:
-        confidence: as in :func:`reliability_table`.
-        right: likewise.
-        edges: likewise.
 
     Returns:
         0 to 1; NaN where no case has a confidence.

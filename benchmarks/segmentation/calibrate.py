@@ -1,14 +1,13 @@
 """How reliable the segmentation's observations are, and the threshold that follows, from a run.
 
-    python benchmarks/segmentation/synthetic.py --series calibration --cases 400 --out calibration
-    python benchmarks/segmentation/calibrate.py calibration --out calibrated
+    python -m benchmarks.segmentation.synthetic --series calibration --cases 400 --out calibration
+    python -m benchmarks.segmentation.calibrate calibration --out calibrated
 
 Reads what naming saw (``evidence/*.json`` of synthetic.py), measures the rates of
 ``monai_vfx.vertebrae.segmentation.naming.Rates`` on bodies whose true names are known, and chooses
-the least
-confidence at which at least 99 % of the accepted cases have all of T12-L4 named right. Writes
-``naming.json`` (what ``read_rates`` takes) and ``calibration.json`` (all counts, with the numbers
-before and after, and those on cases left out of the fit). No network runs.
+the least confidence at which at least 99 % of the accepted cases have all of T12-L4 named right.
+Writes ``calibration.json``: the rates (to be written into ``Rates``), all counts, the numbers
+before and after, and those on cases left out of the fit. No network runs.
 
 Shares of anatomical variants (``last_rib``, ``lumbar_rib``) stay those of the literature: measured
 here they would be those of the simulation. Synthetic CT are easier than real ones, so measured
@@ -38,12 +37,12 @@ from monai_vfx.core.anatomy import LEVELS
 from monai_vfx.core.files import write_json
 from monai_vfx.vertebrae.segmentation.naming import WIDTHS_MM, Body, Chain, Rates, name_bodies
 
-LEAST_RIB_MM = 30.0
+MIN_RIB_MM = 30.0
 """A shorter rib counts as absent in the simulation's truth, as the prior of last ribs has it."""
 SEEN = 0.5
 IN_CHAIN = 0.5
 """Below this posterior that all of T12-L4 are in view a case is refused, whatever the names."""
-HIGHEST_ERROR = 0.3
+MAX_ERROR = 0.3
 """No rate is taken for worse than this; a detector so bad is to be mended, not calibrated."""
 
 
@@ -78,7 +77,7 @@ def read_case(document: dict[str, Any]) -> Seen | None:
         names.append(conventional(body["true"], document["thoracic"]))
         lengths = document["ribs_mm"].get(body["true"], (0.0, 0.0))
         known = body["true"] is not None
-        ribs.append((lengths[0] >= LEAST_RIB_MM, lengths[1] >= LEAST_RIB_MM) if known else None)
+        ribs.append((lengths[0] >= MIN_RIB_MM, lengths[1] >= MIN_RIB_MM) if known else None)
     return Seen(
         Chain(tuple(bodies), document["sacrum"]),
         tuple(names),
@@ -89,12 +88,7 @@ def read_case(document: dict[str, Any]) -> Seen | None:
 
 
 def conventional(name: str | None, thoracic: int) -> str | None:
-    """Return a true name as a reader gives it who calls the body above L1 T12.
-
-    Args:
-        name: counted from the first rib.
-        thoracic: how many rib-bearing vertebrae this person has.
-    """
+    """Return a true name, counted from the first rib, as if the body above L1 were T12."""
     if name is None or not name.startswith("T"):
         return name
     return f"T{int(name[1:]) + 12 - thoracic}"
@@ -103,7 +97,7 @@ def conventional(name: str | None, thoracic: int) -> str | None:
 def upper_error(errors: int, n: int, doubt: float) -> float:
     """Return the one-sided 95 % upper bound of an error rate (Clopper-Pearson), times ``doubt``."""
     bound = 1.0 if errors >= n else float(beta.ppf(0.95, errors + 1, n - errors))
-    return min(HIGHEST_ERROR, doubt * bound)
+    return min(MAX_ERROR, doubt * bound)
 
 
 def measure(cases: Sequence[Seen], doubt: float) -> tuple[Rates, dict[str, Any]]:
@@ -155,9 +149,8 @@ def measure(cases: Sequence[Seen], doubt: float) -> tuple[Rates, dict[str, Any]]
 def rib_cut(cases: Sequence[Seen]) -> dict[str, float] | None:
     """Return where the probability of a rib parts best, and how well; None without both kinds.
 
-    A cut far from 0.5 says that ``RIB_ML`` of :mod:`monai_vfx.vertebrae.segmentation.refine`, the
-    volume at
-    which a rib is as likely as none, does not fit these networks.
+    A cut far from 0.5 shows that ``RIB_ML`` of :mod:`monai_vfx.vertebrae.segmentation.refine`, the
+    volume at which a rib is as likely as none, does not fit these networks.
     """
     seen, there = [], []
     for case in cases:
@@ -271,7 +264,6 @@ def main() -> None:
         "after": tally(cases, rates),
         "left_out": asdict(left_out(cases, arguments.doubt, arguments.target, bounded)),
     }
-    write_json(arguments.out / "naming.json", asdict(rates))
     write_json(arguments.out / "calibration.json", json.loads(json.dumps(facts, default=float)))
     print(json.dumps(facts, indent=2, default=float))
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from cases import Case
 from matplotlib.figure import Figure
 from nibabel.orientations import apply_orientation, io_orientation
 
+from benchmarks.segmentation.cases import Case
 from monai_vfx.core.anatomy import LEVEL_NAMES
 from monai_vfx.core.arrays import LabelVolume
 

@@ -5,7 +5,7 @@ CT's own resolution, and asks what the difference means downstream: which 14 sli
 would take with either mask, and how far apart their centres lie; with weights, also both scores.
 Levels that the annotation lacks are not judged.
 
-    python benchmarks/segmentation/real.py [IMAGE ANNOTATION] [--weights FOLDER] [--out FOLDER]
+    python -m benchmarks.segmentation.real [IMAGE ANNOTATION] [--weights FOLDER] [--out FOLDER]
 
 Without arguments the case of VFX_TEST_DATA is taken. That one is a blind test: look at the numbers,
 never choose a parameter by them.
@@ -184,7 +184,15 @@ def main() -> None:
                 parser.error("IMAGE and ANNOTATION, or VFX_TEST_DATA")
             image, annotation = find_case(Path(scratch))
         (out / "mask.nii.gz").unlink(missing_ok=True)
-        command = [sys.executable, __file__, str(image), "--one", "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.segmentation.real",
+            str(image),
+            "--one",
+            "--out",
+            str(out),
+        ]
         command += ["--weights", str(weights)] if weights else []
         command += ["--threads", str(arguments.threads)] if arguments.threads else []
         subprocess.run(command, check=True)

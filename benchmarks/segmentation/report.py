@@ -1,6 +1,6 @@
 r"""Tables and figures of the segmentation's evaluation, from the CSV and JSON files of its scripts.
 
-    python benchmarks/segmentation/report.py run --checkpoint 5000=early --checkpoint 20000=run \
+    python -m benchmarks.segmentation.report run --checkpoint 5000=early --checkpoint 20000=run \
         --calibration calibrated --real real --risk risk --out benchmarks/segmentation/results
 
 RUN is a folder of synthetic.py. Writes ``results.md``, PNG figures beside it and ``cases.csv``, the

@@ -1,7 +1,7 @@
 """What automatic masks do to the risk score: a hospital scored with its true masks and with ours.
 
     vfx simulate hospital --patients 60 --format nifti
-    python benchmarks/segmentation/risk.py hospital/cohort.csv --risk-weights model.pt --out risk
+    python -m benchmarks.segmentation.risk hospital/cohort.csv --risk-weights model.pt --out risk
 
 Segments every CT of the table (masks are kept in OUT, so a stopped run goes on), scores the
 accepted ones twice through ``vfx evaluate``, and compares: differences of the score, correlation,

@@ -1,6 +1,6 @@
 """How far the segmentation's results spread between whole trainings: the same cases, other weights.
 
-    python benchmarks/segmentation/spread.py --out benchmarks/segmentation/results \
+    python -m benchmarks.segmentation.spread --out benchmarks/segmentation/results \
         "as shipped=benchmarks/segmentation/results" "retrained=run" \
         --real "as shipped=real" --real "retrained=real_retrained"
 
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from report import read_run
 
+from benchmarks.segmentation.report import read_run
 from monai_vfx.core.anatomy import LEVELS
 
 

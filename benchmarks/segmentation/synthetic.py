@@ -1,6 +1,6 @@
 """The segmentation on synthetic CT of unseen people: names, bodies, refusals, time and memory.
 
-    python benchmarks/segmentation/synthetic.py --cases 200 --out run --workers 2
+    python -m benchmarks.segmentation.synthetic --cases 200 --out run --workers 2
 
 Each case is drawn, written as a NIfTI file and segmented as ``vfx`` does it. ``run/cases.csv`` has
 one row a case, of refused ones with the names that they would have had; a run that was stopped goes
@@ -30,10 +30,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from cases import Case, make_case, study_in_view
-from pictures import draw_case
 from tqdm import tqdm
-from watching import ACCEPTED, Watched, watched_segment
 
 from benchmarks.segmentation.assessment import (
     body_agreement,
@@ -42,6 +39,9 @@ from benchmarks.segmentation.assessment import (
     levels_at_edge,
     names_right,
 )
+from benchmarks.segmentation.cases import Case, make_case, study_in_view
+from benchmarks.segmentation.pictures import draw_case
+from benchmarks.segmentation.watching import ACCEPTED, Watched, watched_segment
 from monai_vfx.core.anatomy import LEVEL_NAMES, LEVELS, VERTEBRAE
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import sha256_of

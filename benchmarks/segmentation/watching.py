@@ -1,9 +1,8 @@
 """Segment a CT and keep what naming saw, also where the case is refused.
 
-A refusal says why in words; for calibration and for the reliability of the confidence the numbers
-behind it are needed. They are taken where :mod:`monai_vfx.vertebrae.segmentation.locate` hands the
-outlined
-bodies to naming: both functions do their work as ever, and their input and output are noted.
+Calibration needs the numbers behind a refusal. They are taken where
+:mod:`monai_vfx.vertebrae.segmentation.locate` hands the outlined bodies to naming: both functions
+do their work as ever, and their input and output are noted.
 """
 
 from __future__ import annotations

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,26 +11,17 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from benchmarks.realism import blind, cases, measure, quantities
 from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
 
-REALISM = Path(__file__).resolve().parents[2] / "benchmarks" / "realism"
-NAMES = ("cases", "quantities", "measure", "blind")
 WIDTH, DEPTH, HEIGHT, STEP = 44.0, 33.0, 26.0, 36.0
 AORTA = np.array([-14.0, 36.0])
 """Of the made spine, right and front of the bodies' line, mm."""
 
 
 @pytest.fixture(scope="module")
-def kit() -> Iterator[SimpleNamespace]:
-    """Return the benchmark's modules; they import each other by plain names."""
-    before = {name: sys.modules.pop(name, None) for name in NAMES}
-    sys.path.insert(0, str(REALISM))
-    yield SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
-    sys.path.remove(str(REALISM))
-    for name, module in before.items():
-        sys.modules.pop(name)
-        if module is not None:
-            sys.modules[name] = module
+def kit() -> SimpleNamespace:
+    return SimpleNamespace(cases=cases, quantities=quantities, measure=measure, blind=blind)
 
 
 def rotation(degrees: float) -> np.ndarray:
