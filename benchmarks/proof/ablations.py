@@ -34,7 +34,8 @@ from jobs import (
 from monai.bundle import ConfigParser
 from plan import FULL, HERE, PatientSet, overlays_of, patient_sets, read_plan
 
-from monai_vfx.analysis.evaluation import auroc, delong_test, difference_interval
+from monai_vfx.analysis.evaluation.comparisons import difference_interval
+from monai_vfx.analysis.evaluation.discrimination import auroc, delong_test
 from monai_vfx.core.anatomy import MUSCLES
 from monai_vfx.core.files import only_run_in
 from monai_vfx.model.bundle.overlays import config_files

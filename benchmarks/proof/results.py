@@ -13,7 +13,12 @@ from claims import claims
 from plan import NO_MUSCLE, Model, PatientSet, models, patient_sets
 
 from monai_vfx.analysis.clinical.crossfit import threshold_rows
-from monai_vfx.analysis.evaluation import auroc, auroc_samples, draw_counts, percentile_interval
+from monai_vfx.analysis.evaluation.bootstrap import (
+    auroc_samples,
+    draw_counts,
+    percentile_interval,
+)
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.analysis.evaluation.summary import evaluate_scores
 from monai_vfx.core.files import write_json
 from monai_vfx.simulation import best_scores
@@ -152,8 +157,8 @@ def measured(table: pd.DataFrame, score: pd.Series[float]) -> dict[str, Any]:
         "events": found.events,
         "auroc": found.value,
         "se": found.variance**0.5,
-        "ci_low": found.ci_low,
-        "ci_high": found.ci_high,
+        "ci_low": found.low,
+        "ci_high": found.high,
         "score_sd": float(score[known].std()),
     }
 

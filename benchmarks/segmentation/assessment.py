@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import binomtest
 
-from monai_vfx.analysis.evaluation.discrimination import Proportion, wilson_interval
+from monai_vfx.analysis.evaluation.estimates import Estimate, wilson_interval
 from monai_vfx.core.anatomy import LEVEL_NAMES, MUSCLES, VERTEBRAE
 from monai_vfx.core.arrays import Affine, LabelVolume
 
@@ -62,8 +62,8 @@ class Acceptance:
     n: int
     accepted: int
     right: int
-    share_accepted: Proportion
-    share_right: Proportion | None
+    share_accepted: Estimate
+    share_right: Estimate | None
     right_lower_bound: float | None
 
 
@@ -80,7 +80,7 @@ class ReliabilityBin:
     low: float
     high: float
     confidence: float
-    right: Proportion
+    right: Estimate
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def levels_at_edge(labels: LabelVolume) -> set[int]:
     return {int(value) for face in faces for value in np.unique(face) if value}
 
 
-def clopper_pearson(successes: int, n: int, *, confidence: float = 0.95) -> Proportion:
+def clopper_pearson(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     """Return a share with its exact interval (Clopper and Pearson 1934).
 
     Args:
@@ -225,13 +225,11 @@ def clopper_pearson(successes: int, n: int, *, confidence: float = 0.95) -> Prop
         confidence: two-sided level, in (0, 1).
 
     >>> share = clopper_pearson(100, 100)
-    >>> f"{share.value:.0f} {share.ci_low:.4f}"
+    >>> f"{share.value:.0f} {share.low:.4f}"
     '1 0.9638'
     """
     interval = binomtest(successes, n).proportion_ci(confidence, method="exact")
-    return Proportion(
-        successes / n, float(interval.low), float(interval.high), successes, n, confidence
-    )
+    return Estimate(successes / n, float(interval.low), float(interval.high), n, successes)
 
 
 def acceptance(accepted: npt.ArrayLike, right: npt.ArrayLike) -> Acceptance:
@@ -251,7 +249,7 @@ def acceptance(accepted: npt.ArrayLike, right: npt.ArrayLike) -> Acceptance:
     share, bound = None, None
     if count:
         share = clopper_pearson(hits, count)
-        bound = clopper_pearson(hits, count, confidence=0.9).ci_low  # 5 % on this side
+        bound = clopper_pearson(hits, count, confidence=0.9).low  # 5 % on this side
     return Acceptance(taken.size, count, hits, wilson_interval(count, taken.size), share, bound)
 
 

@@ -32,7 +32,7 @@ from benchmarks.segmentation.assessment import (
     calibration_error,
     choose_threshold,
 )
-from monai_vfx.analysis.evaluation import auroc, roc_curve
+from monai_vfx.analysis.evaluation.discrimination import auroc, roc_curve
 from monai_vfx.core.anatomy import LEVELS
 from monai_vfx.core.files import write_json
 from monai_vfx.vertebrae.segmentation.naming import WIDTHS_MM, Body, Chain, Rates, name_bodies
@@ -161,12 +161,12 @@ def rib_cut(cases: Sequence[Seen]) -> dict[str, float] | None:
                     there.append(is_there)
     if len(set(there)) < 2:
         return None
-    curve = roc_curve(there, seen)
-    best = int(np.argmax(curve.true_positive_rate - curve.false_positive_rate))
+    false_positive, true_positive, thresholds = roc_curve(there, seen)
+    best = int(np.argmax(true_positive - false_positive))
     return {
-        "cut": min(1.0, float(curve.thresholds[best])),  # the curve begins at infinity
-        "sensitivity": float(curve.true_positive_rate[best]),
-        "specificity": 1 - float(curve.false_positive_rate[best]),
+        "cut": min(1.0, float(thresholds[best])),  # the curve begins at infinity
+        "sensitivity": float(true_positive[best]),
+        "specificity": 1 - float(false_positive[best]),
         "auroc": auroc(there, seen).value,
     }
 

@@ -26,7 +26,7 @@ from benchmarks.segmentation.assessment import (
     clopper_pearson,
     reliability_table,
 )
-from monai_vfx.analysis.evaluation.discrimination import Proportion
+from monai_vfx.analysis.evaluation.estimates import Estimate
 from monai_vfx.core.anatomy import LEVELS
 from monai_vfx.outputs.report.figures import COLOURS, INK, QUIET, calm
 
@@ -71,11 +71,11 @@ def groups(cases: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
             yield heading, str(value), part
 
 
-def share(one: Proportion | None) -> str:
+def share(one: Estimate | None) -> str:
     """Spell a share with its 95 % interval, in percent."""
     if one is None:
         return "-"
-    return f"{100 * one.value:.1f} % ({100 * one.ci_low:.1f}-{100 * one.ci_high:.1f})"
+    return f"{100 * one.value:.1f} % ({100 * one.low:.1f}-{100 * one.high:.1f})"
 
 
 def spread(values: pd.Series) -> str:
@@ -214,8 +214,8 @@ def reliability_figure(cases: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     x = np.arange(len(rows))
     shares = np.array([row.right.value for row in rows])
-    low = shares - [row.right.ci_low for row in rows]
-    high = np.array([row.right.ci_high for row in rows]) - shares
+    low = shares - [row.right.low for row in rows]
+    high = np.array([row.right.high for row in rows]) - shares
     axes.errorbar(
         *(x, shares, np.stack([low, high])),
         fmt="o",

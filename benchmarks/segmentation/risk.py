@@ -23,7 +23,7 @@ from scipy.stats import pearsonr, spearmanr
 from tqdm import tqdm
 
 from benchmarks.segmentation.assessment import body_agreement, names_right
-from monai_vfx.analysis.evaluation import delong_test
+from monai_vfx.analysis.evaluation.discrimination import delong_test
 from monai_vfx.case.mask.load import load_masks
 from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.core.errors import CaseRefused

@@ -61,7 +61,8 @@ def calibrate(
     """
     writable(out)
     from monai_vfx.analysis.calibration.job import run_calibration
-    from monai_vfx.analysis.calibration.risk import MATCHED, Kind
+    from monai_vfx.analysis.calibration.model import Kind
+    from monai_vfx.analysis.calibration.risk import MATCHED
 
     kinds: dict[str, Kind] = {
         "matched": "matched_controls",

@@ -176,7 +176,9 @@ def read_table(path: str | Path) -> Table:
             table.note(1, "", "", "the table is empty")
         return table
     try:
-        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text, table)))
+        lines = io.StringIO(text, newline="")
+        # Strict: a quote that is never closed must not swallow the rows after it.
+        records = list(csv.reader(lines, delimiter=_delimiter(text, table), strict=True))
     except csv.Error as error:
         table.note(1, "", "", f"the table is not a CSV ({error})")
         return table

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_vfx.analysis.evaluation.bootstrap import percentile_interval
-from monai_vfx.analysis.evaluation.discrimination import Floats
+from monai_vfx.analysis.evaluation.estimates import Floats
 
 SAMPLES = 2000
 

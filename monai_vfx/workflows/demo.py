@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from monai_vfx.analysis.cohort.training_items import read_cohort
-from monai_vfx.analysis.evaluation import auroc, roc_curve
+from monai_vfx.analysis.evaluation.discrimination import auroc, auroc_json
+from monai_vfx.analysis.evaluation.figures import roc_data
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
@@ -153,16 +154,7 @@ def _roc(predictions: Path) -> RocData:
         rows = list(csv.DictReader(file))
     labels = np.array([int(row["label"]) for row in rows])
     scores = np.array([float(row["score"]) for row in rows])
-    result, curve = auroc(labels, scores), roc_curve(labels, scores)
-    return RocData(
-        name="bone + muscle",
-        false_positive_rate=curve.false_positive_rate,
-        true_positive_rate=curve.true_positive_rate,
-        auroc=result.value,
-        auroc_ci=(result.ci_low, result.ci_high),
-        n=result.n,
-        events=result.events,
-    )
+    return roc_data("bone + muscle", labels, scores, auroc_json(auroc(labels, scores)))
 
 
 def _signal(folder: Path) -> str:

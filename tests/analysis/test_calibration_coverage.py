@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 from calibration_cases import Study, make_study, slope_and_intercept
-from monai_vfx.analysis.calibration.risk import (
-    Calibration,
-    Kind,
-    fit_calibration,
-    mean_risk_interval,
-)
+from monai_vfx.analysis.calibration.model import Calibration, Kind, mean_risk_interval
+from monai_vfx.analysis.calibration.risk import fit_calibration
 
 KINDS: dict[str, Kind] = {"random": "random_controls", "matched": "matched_controls"}
 
@@ -37,12 +33,12 @@ def judge(study: Study, kind: Kind) -> dict[str, float | list[bool]]:
         found = mean_risk_interval(calibration, group["score"], group)
         target = group["five_year_risk"].mean()
         errors.append(float(np.log(found.value / target)))
-        half_widths.append(float(np.log(found.ci_high / found.ci_low) / 2))
-        held.append(bool(found.ci_low <= target <= found.ci_high))
+        half_widths.append(float(np.log(found.high / found.low) / 2))
+        held.append(bool(found.low <= target <= found.high))
         # The interval around the uncorrected mean has the same width on the logit scale.
         raw = group["score"].mean()
         shift = np.log(raw / (1 - raw)) - np.log(found.value / (1 - found.value))
-        odds = np.exp(shift) * np.array([x / (1 - x) for x in (found.ci_low, found.ci_high)])
+        odds = np.exp(shift) * np.array([x / (1 - x) for x in (found.low, found.high)])
         raw_held.append(bool(odds[0] <= target / (1 - target) <= odds[1]))
     return {
         "relative": float(risk.mean() / truth.mean() - 1),

@@ -12,7 +12,8 @@ from scipy.special import expit
 
 from calibration_cases import make_study
 from monai_vfx.analysis.calibration.job import run_calibration
-from monai_vfx.analysis.calibration.risk import MATCHED, read_calibration
+from monai_vfx.analysis.calibration.model import read_calibration
+from monai_vfx.analysis.calibration.risk import MATCHED
 from monai_vfx.cli import main
 from monai_vfx.core.errors import SettingError
 from monai_vfx.simulation import draw_population

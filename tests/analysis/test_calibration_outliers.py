@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
-from monai_vfx.analysis.calibration.ensemble import risk_interval
+from monai_vfx.analysis.calibration.model import ensemble_interval
 from monai_vfx.analysis.calibration.outliers import OutlierDetector
 from monai_vfx.core.errors import SettingError
 
@@ -97,19 +97,19 @@ def test_risk_interval_by_hand():
     scale = logit(risks[:, 0])
     half = student.ppf(0.975, 2) * np.sqrt(4 / 3) * scale.std(ddof=1)
     expected = expit([scale.mean() - half, scale.mean() + half])
-    assert risk_interval(risks)[0] == pytest.approx(expected)
+    assert ensemble_interval(risks)[0] == pytest.approx(expected)
 
 
 def test_risk_interval_holds_the_mean_and_one_more_model():
     rng = np.random.default_rng(0)
     members = expit(-2 + 0.5 * rng.normal(size=(11, 4000)))
-    low, high = risk_interval(members[:10]).T
+    low, high = ensemble_interval(members[:10]).T
     assert ((low <= members[:10].mean(axis=0)) & (members[:10].mean(axis=0) <= high)).all()
     assert np.mean((low <= members[10]) & (members[10] <= high)) == pytest.approx(0.95, abs=0.015)
-    assert risk_interval([[0.3], [0.3]])[0] == pytest.approx([0.3, 0.3])
+    assert ensemble_interval([[0.3], [0.3]])[0] == pytest.approx([0.3, 0.3])
 
 
 @pytest.mark.parametrize("wrong", [[[0.1, 0.2]], [0.1, 0.2], [[0.1], [1.2]], [[0.1], [np.nan]]])
 def test_what_is_no_ensemble_is_refused(wrong):
     with pytest.raises(ValueError, match="member_risks"):
-        risk_interval(wrong)
+        ensemble_interval(wrong)

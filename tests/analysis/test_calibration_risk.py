@@ -9,20 +9,20 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
+from statsmodels.api import GLM, families
 
 from calibration_cases import make_study
 from monai_vfx.analysis.calibration.assessment import group_risks, sampled_summary
-from monai_vfx.analysis.calibration.fitting import fit_logistic
-from monai_vfx.analysis.calibration.risk import (
+from monai_vfx.analysis.calibration.model import (
     Calibration,
-    fit_calibration,
     mean_risk_interval,
     read_calibration,
-    refit,
-    sampling_weights,
 )
+from monai_vfx.analysis.calibration.risk import fit_calibration, refit
+from monai_vfx.analysis.calibration.sampling import sampling_weights
 from monai_vfx.analysis.calibration.terms import Term, choose_terms, read_variable
 from monai_vfx.analysis.evaluation.calibration_curve import calibration_summary
+from monai_vfx.analysis.logistic import fit_logistic
 from monai_vfx.core.errors import SettingError
 
 
@@ -164,7 +164,7 @@ def test_mean_risk_interval_is_the_delta_method():
     mean = risks.mean()
     half = 1.959964 * 0.2 * (risks * (1 - risks)).mean() / (mean * (1 - mean))
     assert (found.value, found.n) == (pytest.approx(mean), 2)
-    assert (found.ci_low, found.ci_high) == pytest.approx(
+    assert (found.low, found.high) == pytest.approx(
         tuple(expit([logit(mean) - half, logit(mean) + half])), abs=1e-7
     )
     weighted = mean_risk_interval(known, scores, weights=[3.0, 1.0])
@@ -191,7 +191,7 @@ def test_stated_spread_is_that_of_new_cohorts(kind):
         old = study.groups()["old"]
         risk = mean_risk_interval(found, old["score"], old)
         means.append(logit(risk.value) - logit(old["five_year_risk"].mean()))
-        stated.append((logit(risk.ci_high) - logit(risk.ci_low)) / (2 * 1.96))
+        stated.append((logit(risk.high) - logit(risk.low)) / (2 * 1.96))
     assert np.mean(stated) == pytest.approx(np.std(means, ddof=1), rel=0.2)
     assert abs(np.mean(means)) < 0.3 * np.mean(stated)
 
@@ -238,7 +238,7 @@ def test_refit_interval_is_that_of_the_observed_share():
     found = mean_risk_interval(refit(None, np.full(400, 0.5), labels), np.full(400, 0.5))
     # All scores alike: the intercept's Wald interval, logit 0.1 ± 1.96 / sqrt(400 · 0.1 · 0.9).
     half = 1.959964 / np.sqrt(400 * 0.1 * 0.9)
-    assert (found.ci_low, found.ci_high) == pytest.approx(
+    assert (found.low, found.high) == pytest.approx(
         tuple(expit([logit(0.1) - half, logit(0.1) + half])), abs=1e-6
     )
 
@@ -304,6 +304,18 @@ def test_splines_need_events_and_many_values():
     assert [term.knots for term in few] == [None] * 3
     assert many[0].knots == pytest.approx(tuple(frame["age"].quantile([0.1, 0.5, 0.9])))
     assert [term.knots for term in many[1:]] == [None, None]
+
+
+def test_standard_errors_are_those_of_statsmodels():
+    rng = np.random.default_rng(3)
+    x = np.column_stack([np.ones(300), rng.normal(size=(300, 2))])
+    y, weight = (rng.random(300) < expit(x @ [-1, 0.5, 1])).astype(float), rng.uniform(0.5, 9, 300)
+    model = GLM(y, x, families.Binomial(), var_weights=weight, offset=x[:, 1])
+    ours = fit_logistic(x, y, weight=weight, offset=x[:, 1])
+    assert ours.coefficients == pytest.approx(model.fit(tol=1e-12).params, abs=1e-9)
+    assert ours.errors() == pytest.approx(model.fit(tol=1e-12).bse, abs=1e-9)
+    robust = model.fit(tol=1e-12, cov_type="HC0").bse
+    assert ours.errors(robust=True) == pytest.approx(robust, abs=1e-9)
 
 
 def test_what_has_no_solution_is_refused():

@@ -18,7 +18,7 @@ from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES
 from monai_vfx.analysis.clinical.job import run_clinical
 from monai_vfx.analysis.clinical.models import load_clinical
 from monai_vfx.analysis.clinical.variables import MODELS
-from monai_vfx.analysis.evaluation import auroc
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.cli import main
 from monai_vfx.core.errors import SettingError
 from phantoms import grid, make_phantom

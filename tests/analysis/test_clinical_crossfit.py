@@ -15,7 +15,7 @@ from monai_vfx.analysis.clinical.engines import Kind
 from monai_vfx.analysis.clinical.fusion import NestedScores, fit_fusion, late_fusion
 from monai_vfx.analysis.clinical.variables import MATCHING_VARIABLES
 from monai_vfx.analysis.cohort.training_items import read_cohort, split_folds
-from monai_vfx.analysis.evaluation import auroc
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.analysis.evaluation.thresholds import choose_thresholds
 from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.errors import SettingError

@@ -10,18 +10,19 @@ from matplotlib.axis import Tick
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from monai_vfx.analysis.evaluation import auroc, roc_curve
 from monai_vfx.analysis.evaluation.calibration_curve import calibration_summary
 from monai_vfx.analysis.evaluation.decision_curve import decision_curve
+from monai_vfx.analysis.evaluation.discrimination import auroc, auroc_json
 from monai_vfx.analysis.evaluation.figures import (
     auroc_forest,
     calibration_figure,
     decision_figure,
     forest_figure,
     incidence_figure,
+    roc_data,
     roc_panels,
 )
-from monai_vfx.analysis.evaluation.survival import cumulative_incidence
+from monai_vfx.analysis.evaluation.incidence import cumulative_incidence
 from monai_vfx.outputs.report.figures import save_figure
 
 NAMES = (
@@ -44,18 +45,7 @@ def panel(title, n, count):
     curves = []
     for number, name in enumerate(NAMES[:count]):
         score = x + rng.normal(size=n) * (0.7 + 0.2 * number)
-        curve, area = roc_curve(y, score), auroc(y, score)
-        curves.append(
-            {
-                "name": name,
-                "false_positive_rate": curve.false_positive_rate,
-                "true_positive_rate": curve.true_positive_rate,
-                "auroc": area.value,
-                "auroc_ci": [area.ci_low, area.ci_high],
-                "n": area.n,
-                "events": area.events,
-            }
-        )
+        curves.append(roc_data(name, y, score, auroc_json(auroc(y, score))))
     return {"title": title, "curves": curves}
 
 

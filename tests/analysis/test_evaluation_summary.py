@@ -7,13 +7,18 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.multitest import multipletests
 
-from monai_vfx.analysis.evaluation.comparisons import holm, mcnemar_tests
+from monai_vfx.analysis.evaluation.comparisons import mcnemar_tests
 from monai_vfx.analysis.evaluation.discrimination import auroc, delong_test
 from monai_vfx.analysis.evaluation.score_table import Columns, check_table, read_score_table
 from monai_vfx.analysis.evaluation.summary import evaluate_scores
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.schemas import violations
+
+
+def holm(p):
+    return multipletests(p, method="holm")[1].tolist()
 
 
 def cohort(n=160, seed=0):
@@ -115,7 +120,7 @@ def test_each_score_is_judged_on_the_patients_that_have_it(full):
         assert (entry["n"], entry["missing"]) == (160 - missing, missing)
         assert entry["events"] == int(there["fracture"].sum())
         assert entry["auroc"] == known.value
-        assert entry["auroc_ci"] == [known.ci_low, known.ci_high]
+        assert entry["auroc_ci"] == [known.low, known.high]
         low, high = entry["bootstrap_ci"]
         assert low < entry["auroc"] < high
 
@@ -343,12 +348,12 @@ def test_a_score_without_both_outcomes_is_refused():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the table has no rows"),
+        (b"", "the table is empty"),
         (b"y,a\n", "the table has no rows"),
-        (b"y,a,a\n1,2,3\n", "columns are there twice: a"),
+        (b"y,a,a\n1,2,3\n", "columns occur twice: a"),
         (b"y,a\n1,2,3\n0\n", "row 2: 3 cells, the header has 2; row 3: 1 cells"),
         ("y,a\n1,ü\n".encode("latin-1"), "not in UTF-8"),
-        (b'y,a\n1,"2\n', "cannot be read"),
+        (b'y,a\n1,"2\n', "the table is not a CSV"),
     ],
 )
 def test_unreadable_tables_are_refused(tmp_path, content, message):

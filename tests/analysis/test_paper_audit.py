@@ -23,7 +23,8 @@ from benchmarks.paper_audit.published import (
     t_test_p_range,
 )
 from monai_vfx.analysis.cohort.baseline_tables import contingency_test
-from monai_vfx.analysis.evaluation import auroc, hanley_mcneil_variance, wilson_interval
+from monai_vfx.analysis.evaluation.discrimination import auroc, hanley_mcneil_variance
+from monai_vfx.analysis.evaluation.estimates import wilson_interval
 
 PAGE = (Path(__file__).parents[2] / "docs" / "paper-audit.md").read_text(encoding="utf-8")
 SIZES = {"development": (608, 606), "external": (61, 434)}
@@ -238,7 +239,7 @@ def test_external_shares_as_counts():
             found = possible_count(value, n)
             assert row[count] == ("none" if found is None else f"{found} of {n}")
             interval = wilson_interval(round(value * n), n)
-            assert row[wilson] == f"{interval.ci_low:.3f}-{interval.ci_high:.3f}"
+            assert row[wilson] == f"{interval.low:.3f}-{interval.high:.3f}"
 
 
 def test_auroc_that_one_point_allows():

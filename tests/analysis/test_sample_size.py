@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from monai_vfx.analysis.evaluation import hanley_mcneil_variance
+from monai_vfx.analysis.evaluation.discrimination import hanley_mcneil_variance
 from monai_vfx.analysis.evaluation.sample_size import (
     auroc_precision_size,
     cox_snell_r_squared,

@@ -10,9 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from monai_vfx.analysis.evaluation.operating import decide
+from monai_vfx.analysis.evaluation.decisions import decide
 from monai_vfx.analysis.evaluation.score_table import Columns, check_table
-from monai_vfx.analysis.evaluation.thresholds import choose_thresholds, operating_point, parse_rule
+from monai_vfx.analysis.evaluation.thresholds import (
+    choose_thresholds,
+    operating_point,
+    parse_rule,
+    point_json,
+)
 from monai_vfx.core.errors import SettingError
 
 tables = st.lists(st.tuples(st.integers(0, 1), st.integers(-4, 4)), min_size=2, max_size=30).filter(
@@ -72,7 +77,7 @@ def test_operating_point_by_hand():
     point = operating_point(y, [1, 1, 1, 0, 1, 1, 0, 0, 0, 0])
     found = {
         name: (share["successes"], share["n"], share["value"])
-        for name, share in point.to_json().items()
+        for name, share in point_json(point).items()
     }
     assert found == {
         "accuracy": (7, 10, 0.7),
@@ -82,15 +87,15 @@ def test_operating_point_by_hand():
         "npv": (4, 5, 0.8),
     }
     wilson = binomtest(3, 4).proportion_ci(method="wilson")
-    assert point.to_json()["sensitivity"]["ci"] == pytest.approx([wilson.low, wilson.high])
+    assert point_json(point)["sensitivity"]["ci"] == pytest.approx([wilson.low, wilson.high])
 
 
 def test_predictive_values_without_a_call_are_none():
     nobody = operating_point([0, 1], [0, 0])
-    assert nobody.ppv is None
-    assert nobody.npv.value == 0.5
+    assert nobody["ppv"] is None
+    assert nobody["npv"].value == 0.5
     everybody = operating_point([0, 1], [1, 1])
-    assert everybody.npv is None
+    assert everybody["npv"] is None
     with pytest.raises(ValueError, match="0 and 1 only"):
         operating_point([0, 1], [0.5, 1])
 

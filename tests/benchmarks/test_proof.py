@@ -317,7 +317,7 @@ def test_ideal_scores_belong_to_their_patients(tmp_path):
     from plan import PatientSet
     from results import ideal_scores
 
-    from monai_vfx.analysis.evaluation import auroc
+    from monai_vfx.analysis.evaluation.discrimination import auroc
     from monai_vfx.simulation.patients import COHORT_COLUMNS, TRUTH_COLUMNS, draw_population
 
     people = draw_population(600, 3, "external", "no_muscle")

@@ -17,7 +17,7 @@ from orthanc import USER as NAME
 from orthanc import Orthanc, running
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from monai_vfx.analysis.calibration.risk import Calibration
+from monai_vfx.analysis.calibration.model import Calibration
 from monai_vfx.case.case import load_case
 from monai_vfx.cli import main
 from monai_vfx.core.files import write_json

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from monai_vfx.analysis import evaluation
+from monai_vfx.analysis.evaluation.discrimination import auroc, auroc_json
+from monai_vfx.analysis.evaluation.figures import roc_data
 from monai_vfx.outputs.report import figures, pixels
 from monai_vfx.outputs.report.montage import montage, score_caption, slice_titles
 from monai_vfx.outputs.report.page import write_page
@@ -73,16 +74,7 @@ def roc():
     rng = np.random.default_rng(2)
     y = np.repeat([0, 1], [30, 20])
     score = rng.normal(size=50) + y
-    curve, area = evaluation.roc_curve(y, score), evaluation.auroc(y, score)
-    return figures.RocData(
-        name="image",
-        false_positive_rate=curve.false_positive_rate,
-        true_positive_rate=curve.true_positive_rate,
-        auroc=area.value,
-        auroc_ci=[area.ci_low, area.ci_high],
-        n=area.n,
-        events=area.events,
-    )
+    return roc_data("image", y, score, auroc_json(auroc(y, score)))
 
 
 # pixels

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monai_vfx.analysis.calibration.risk import read_calibration
+from monai_vfx.analysis.calibration.model import read_calibration
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.simulation import simulate_hospital
 from monai_vfx.simulation.patients import COHORT_COLUMNS, draw_patients

@@ -14,8 +14,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from monai_vfx.analysis.calibration.model import Calibration
 from monai_vfx.analysis.calibration.outliers import OutlierDetector
-from monai_vfx.analysis.calibration.risk import Calibration
 from monai_vfx.analysis.calibration.terms import Term
 from monai_vfx.case.case import load_case
 from monai_vfx.cli import main

@@ -1,4 +1,4 @@
-"""Do corrected risks fit the cohort? Reliability from sampled patients, and mean risk by group."""
+"""How well corrected risks fit the cohort: reliability and mean risk by group."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import logit
-from scipy.stats import norm
 
-from monai_vfx.analysis.calibration.fitting import fit_logistic
 from monai_vfx.analysis.calibration.model import Calibration, mean_risk_interval
-from monai_vfx.analysis.calibration.terms import Floats
-from monai_vfx.analysis.evaluation.discrimination import check_outcome, wilson_interval
+from monai_vfx.analysis.evaluation.calibration_curve import coefficient_interval
+from monai_vfx.analysis.evaluation.estimates import (
+    CONFIDENCE,
+    Bools,
+    Floats,
+    check_outcome,
+    normal_quantile,
+    wilson_interval,
+)
+from monai_vfx.analysis.logistic import fit_logistic
 from monai_vfx.core.arrays import Json
 
-Bools = npt.NDArray[np.bool_]
 AGE_THIRDS = ("youngest third", "middle third", "oldest third")
 
 
@@ -25,9 +30,8 @@ def sampled_summary(
 ) -> Json:
     """Return the reliability of absolute risks, judged on patients sampled from a cohort.
 
-    As :func:`monai_vfx.analysis.evaluation.calibration_curve.calibration_summary`, with every
-    patient
-    standing for ``weights`` patients of the cohort. Slope and intercept have robust (sandwich)
+    As :func:`.evaluation.calibration_curve.calibration_summary`, with every patient standing for
+    ``weights`` patients of the cohort. Slope and intercept have robust (sandwich)
     intervals. The interval of a bin's observed share is Wilson's for the cases among the sampled,
     its odds multiplied by what sampling took away.
 
@@ -40,14 +44,17 @@ def sampled_summary(
     outcome, named = check_outcome(y, risk=risk, weights=weights)
     risks, weight = named["risk"], named["weights"]
     share = weight / weight.sum()
-    slope = _robust(np.column_stack([np.ones(risks.size), logit(risks)]), outcome, weight)[1]
-    intercept = _robust(np.ones((risks.size, 1)), outcome, weight, logit(risks))[0]
+    linear, ones, quantile = logit(risks), np.ones((risks.size, 1)), normal_quantile(CONFIDENCE)
+    model = fit_logistic(np.column_stack([ones, linear]), outcome, weight=weight)
+    slope = coefficient_interval(model, quantile, robust=True)
+    model = fit_logistic(ones, outcome, weight=weight, offset=linear)
+    intercept = coefficient_interval(model, quantile, robust=True)
     groups = np.array_split(np.argsort(risks, kind="stable"), min(bins, risks.size))
     return {
         "kind": "risk",
         "n": outcome.size,
         "events": int(outcome.sum()),
-        "confidence": 0.95,
+        "confidence": CONFIDENCE,
         "slope": slope[0],
         "slope_ci": slope[1],
         "intercept": intercept[0],
@@ -81,14 +88,14 @@ def group_risks(
         entry: Json = {"variable": variable, "value": value, "n": len(group)}
         entry |= {"events": int(group["label"].sum()), "mean_risk": None, "ci": None}
         if len(group):
-            weights = group.get("weight")
-            entry |= mean_risk_interval(
-                calibration, group["score"], group, weights=weights
-            ).to_json()
+            found = mean_risk_interval(
+                calibration, group["score"], group, weights=group.get("weight")
+            )
+            entry |= {"mean_risk": found.value, "ci": found.ci, "n": found.n}
         observed = wilson_interval(int(outcome.sum()), max(1, len(outcome)))
         entry["observed"] = {
             "value": observed.value if len(outcome) else None,
-            "ci": [observed.ci_low, observed.ci_high] if len(outcome) else None,
+            "ci": observed.ci if len(outcome) else None,
             "n": len(outcome),
             "events": int(outcome.sum()),
         }
@@ -114,29 +121,13 @@ def _groups(patients: pd.DataFrame, whole: pd.DataFrame) -> Iterator[tuple[str, 
             yield "sex", name, here, there
 
 
-def _robust(
-    columns: Floats, outcome: Bools, weight: Floats, offset: Floats | None = None
-) -> list[tuple[float, list[float]]]:
-    """Return each coefficient of a weighted logistic regression with a robust 95 % interval."""
-    y = outcome.astype(np.float64)
-    model = fit_logistic(columns, y, weight=weight, offset=offset)
-    moved = np.linalg.solve(
-        model.information, (columns * (weight * (y - model.probability))[:, None]).T
-    )
-    half = norm.isf(0.025) * np.sqrt((moved**2).sum(axis=1))
-    return [
-        (float(value), [float(value - width), float(value + width)])
-        for value, width in zip(model.coefficients, half, strict=True)
-    ]
-
-
 def _bin(outcome: Bools, risk: Floats, weight: Floats) -> Json:
     events, n = int(outcome.sum()), outcome.size
     # Mean weight of cases over that of controls; where a class is absent, of the bin's others.
     cases = float(weight[outcome].mean()) if events else 1.0
     controls = float(weight[~outcome].mean()) if events < n else 1.0
     sampled = wilson_interval(events, n)
-    bounds = [_scaled(share, cases / controls) for share in (sampled.ci_low, sampled.ci_high)]
+    bounds = [_scaled(share, cases / controls) for share in sampled.ci]
     return {
         "predicted": float(weight @ risk / weight.sum()),
         "observed": _scaled(sampled.value, cases / controls),

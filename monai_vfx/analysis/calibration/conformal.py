@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from crepes import ConformalClassifier
 
-from monai_vfx.analysis.evaluation.discrimination import check_outcome
+from monai_vfx.analysis.evaluation.estimates import Bools, Floats, check_outcome
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 
-Floats = npt.NDArray[np.float64]
 OUTCOMES = ("no fracture", "fracture")
 
 
@@ -85,7 +84,7 @@ class ConformalSets:
             columns.append(classifier.predict_p(strange[:, None], smoothing=False)[:, 0])
         return np.column_stack(columns)
 
-    def sets(self, scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def sets(self, scores: npt.ArrayLike) -> Bools:
         """Return (n, 2): whether each of :data:`OUTCOMES` is in the patient's set.
 
         Both in it: the score does not decide. None in it: the score is strange for either class.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,28 +11,22 @@ import pandas as pd
 
 from monai_vfx.analysis.calibration.assessment import group_risks, sampled_summary
 from monai_vfx.analysis.calibration.conformal import ConformalSets, name_set
-from monai_vfx.analysis.calibration.risk import (
-    MATCHED,
-    Calibration,
-    Kind,
-    fit_calibration,
-    read_calibration,
-    refit,
-    sampling_weights,
-)
+from monai_vfx.analysis.calibration.model import Calibration, Kind, read_calibration
+from monai_vfx.analysis.calibration.risk import MATCHED, fit_calibration, refit
+from monai_vfx.analysis.calibration.sampling import sampling_weights
 from monai_vfx.analysis.cohort.patients_csv import read_patients
 from monai_vfx.analysis.evaluation.calibration_curve import calibration_summary
 from monai_vfx.analysis.evaluation.figures import calibration_figure
 from monai_vfx.analysis.evaluation.score_table import Columns, check_table, read_score_table
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import read_json, write_json
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.results import run_record
 from monai_vfx.outputs.report.figures import save_figure
 
 GROUPING = ("age", "sex")
-LARGEST_GAP = 0.25
+MAX_GAP = 0.25
 """Relative difference in the share of fractures above which patients are called no random part."""
 
 
@@ -58,8 +51,7 @@ def run_calibration(
 
     Args:
         predictions: CSV with ``case_id``, the label and the score in [0, 1] from models that did
-        not
-            see the patient.
+            not see the patient.
         score: column; empty cells are counted and left out.
         out: folder for ``calibration.json``, ``summary.json``, ``groups.csv``, ``risks.csv``,
             ``conformal.json`` (where both classes are large enough), ``figures/calibration.svg``
@@ -144,7 +136,7 @@ def _notes(
             "and so will the mean risk say. Of sampled cases and controls this is no risk: give "
             "the whole cohort with --population and no --refit."
         )
-        if cohort is not None and abs(share - cohort["fracture"].mean()) > LARGEST_GAP * share:
+        if cohort is not None and abs(share - cohort["fracture"].mean()) > MAX_GAP * share:
             notes.append(
                 f"In the population {cohort['fracture'].mean():.1%} of {len(cohort)} fractured, "
                 f"among the patients with a score {share:.1%}: they are no random part of it."
@@ -166,7 +158,7 @@ def _was_simulated(refit_of: str | Path | None) -> bool:
     """Whether an earlier calibration rests on simulated patients; what follows from it does too."""
     if refit_of is None:
         return False
-    return bool(json.loads(Path(refit_of).read_text(encoding="utf-8")).get("simulated", False))
+    return bool(read_json(refit_of).get("simulated", False))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.stats import t as student
 
-from monai_vfx.analysis.calibration.terms import Floats, Term, design
+from monai_vfx.analysis.calibration.terms import Term, design
+from monai_vfx.analysis.evaluation.estimates import (
+    CONFIDENCE,
+    Bools,
+    Estimate,
+    Floats,
+    logit_interval,
+    normal_quantile,
+)
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
+from monai_vfx.core.files import read_json
 from monai_vfx.core.schemas import violations
 
 Kind = Literal["random_controls", "matched_controls", "weighting", "refit"]
 SCORE_LIMIT = 1e-6
-"""Scores nearer to 0 or 1 are moved here, so that their logit is finite."""
+"""Scores and risks nearer to 0 or 1 are moved here, so that their logit is finite."""
 
 
 @dataclass(frozen=True)
@@ -73,28 +81,29 @@ class Calibration:
             SettingError: a needed column is missing.
             ValueError: a score outside [0, 1] or a wrong number of rows.
         """
-        return np.asarray(expit(self._design(score, frame) @ self.coefficients), np.float64)
+        return np.asarray(expit(self.design(score, frame) @ self.coefficients), np.float64)
 
     def risk_interval(
-        self, score: npt.ArrayLike, frame: pd.DataFrame | None = None, *, confidence: float = 0.95
+        self,
+        score: npt.ArrayLike,
+        frame: pd.DataFrame | None = None,
+        *,
+        confidence: float = CONFIDENCE,
     ) -> Floats:
         """Return (n, 2): the interval of each patient's risk that the calibration's data leave.
 
-        It holds what is not known about the coefficients; not the model's own spread
-        (:mod:`monai_vfx.analysis.calibration.ensemble`), and not whether this patient will
-        fracture.
+        It covers the uncertainty of the coefficients; not the spread between models
+        (:func:`ensemble_interval`), and not whether this patient will fracture.
         """
-        columns = self._design(score, frame)
+        columns = self.design(score, frame)
         spread = np.sqrt(np.einsum("ij,jk,ik->i", columns, np.array(self.covariance), columns))
         middle = columns @ self.coefficients
-        half = _quantile(confidence) * spread
+        half = normal_quantile(confidence) * spread
         return np.asarray(expit(np.column_stack([middle - half, middle + half])), np.float64)
 
-    def usable(
-        self, score: npt.ArrayLike, frame: pd.DataFrame | None = None
-    ) -> npt.NDArray[np.bool_]:
+    def usable(self, score: npt.ArrayLike, frame: pd.DataFrame | None = None) -> Bools:
         """Return (n,): who has a score and all variables."""
-        return np.asarray(np.isfinite(self._design(score, frame)).all(axis=1), np.bool_)
+        return np.asarray(np.isfinite(self.design(score, frame)).all(axis=1), np.bool_)
 
     def to_json(self) -> Json:
         """Return the document, checked against its schema."""
@@ -138,34 +147,13 @@ class Calibration:
             refitted=document["refitted"],
         )
 
-    def _design(self, score: npt.ArrayLike, frame: pd.DataFrame | None) -> Floats:
+    def design(self, score: npt.ArrayLike, frame: pd.DataFrame | None) -> Floats:
+        """Return (n, k): the columns that the coefficients multiply; see :func:`score_design`."""
         if frame is None and self.terms:
             raise SettingError(
                 f"this calibration needs the columns {', '.join(self.variables)} beside the score"
             )
         return score_design(score, frame, self.terms)
-
-
-@dataclass(frozen=True)
-class MeanRisk:
-    """The mean five-year risk of a group.
-
-    Args:
-        value: in (0, 1).
-        ci_low: lower bound; ``ci_high`` upper bound.
-        n: patients with a risk.
-        confidence: level of the interval.
-    """
-
-    value: float
-    ci_low: float
-    ci_high: float
-    n: int
-    confidence: float = 0.95
-
-    def to_json(self) -> Json:
-        """Return value, interval and n."""
-        return {"mean_risk": self.value, "ci": [self.ci_low, self.ci_high], "n": self.n}
 
 
 def read_calibration(path: str | Path) -> Calibration:
@@ -175,7 +163,7 @@ def read_calibration(path: str | Path) -> Calibration:
         SettingError: the file is no JSON or breaks the schema.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = read_json(path)
     except (OSError, ValueError) as error:
         raise SettingError(f"the calibration cannot be read: {error}") from error
     return Calibration.from_json(document)
@@ -187,8 +175,8 @@ def mean_risk_interval(
     frame: pd.DataFrame | None = None,
     *,
     weights: npt.ArrayLike | None = None,
-    confidence: float = 0.95,
-) -> MeanRisk:
+    confidence: float = CONFIDENCE,
+) -> Estimate:
     """Return a group's mean five-year risk with an interval.
 
     The interval is for the true mean five-year risk of patients with these scores and variables,
@@ -206,7 +194,7 @@ def mean_risk_interval(
     Raises:
         ValueError: no patient of the group has a risk.
     """
-    columns = calibration._design(scores, frame)
+    columns = calibration.design(scores, frame)
     usable = np.isfinite(columns).all(axis=1)
     if not usable.any():
         raise ValueError("scores: no patient of the group has a score and all variables")
@@ -219,9 +207,8 @@ def mean_risk_interval(
     variance = float(gradient @ np.array(calibration.covariance) @ gradient)
     if weights is not None:
         variance += float(np.sum((share * (risk - mean)) ** 2))
-    half = _quantile(confidence) * np.sqrt(variance) / (mean * (1 - mean))
-    low, high = expit(logit(mean) + np.array([-half, half]))
-    return MeanRisk(mean, float(low), float(high), int(usable.sum()), confidence)
+    low, high = logit_interval(mean, variance, confidence)
+    return Estimate(mean, low, high, int(usable.sum()))
 
 
 def score_design(score: npt.ArrayLike, frame: pd.DataFrame | None, terms: Sequence[Term]) -> Floats:
@@ -243,13 +230,43 @@ def score_design(score: npt.ArrayLike, frame: pd.DataFrame | None, terms: Sequen
     return np.column_stack([np.ones(values.size), scale, rest])
 
 
+def ensemble_interval(member_risks: npt.ArrayLike, *, confidence: float = CONFIDENCE) -> Floats:
+    """Return the interval in which one more model of this kind would place each risk.
+
+    Student's prediction interval of the members' logits, mean ± t √(1 + 1/m) SD, widened where
+    needed to hold the mean risk. It describes models, not outcomes: the folds of a
+    cross-validation share most of their patients, so it is narrower than what training on other
+    patients would give, and it does not tell whether this patient will fracture.
+
+    Args:
+        member_risks: (m, n), risks of n patients by m >= 2 models, in [0, 1].
+        confidence: level, in (0, 1).
+
+    Returns:
+        (n, 2) lower and upper bound, in (0, 1).
+
+    Raises:
+        ValueError: fewer than two models, or values outside [0, 1].
+
+    >>> ensemble_interval([[0.1, 0.2], [0.1, 0.3], [0.1, 0.4]]).round(2).tolist()
+    [[0.1, 0.1], [0.03, 0.83]]
+    """
+    risks = np.asarray(member_risks, np.float64)
+    if risks.ndim != 2 or risks.shape[0] < 2:
+        raise ValueError(f"member_risks has the shape {risks.shape}; (models >= 2, patients)")
+    if not ((risks >= 0) & (risks <= 1)).all():
+        raise ValueError("member_risks must lie in [0, 1]")
+    normal_quantile(confidence)
+    members = len(risks)
+    scale = logit(np.clip(risks, SCORE_LIMIT, 1 - SCORE_LIMIT))
+    quantile = student.isf((1 - confidence) / 2, members - 1)
+    half = quantile * np.sqrt(1 + 1 / members) * scale.std(axis=0, ddof=1)
+    bounds = expit(scale.mean(axis=0) + np.stack([-half, half]))
+    mean = risks.mean(axis=0)
+    return np.column_stack([np.minimum(bounds[0], mean), np.maximum(bounds[1], mean)])
+
+
 def _check_document(document: Json) -> None:
     broken = violations(document, "calibration")
     if broken:
         raise SettingError("calibration breaks its schema: " + "; ".join(broken[:5]))
-
-
-def _quantile(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence ({confidence}) must lie between 0 and 1")
-    return float(norm.isf((1 - confidence) / 2))

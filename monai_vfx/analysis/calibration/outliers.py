@@ -16,13 +16,13 @@ import numpy.typing as npt
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
+from monai_vfx.analysis.evaluation.estimates import Bools, Floats
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 
-Floats = npt.NDArray[np.float64]
-MOST_COMPONENTS = 32
+MAX_COMPONENTS = 32
 CASES_A_COMPONENT = 5
-LEAST_CASES = 20
+MIN_CASES = 20
 FOLDS = 10
 QUANTILE = 0.95
 """Of the training cases' distances: the threshold lies there unless it is set otherwise."""
@@ -69,8 +69,8 @@ class OutlierDetector:
             ValueError: features that are not finite numbers (n, d).
         """
         rows = _table(features)
-        if len(rows) < LEAST_CASES:
-            raise SettingError(f"{len(rows)} cases; at least {LEAST_CASES} are needed")
+        if len(rows) < MIN_CASES:
+            raise SettingError(f"{len(rows)} cases; at least {MIN_CASES} are needed")
         if not 0.5 < quantile < 1:
             raise SettingError(f"quantile ({quantile}) must lie between 0.5 and 1")
         # The smallest rank whose exceedance by a like case is at most 1 - quantile.
@@ -79,7 +79,7 @@ class OutlierDetector:
             raise SettingError(f"quantile ({quantile}) needs more than the {len(rows)} cases given")
         # The folds' detectors have as many components as the final one: distances must compare.
         fewest = len(rows) - -(-len(rows) // FOLDS)
-        count = max(1, min(MOST_COMPONENTS, fewest // CASES_A_COMPONENT, rows.shape[1]))
+        count = max(1, min(MAX_COMPONENTS, fewest // CASES_A_COMPONENT, rows.shape[1]))
         order = np.random.default_rng(seed).permutation(len(rows))
         distances = np.empty(len(rows))
         for held_out in np.array_split(order, FOLDS):
@@ -102,7 +102,7 @@ class OutlierDetector:
         away = _coordinates(rows, self.mean, self.scale, self.components) - self.centre
         return np.asarray(np.sqrt(np.einsum("ij,jk,ik->i", away, self.precision, away)))
 
-    def flag(self, features: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def flag(self, features: npt.ArrayLike) -> Bools:
         """Return (n,): True where a case is farther than the threshold."""
         return np.asarray(self.distance(features) > self.threshold, np.bool_)
 

@@ -35,36 +35,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from monai_vfx.analysis.calibration.fitting import Logistic, fit_logistic, inclusion
-from monai_vfx.analysis.calibration.model import (
-    Calibration,
-    Kind,
-    MeanRisk,
-    mean_risk_interval,
-    read_calibration,
-    score_design,
-)
-from monai_vfx.analysis.calibration.terms import Floats, Term, choose_terms, design
-from monai_vfx.analysis.evaluation.discrimination import check_outcome
+from monai_vfx.analysis.calibration.model import Calibration, Kind, score_design
+from monai_vfx.analysis.calibration.sampling import inclusion, places, usable_population
+from monai_vfx.analysis.calibration.terms import Term, choose_terms, design
+from monai_vfx.analysis.evaluation.estimates import Floats, check_outcome
+from monai_vfx.analysis.logistic import fit_logistic
 from monai_vfx.core.errors import SettingError
-
-__all__ = [
-    "Calibration",
-    "Kind",
-    "MeanRisk",
-    "MATCHED",
-    "fit_calibration",
-    "mean_risk_interval",
-    "read_calibration",
-    "refit",
-    "sampling_weights",
-]
 
 MATCHED = ("age", "sex", "bmi")
 """Variables known on the day of the CT that the study matched on."""
-LEAST_EVENTS = 10
+MIN_EVENTS = 10
 """Fewer patients in the smaller class than this and nothing is fitted."""
-SLOPE_EVENTS = 50
+MIN_SLOPE_EVENTS = 50
 """A new site's slope is refitted when its smaller class has this many patients."""
 
 
@@ -103,8 +85,8 @@ def fit_calibration(
     if kind != "random_controls" and not variables:
         raise SettingError(f"variables: {kind} needs the variables that controls were matched on")
     score, outcome = _sample(scores, labels, selected)
-    everyone = _usable_population(population, variables)
-    place = _places(population, everyone, selected)
+    everyone = usable_population(population, variables)
+    place = places(population, everyone, selected)
     terms = choose_terms(everyone, variables, int(min(outcome.sum(), (1 - outcome).sum())))
     columns = score_design(score, selected, terms)
     usable = np.isfinite(columns).all(axis=1) & (place >= 0)
@@ -114,18 +96,18 @@ def fit_calibration(
         raise SettingError("labels and the population table disagree about who had a fracture")
     fitted = _fit_weighted if kind == "weighting" else _fit_offset
     offset_terms = () if kind == "random_controls" else terms
-    coefficients, covariance, offset = fitted(sample, everyone, offset_terms)
+    fit = fitted(sample, everyone, offset_terms)
     return Calibration(
         kind=kind,
         terms=terms,
-        coefficients=tuple(coefficients.tolist()),
-        covariance=tuple(tuple(row) for row in covariance.tolist()),
+        coefficients=tuple(fit.coefficients.tolist()),
+        covariance=tuple(tuple(row) for row in fit.covariance.tolist()),
         n=int(usable.sum()),
         events=int(sample.outcome.sum()),
         missing=int((~usable).sum()),
         population_n=len(everyone),
         population_events=int(everyone["fracture"].sum()),
-        offset=offset,
+        offset=fit.offset,
     )
 
 
@@ -160,7 +142,7 @@ def refit(
     usable = np.isfinite(columns).all(axis=1)
     outcome, linear = outcome[usable], columns[usable] @ old
     smaller = _check_size(outcome)
-    both = smaller >= SLOPE_EVENTS
+    both = smaller >= MIN_SLOPE_EVENTS
     ones = np.ones((outcome.size, 1))
     model = (
         fit_logistic(np.column_stack([ones, linear]), outcome)
@@ -194,73 +176,49 @@ class _Sample:
     place: npt.NDArray[np.int64]
 
 
-Fit = tuple[Floats, Floats, tuple[float, float, float] | None]
+@dataclass(frozen=True)
+class _Fit:
+    """Coefficients, their covariance, and the offset's smallest, mean and largest value."""
+
+    coefficients: Floats
+    covariance: Floats
+    offset: tuple[float, float, float] | None = None
 
 
-def _fit_offset(sample: _Sample, everyone: pd.DataFrame, terms: tuple[Term, ...]) -> Fit:
-    """Fit with the offset logit π(m) - logit ρ(m); return b, its covariance and the offset."""
+def _fit_offset(sample: _Sample, everyone: pd.DataFrame, terms: tuple[Term, ...]) -> _Fit:
+    """Fit with the offset logit π(m) - logit ρ(m)."""
     whole = design(everyone, terms)
-    fracture = everyone["fracture"].to_numpy(np.float64)
     here = whole[sample.place]
-    cohort, share = fit_logistic(whole, fracture), fit_logistic(here, sample.outcome)
+    cohort = fit_logistic(whole, everyone["fracture"].to_numpy(np.float64))
+    share = fit_logistic(here, sample.outcome)
     offset = here @ (cohort.coefficients - share.coefficients)
     model = fit_logistic(sample.columns, sample.outcome, offset=-offset)
     # b moves with the offset's coefficients by information⁻¹ · cross.
-    cross = (sample.columns * model.weight[:, None]).T @ here
-    influence = cohort.influence(whole, fracture) @ cross.T
-    influence[sample.place] -= share.influence(here, sample.outcome) @ cross.T
-    influence[sample.place] += sample.columns * (sample.outcome - model.probability)[:, None]
-    covariance = _covariance(model, influence)
-    return (
-        model.coefficients,
-        covariance,
-        (
-            float(offset.min()),
-            float(offset.mean()),
-            float(offset.max()),
-        ),
-    )
+    cross = (sample.columns * model.spread[:, None]).T @ here
+    contribution = cohort.influence() @ cross.T
+    contribution[sample.place] -= share.influence() @ cross.T
+    contribution[sample.place] += model.scores
+    span = (float(offset.min()), float(offset.mean()), float(offset.max()))
+    return _Fit(model.coefficients, _covariance(model.influence(contribution)), span)
 
 
-def _fit_weighted(sample: _Sample, everyone: pd.DataFrame, terms: tuple[Term, ...]) -> Fit:
+def _fit_weighted(sample: _Sample, everyone: pd.DataFrame, terms: tuple[Term, ...]) -> _Fit:
     """Fit with each patient weighted by the inverse of its estimated chance to be sampled.
 
-    That the weights are estimated makes the fit more precise, by
-    what the contributions share with the scores of the sampling model (Pierce 1982).
+    That the weights are estimated makes the fit more precise, by what the contributions share with
+    the scores of the sampling model (Pierce 1982).
     """
     chance, scores = inclusion(design(everyone, terms), everyone["fracture"], sample.place)
-    weight = 1.0 / chance
-    model = fit_logistic(sample.columns, sample.outcome, weight=weight)
-    influence = np.zeros((len(everyone), sample.columns.shape[1]))
-    residual = weight * (sample.outcome - model.probability)
-    influence[sample.place] = sample.columns * residual[:, None]
-    influence -= scores @ np.linalg.lstsq(scores, influence, rcond=None)[0]
-    return model.coefficients, _covariance(model, influence), None
+    model = fit_logistic(sample.columns, sample.outcome, weight=1.0 / chance)
+    contribution = np.zeros((len(everyone), sample.columns.shape[1]))
+    contribution[sample.place] = model.scores
+    contribution -= scores @ np.linalg.lstsq(scores, contribution, rcond=None)[0]
+    return _Fit(model.coefficients, _covariance(model.influence(contribution)))
 
 
-def sampling_weights(
-    population: pd.DataFrame, selected: pd.DataFrame, variables: Sequence[str] = MATCHED
-) -> Floats:
-    """Return (n,) how many patients of the cohort each sampled patient stands for; NaN if unknown.
-
-    Raises:
-        SettingError: sampled patients who are not of the population, or a column is missing.
-    """
-    everyone = _usable_population(population, variables)
-    place = _places(population, everyone, selected)
-    found = place >= 0
-    smaller = int(everyone["fracture"].to_numpy()[place[found]].sum())
-    terms = choose_terms(everyone, variables, smaller)
-    weights = np.full(len(selected), np.nan)
-    chance, _ = inclusion(design(everyone, terms), everyone["fracture"], place[found])
-    weights[found] = 1.0 / chance
-    return weights
-
-
-def _covariance(model: Logistic, influence: Floats) -> Floats:
-    """Return information⁻¹ · Σ (contribution)(contribution)ᵀ · information⁻¹."""
-    moved = np.linalg.solve(model.information, influence.T)
-    covariance = np.asarray(moved @ moved.T, np.float64)
+def _covariance(influence: Floats) -> Floats:
+    """Return Σ (influence)(influence)ᵀ over patients, (k, k), exactly symmetric."""
+    covariance = np.asarray(influence.T @ influence, np.float64)
     return (covariance + covariance.T) / 2
 
 
@@ -276,39 +234,12 @@ def _sample(
     return score, outcome.astype(np.float64)
 
 
-def _usable_population(population: pd.DataFrame, variables: Sequence[str]) -> pd.DataFrame:
-    """Return the cohort's rows that have the outcome and every variable, numbered anew."""
-    missing = [name for name in ("case_id", "fracture", *variables) if name not in population]
-    if missing:
-        raise SettingError(f"the population table has no column {', '.join(missing)}")
-    kept = population[population[["fracture", *variables]].notna().all(axis=1)]
-    if kept["case_id"].duplicated().any():
-        raise SettingError("the population table names a case twice")
-    check_outcome(kept["fracture"].to_numpy())
-    return kept.reset_index(drop=True)
-
-
-def _places(
-    population: pd.DataFrame, everyone: pd.DataFrame, selected: pd.DataFrame
-) -> npt.NDArray[np.int64]:
-    """Return each sampled patient's row in the usable cohort; -1 where it lacks a value."""
-    if "case_id" not in selected:
-        raise SettingError("the sample's table has no column 'case_id'")
-    strange = ~selected["case_id"].isin(population["case_id"])
-    if strange.any():
-        raise SettingError(
-            f"{strange.sum()} of {len(selected)} sampled cases are not in the population table; "
-            "it must be the whole cohort from which they were taken"
-        )
-    return np.asarray(pd.Index(everyone["case_id"]).get_indexer(selected["case_id"]), np.int64)
-
-
 def _check_size(outcome: Floats) -> int:
     """Return the size of the smaller class; refuse one too small to fit anything."""
     smaller = int(min(outcome.sum(), (1 - outcome).sum()))
-    if smaller < LEAST_EVENTS:
+    if smaller < MIN_EVENTS:
         raise SettingError(
             f"{int(outcome.sum())} fractures of {outcome.size} patients; at least "
-            f"{LEAST_EVENTS} patients with and without are needed"
+            f"{MIN_EVENTS} patients with and without are needed"
         )
     return smaller

@@ -1,7 +1,7 @@
-"""The columns of a calibration's logistic models: the matched variables, straight or as splines.
+"""The columns of a calibration's logistic models: the matched variables, linear or as splines.
 
 Continuous variables enter as natural (restricted) cubic splines with three knots where there are
-enough events for it, else as straight lines; sex enters as female 0 or 1.
+enough events for it, else linearly; sex enters as female 0 or 1.
 
 Source: the truncated power form of restricted cubic splines in Harrell, Regression Modeling
 Strategies, 2nd edition, section 2.4.5.
@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from monai_vfx.analysis.evaluation.estimates import Floats
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 
-Floats = npt.NDArray[np.float64]
 KNOT_QUANTILES = (0.10, 0.50, 0.90)
 """Harrell's places for three knots."""
 EVENTS_A_COEFFICIENT = 20

@@ -14,7 +14,8 @@ from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES, feature_table
 from monai_vfx.analysis.clinical.variables import MATCHING_VARIABLES, MODELS, design_matrix
 from monai_vfx.analysis.cohort.patients_csv import outcome_times, read_patients
 from monai_vfx.analysis.cohort.variables import label
-from monai_vfx.analysis.evaluation.discrimination import auroc
+from monai_vfx.analysis.evaluation.discrimination import auroc, auroc_json
+from monai_vfx.analysis.evaluation.estimates import CONFIDENCE
 from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
@@ -241,7 +242,7 @@ def _summary(y: Floats, scores: Floats) -> Json:
     facts = {"n": int(known.sum()), "events": int(y[known].sum()), "missing": int((~known).sum())}
     if not _both(y[known]):
         return {**facts, "auroc": None, "note": "the patients with a score share one outcome"}
-    return {**facts, **auroc(y[known], scores[known]).to_json()}
+    return {**facts, **auroc_json(auroc(y[known], scores[known])), "confidence": CONFIDENCE}
 
 
 def _facts(fit: CrossFit) -> Json:

@@ -1,7 +1,7 @@
 """Discrimination beyond what covariates explain: the covariate-adjusted AUROC.
 
-A score that only tells the old from the young separates patients with and without a fracture, yet
-adds nothing for a person whose age is known. The adjusted AUROC is the probability that a patient
+A score that only tells old from young separates patients with and without a fracture, yet adds
+nothing for a person whose age is known. The adjusted AUROC is the probability that a patient
 with a fracture scores higher than one without **of the same covariates**, averaged over the
 patients with a fracture (Janes and Pepe 2009: the mean of the cases' placement values, each among
 the controls with its covariates). After matching it is the AUROC that has a meaning beyond the
@@ -11,49 +11,30 @@ sample.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
 from monai_vfx.analysis.evaluation.bootstrap import Counts, percentile_interval, sample_rows
-from monai_vfx.analysis.evaluation.discrimination import Floats, check_outcome
+from monai_vfx.analysis.evaluation.estimates import (
+    CONFIDENCE,
+    Bools,
+    Estimate,
+    Floats,
+    check_outcome,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Method = Literal["location_scale", "stratified"]
 Measure = Callable[[npt.NDArray[np.int64]], float]
 """Row numbers of the patients that count → the adjusted AUROC."""
 _SCALE_STEPS = 6
-"""Fisher scoring steps for the scale; after four the fourth digit stands still."""
+"""Fisher scoring steps for the scale; after four the fourth digit no longer changes."""
 _DIGITS = 9
 """Decimals of standardised scores: equal patients must tie in spite of rounding."""
-
-
-@dataclass(frozen=True)
-class AdjustedAuroc:
-    """A covariate-adjusted AUROC.
-
-    Args:
-        value: in [0, 1].
-        ci_low: percentile bound of the bootstrap.
-        ci_high: likewise.
-        n: patients that it rests on.
-        events: those with a fracture.
-        method: how the controls' distribution given the covariates was found.
-        without_match: patients with a fracture whose stratum holds no control; left out.
-    """
-
-    value: float
-    ci_low: float
-    ci_high: float
-    n: int
-    events: int
-    method: Method
-    without_match: int = 0
 
 
 def adjusted_auroc(
@@ -62,16 +43,17 @@ def adjusted_auroc(
     covariates: pd.DataFrame,
     counts: Counts,
     *,
-    confidence: float = 0.95,
-) -> AdjustedAuroc:
-    """Return the AUROC of a score adjusted for covariates.
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Return the AUROC of a score adjusted for covariates, with its bootstrap interval.
 
-    Where every covariate is text the controls of the same entries are compared with (stratified).
-    Otherwise a linear location-scale model of the controls' scores does it: mean β'z, standard
-    deviation exp(γ'z), z the covariates (text as indicators), fitted by least squares and by a
-    gamma regression of the squared residuals. A case's placement is the share of controls whose
-    standardised residual lies below its own, ties half. The model takes the score's normal scores
-    (van der Waerden), so that the result does not depend on the score's scale.
+    Where every covariate is text, each case is compared with the controls of the same entries
+    (method ``stratified``); cases whose stratum holds no control are left out of ``n`` and
+    ``events``. Otherwise (``location_scale``) a linear model of the controls' scores is used: mean
+    β'z, standard deviation exp(γ'z), z the covariates (text as indicators), fitted by least squares
+    and by a gamma regression of the squared residuals. A case's placement is the share of controls
+    whose standardised residual lies below its own, ties half. The model takes the score's normal
+    scores (van der Waerden), so that the result does not depend on the score's scale.
 
     Args:
         y: (n,), 0 or 1, both present.
@@ -81,37 +63,26 @@ def adjusted_auroc(
         confidence: level of the interval.
 
     Raises:
-        ValueError: on an outcome or score that ``check_outcome`` rejects, on missing covariates,
-            or when no patient with a fracture shares a stratum with a control.
+        ValueError: an outcome or score that ``check_outcome`` rejects, missing covariates, or no
+            patient with a fracture shares a stratum with a control.
     """
     outcome, scores = check_outcome(y, score=score)
     if covariates.shape[0] != outcome.size or covariates.isna().to_numpy().any():
         raise ValueError("covariates must hold one row a patient and nothing missing")
     ranks = rankdata(scores["score"])
-    text = [str(name) for name in covariates if not _is_number(covariates[name])]
+    text = [str(name) for name in covariates if covariates[name].dtype.kind not in "biuf"]
     if len(text) == covariates.shape[1]:
         strata = np.asarray(covariates.groupby(text, sort=True).ngroup(), dtype=np.int64)
         measure, left_out = _by_strata(outcome, ranks, strata)
-        method: Method = "stratified"
+        method = "stratified"
     else:
         values = norm.ppf((ranks - 0.5) / ranks.size)
         measure, left_out = _by_model(outcome, values, _design(covariates, text)), 0
         method = "location_scale"
     found = np.array([measure(rows) for rows in sample_rows(counts)])
     low, high = percentile_interval(found[np.isfinite(found)], confidence=confidence)
-    return AdjustedAuroc(
-        value=measure(np.arange(outcome.size)),
-        ci_low=low,
-        ci_high=high,
-        n=outcome.size - left_out,
-        events=int(outcome.sum()) - left_out,
-        method=method,
-        without_match=left_out,
-    )
-
-
-def _is_number(column: pd.Series) -> bool:
-    return column.dtype.kind in "biuf"
+    n, events = outcome.size - left_out, int(outcome.sum()) - left_out
+    return Estimate(measure(np.arange(outcome.size)), low, high, n, events, method)
 
 
 def _design(covariates: pd.DataFrame, text: list[str]) -> Floats:
@@ -136,7 +107,7 @@ def _placement(events: Floats, others: Floats) -> Floats:
     return placement
 
 
-def _by_model(outcome: npt.NDArray[np.bool_], values: Floats, design: Floats) -> Measure:
+def _by_model(outcome: Bools, values: Floats, design: Floats) -> Measure:
     """Return the measure under the location-scale model, as a function of rows."""
 
     def measure(rows: npt.NDArray[np.int64]) -> float:
@@ -175,7 +146,7 @@ def _log_variance(squares: Floats, design: Floats, inverse: Floats) -> Floats | 
 
 
 def _by_strata(
-    outcome: npt.NDArray[np.bool_], values: Floats, strata: npt.NDArray[np.int64]
+    outcome: Bools, values: Floats, strata: npt.NDArray[np.int64]
 ) -> tuple[Measure, int]:
     """Return the measure within strata, and how many events have no control in theirs."""
 

@@ -1,4 +1,4 @@
-"""How well two readings agree: grades, measurements, and where they differ.
+"""How well two readings agree: grades and measurements.
 
 Sources: Cohen 1968 and Fleiss, Cohen and Everitt 1969 (weighted kappa and its standard error);
 Shrout and Fleiss 1979 and McGraw and Wong 1996 (intraclass correlation); Bland and Altman 1986
@@ -9,35 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
-from monai_vfx.analysis.evaluation.discrimination import _finite_vector, _quantile
+from monai_vfx.analysis.evaluation.estimates import (
+    CONFIDENCE,
+    Estimate,
+    Floats,
+    finite_vector,
+    normal_quantile,
+    same_length,
+)
 
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """A coefficient of agreement with its interval.
-
-    Args:
-        value: at most 1; 0 is chance (kappa) or no agreement (ICC).
-        ci_low: lower bound.
-        ci_high: upper bound, at most 1.
-        n: subjects (patients or vertebrae) rated.
-        confidence: level of the interval.
-    """
-
-    value: float
-    ci_low: float
-    ci_high: float
-    n: int
-    confidence: float = 0.95
+_TAIL = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,6 @@ class LimitsOfAgreement:
         high: ``bias`` + q SD.
         high_ci: interval of ``high``.
         n: pairs.
-        confidence: level of limits and intervals.
     """
 
     bias: float
@@ -64,7 +51,6 @@ class LimitsOfAgreement:
     high: float
     high_ci: tuple[float, float]
     n: int
-    confidence: float = 0.95
 
 
 def weighted_kappa(
@@ -72,10 +58,8 @@ def weighted_kappa(
     second: Sequence[Any] | npt.NDArray[Any],
     *,
     categories: Sequence[Any],
-    weights: Literal["quadratic", "linear"] = "quadratic",
-    confidence: float = 0.95,
-) -> Agreement:
-    """Return Cohen's weighted kappa of two readers' ordered grades, with its asymptotic interval.
+) -> Estimate:
+    """Return Cohen's quadratic weighted kappa of two readers' ordered grades, with its interval.
 
     The interval is kappa ± q SE, cut at -1 and 1. Readers who agree on every subject have a SE of
     zero; their lower bound is then the kappa of the least agreement that n of n agreeing allows
@@ -85,8 +69,6 @@ def weighted_kappa(
         first: (n,) grades of one reader.
         second: (n,) grades of the other, same subjects in the same order.
         categories: all grades in order, also those nobody gave; the weights depend on it.
-        weights: disagreement grows with the distance in grades, squared or as it is.
-        confidence: level of the interval, in (0, 1).
 
     Raises:
         ValueError: no or unequal numbers of grades, a grade not in ``categories``, fewer than two
@@ -98,40 +80,29 @@ def weighted_kappa(
     """
     from statsmodels.stats.inter_rater import cohens_kappa  # a second to import
 
-    quantile = _quantile(confidence)
     table = _grade_table(first, second, list(categories))
     if (table.sum(axis=0) > 0).sum() == 1 and np.array_equal(table.sum(axis=0), table.sum(axis=1)):
         raise ValueError("both readers gave every subject the same grade; kappa has no value")
-    result = cohens_kappa(table, wt=weights)
+    result = cohens_kappa(table, wt="quadratic")
     value, n = float(result.kappa), int(table.sum())
     variance = max(float(result.var_kappa), 0.0)
-    low, high = value - quantile * np.sqrt(variance), value + quantile * np.sqrt(variance)
+    half = normal_quantile(CONFIDENCE) * np.sqrt(variance)
+    low, high = value - half, value + half
     if np.trace(table) == n:
         value, high = 1.0, 1.0
-        low = _perfect_agreement_bound(table, weights, (1 - confidence) / 2)
-    return Agreement(value, max(float(low), -1.0), min(float(high), 1.0), n, confidence)
+        low = _perfect_agreement_bound(table)
+    return Estimate(value, max(float(low), -1.0), min(float(high), 1.0), n)
 
 
-def intraclass_correlation(
-    ratings: npt.ArrayLike,
-    *,
-    model: Literal["ICC(2,1)", "ICC(3,1)"] = "ICC(2,1)",
-    confidence: float = 0.95,
-) -> Agreement:
-    """Return the intraclass correlation of one reader's measurement, with its F interval.
+def intraclass_correlation(ratings: npt.ArrayLike) -> Estimate:
+    """Return the intraclass correlation ICC(2,1) of one reader's measurement, with its F interval.
 
-    From the two-way analysis of variance with the mean squares of subjects (B), readers (J) and
-    error (E), n subjects and k readers:
-
-    * ICC(2,1), readers as a sample of all readers, absolute agreement:
-      (B - E) / (B + (k - 1) E + k (J - E) / n). Any other reader is expected to agree as well.
-    * ICC(3,1), these very readers, consistency: (B - E) / (B + (k - 1) E). Blind to a constant
-      difference between the readers.
+    Readers are a sample of all readers, and absolute agreement counts. From the two-way analysis
+    of variance with the mean squares of subjects (B), readers (J) and error (E), n subjects and k
+    readers: (B - E) / (B + (k - 1) E + k (J - E) / n).
 
     Args:
         ratings: (n, k), n ≥ 2 subjects by k ≥ 2 readers, complete.
-        model: which of the two.
-        confidence: level of the interval, in (0, 1).
 
     Raises:
         ValueError: another shape, missing values, or ratings that do not vary at all.
@@ -142,10 +113,7 @@ def intraclass_correlation(
     ...            [6, 2, 4, 7]]
     >>> round(intraclass_correlation(ratings).value, 2)
     0.29
-    >>> round(intraclass_correlation(ratings, model="ICC(3,1)").value, 2)
-    0.71
     """
-    _quantile(confidence)
     matrix = np.asarray(ratings, np.float64)
     if matrix.ndim != 2 or min(matrix.shape) < 2:
         raise ValueError(f"ratings has the shape {matrix.shape}; (n ≥ 2, k ≥ 2) is needed")
@@ -158,19 +126,12 @@ def intraclass_correlation(
     readers = float(n * matrix.mean(axis=0).var(ddof=1))
     residual = matrix - matrix.mean(axis=1, keepdims=True) - matrix.mean(axis=0) + matrix.mean()
     error = float((residual**2).sum() / ((n - 1) * (k - 1)))
-    tail = (1 - confidence) / 2
-    if model == "ICC(3,1)":
-        value = (subjects - error) / (subjects + (k - 1) * error)
-        low, high = _consistency_bounds(subjects, error, n, k, tail)
-    else:
-        value = (subjects - error) / (subjects + (k - 1) * error + k * (readers - error) / n)
-        low, high = _agreement_bounds(value, (subjects, readers, error), n, k, tail)
-    return Agreement(value, low, high, n, confidence)
+    value = (subjects - error) / (subjects + (k - 1) * error + k * (readers - error) / n)
+    low, high = _correlation_bounds(value, (subjects, readers, error), n, k)
+    return Estimate(value, low, high, n)
 
 
-def limits_of_agreement(
-    first: npt.ArrayLike, second: npt.ArrayLike, *, confidence: float = 0.95
-) -> LimitsOfAgreement:
+def limits_of_agreement(first: npt.ArrayLike, second: npt.ArrayLike) -> LimitsOfAgreement:
     """Return the bias between two measurements of the same subjects and its limits.
 
     The limits are bias ± q SD of the differences; their standard error is
@@ -179,7 +140,6 @@ def limits_of_agreement(
     Args:
         first: (n,), in the measurements' unit.
         second: (n,), same subjects in the same order.
-        confidence: level of limits and intervals, in (0, 1).
 
     Raises:
         ValueError: values that are not finite, unequal lengths, or fewer than 3 pairs.
@@ -188,13 +148,13 @@ def limits_of_agreement(
     >>> limits.bias, round(limits.low, 2), round(limits.high, 2)
     (0.0, -1.96, 1.96)
     """
-    quantile = _quantile(confidence)
-    one, two = _finite_vector("first", first), _finite_vector("second", second)
-    if one.size != two.size or one.size < 3:
-        raise ValueError(f"first has {one.size} values and second {two.size}; 3 pairs are needed")
-    difference, n = one - two, one.size
+    quantile = normal_quantile(CONFIDENCE)
+    one = finite_vector("first", first)
+    difference, n = one - same_length("second", second, "first", one), one.size
+    if n < 3:
+        raise ValueError(f"first and second have {n} values; at least 3 pairs are needed")
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    student = float(t_distribution.isf((1 - confidence) / 2, n - 1))
+    student = float(t_distribution.isf(_TAIL, n - 1))
 
     def around(centre: float, error: float) -> tuple[float, float]:
         return centre - student * error, centre + student * error
@@ -210,7 +170,6 @@ def limits_of_agreement(
         high=high,
         high_ci=around(high, spread),
         n=n,
-        confidence=confidence,
     )
 
 
@@ -234,29 +193,15 @@ def _grade_table(
     return table
 
 
-def _perfect_agreement_bound(table: Floats, weights: str, tail: float) -> float:
+def _perfect_agreement_bound(table: Floats) -> float:
     """Return the lower bound of kappa where nobody disagreed."""
     n, grades = table.sum(), np.arange(len(table))
-    distance = np.abs(grades[:, None] - grades) ** (2 if weights == "quadratic" else 1)
-    by_chance = table.sum(axis=1) @ distance @ table.sum(axis=0) / n**2
-    return float(1 - (1 - tail ** (1 / n)) / by_chance)
+    by_chance = table.sum(axis=1) @ (grades[:, None] - grades) ** 2 @ table.sum(axis=0) / n**2
+    return float(1 - (1 - _TAIL ** (1 / n)) / by_chance)
 
 
-def _consistency_bounds(
-    subjects: float, error: float, n: int, k: int, tail: float
-) -> tuple[float, float]:
-    """Return the interval of ICC(3,1)."""
-    if error == 0:
-        return 1.0, 1.0
-    degrees = (n - 1, (n - 1) * (k - 1))
-    ratio = subjects / error
-    low = ratio / f_distribution.isf(tail, *degrees)
-    high = ratio * f_distribution.isf(tail, *degrees[::-1])
-    return float((low - 1) / (low + k - 1)), float((high - 1) / (high + k - 1))
-
-
-def _agreement_bounds(
-    value: float, squares: tuple[float, float, float], n: int, k: int, tail: float
+def _correlation_bounds(
+    value: float, squares: tuple[float, float, float], n: int, k: int
 ) -> tuple[float, float]:
     """Return the interval of ICC(2,1), with Satterthwaite's degrees of freedom."""
     subjects, readers, error = squares
@@ -268,8 +213,8 @@ def _agreement_bounds(
     parts = (a * readers) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
     degrees = mixed**2 / parts
     other = k * readers + (k * n - k - n) * error
-    below = f_distribution.isf(tail, n - 1, degrees)
-    above = f_distribution.isf(tail, degrees, n - 1)
+    below = f_distribution.isf(_TAIL, n - 1, degrees)
+    above = f_distribution.isf(_TAIL, degrees, n - 1)
     low = n * (subjects - below * error) / (below * other + n * subjects)
     high = n * (above * subjects - error) / (other + n * above * subjects)
     return float(low), float(high)

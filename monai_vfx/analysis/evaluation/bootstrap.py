@@ -1,7 +1,7 @@
-"""Intervals by drawing patients again, with the two classes as large as they are (stratified).
+"""Bootstrap intervals: patients are resampled within the two outcome classes (stratified).
 
 Patients who belong together (a matched pair, several scans of one patient) are drawn together. A
-sample is kept as how often it holds each patient, so that one set of samples serves every score
+sample is stored as how often it holds each patient, so that one set of samples serves every score
 of the same patients, and differences of scores come from the same samples.
 
 Sources: Efron and Tibshirani 1993 (percentile interval); Field and Welsh 2007 (cluster bootstrap).
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.analysis.evaluation.discrimination import Floats, check_outcome
+from monai_vfx.analysis.evaluation.estimates import CONFIDENCE, Floats, check_outcome
 
 Counts = npt.NDArray[np.int16]
 """(samples, n): how often each sample holds each patient."""
@@ -22,7 +22,7 @@ Groups = npt.NDArray[np.int64]
 """(n,): patients with the same number belong together."""
 
 SAMPLES = 2000
-FEWEST_SAMPLES = 100
+MIN_SAMPLES = 100
 _CELLS = 4_000_000
 """Samples × patients worked on at a time: 32 MB an array, whatever the size of the cohort."""
 
@@ -42,22 +42,22 @@ def draw_counts(
     Args:
         y: (n,), 0 or 1, both present.
         groups: (n,), patients with the same entry are drawn together; None: everyone alone.
-        samples: at least 100, fewer give no interval.
+        samples: number of samples, at least 100.
         seed: not negative; the same arguments give the same samples.
 
     Returns:
         (samples, n): how often each sample holds each patient.
 
     Raises:
-        ValueError: on an outcome ``check_outcome`` rejects, or too few samples.
+        ValueError: an outcome ``check_outcome`` rejects, or too few samples.
 
     >>> counts = draw_counts([0, 1, 1, 0, 0], samples=100)
     >>> set(counts[:, [1, 2]].sum(axis=1)), set(counts.sum(axis=1))
     ({np.int64(2)}, {np.int64(5)})
     """
     outcome, _ = check_outcome(y)
-    if samples < FEWEST_SAMPLES:
-        raise ValueError(f"samples ({samples}) must be at least {FEWEST_SAMPLES}")
+    if samples < MIN_SAMPLES:
+        raise ValueError(f"samples ({samples}) must be at least {MIN_SAMPLES}")
     member = (
         np.arange(outcome.size)
         if groups is None
@@ -107,13 +107,13 @@ def auroc_samples(y: npt.ArrayLike, score: npt.ArrayLike, counts: Counts) -> Flo
 
 
 def sample_rows(counts: Counts) -> Iterator[npt.NDArray[np.int64]]:
-    """Give each sample as row numbers, for measures that need the patients themselves."""
+    """Yield each sample as row numbers, for measures that need the patients themselves."""
     rows = np.arange(counts.shape[1])
     for count in counts:
         yield np.repeat(rows, count)
 
 
-def percentile_interval(samples: Floats, *, confidence: float = 0.95) -> tuple[float, float]:
+def percentile_interval(samples: Floats, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the percentile interval of a statistic's bootstrap samples.
 
     >>> low, high = percentile_interval(np.arange(101.0))

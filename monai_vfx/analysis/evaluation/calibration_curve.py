@@ -1,7 +1,6 @@
-"""Whether predicted absolute risks come true.
+"""Calibration: whether predicted absolute risks agree with observed outcomes.
 
 For risks only: a score of a model trained on sampled controls is no risk before it is calibrated.
-The unit is the patient; every number carries its ``n`` and ``events``.
 
 Sources: Cox 1958 and Miller 1993 (recalibration slope and intercept); Austin and
 Steyerberg 2019 (integrated calibration index, ICI); Debray 2017 (interval of the ratio of
@@ -14,15 +13,21 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logit
 
-from monai_vfx.analysis.evaluation.discrimination import _quantile, check_outcome, wilson_interval
+from monai_vfx.analysis.evaluation.estimates import (
+    CONFIDENCE,
+    Bools,
+    Floats,
+    check_outcome,
+    check_risks,
+    normal_quantile,
+    wilson_interval,
+)
+from monai_vfx.analysis.logistic import Logistic, fit_logistic
 from monai_vfx.core.arrays import Json
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 def calibration_summary(
-    y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10, confidence: float = 0.95
+    y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10, confidence: float = CONFIDENCE
 ) -> Json:
     """Return the entry ``calibration`` of ``evaluation.json`` for a score that is a risk.
 
@@ -32,9 +37,9 @@ def calibration_summary(
     it (two thirds of the patients, no robustness rounds). The Brier score is scaled as
     1 - Brier / (p (1 - p)) with p the observed share: 0 for predicting p for all, 1 for perfect.
 
-    What has no answer is None, and ``notes`` says why: slope and intercept with a risk of exactly
-    0 or 1 (its logit is infinite), the slope with one risk for all or with risks that separate the
-    outcomes, the ICI where more than half of the patients share one risk.
+    What cannot be computed is None, with the reason in ``notes``: slope and intercept with a risk
+    of exactly 0 or 1 (its logit is infinite), the slope with one risk for all or with risks that
+    separate the outcomes, the ICI where more than half of the patients share one risk.
 
     Args:
         y: (n,), 0 or 1, both present.
@@ -44,7 +49,7 @@ def calibration_summary(
         confidence: level of the intervals, in (0, 1).
 
     Raises:
-        ValueError: on anything ``check_outcome`` rejects, a risk outside [0, 1] (percent?),
+        ValueError: anything ``check_outcome`` rejects, a risk outside [0, 1] (percent?),
             fewer than 2 bins, or a level outside (0, 1).
 
     >>> summary = calibration_summary([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.4], bins=2)
@@ -53,13 +58,10 @@ def calibration_summary(
     >>> summary["notes"]
     ['slope: the risks separate the outcomes, so it has no finite estimate']
     """
-    quantile = _quantile(confidence)
+    quantile = normal_quantile(confidence)
     outcome, named = check_outcome(y, risk=risk)
     risks = named["risk"]
-    if risks.min() < 0 or risks.max() > 1:
-        raise ValueError(
-            f"risk spans {risks.min()} to {risks.max()}; it must lie in [0, 1] (percent: / 100)"
-        )
+    check_risks(risks)
     if bins < 2:
         raise ValueError(f"bins ({bins}) must be at least 2")
     notes: list[str] = []
@@ -68,12 +70,14 @@ def calibration_summary(
     if extreme:
         notes.append(f"slope and intercept: {extreme} patients have a risk of exactly 0 or 1")
     else:
-        intercept = _fit(outcome, risks, slope=False)
+        linear, ones = logit(risks), np.ones((risks.size, 1))
+        intercept = coefficient_interval(fit_logistic(ones, outcome, offset=linear), quantile)
         obstacle = _slope_obstacle(outcome, risks)
         if obstacle:
             notes.append(f"slope: {obstacle}")
         else:
-            slope = _fit(outcome, risks, slope=True)
+            model = fit_logistic(np.column_stack([ones, linear]), outcome)
+            slope = coefficient_interval(model, quantile)
     ici = _integrated_index(outcome, risks)
     if ici is None:
         notes.append("ici: more than half of the patients have the same risk, no curve fits them")
@@ -86,9 +90,9 @@ def calibration_summary(
         "events": int(outcome.sum()),
         "confidence": confidence,
         "slope": slope and slope[0],
-        "slope_ci": slope and _wald(slope, quantile),
+        "slope_ci": slope and slope[1],
         "intercept": intercept and intercept[0],
-        "intercept_ci": intercept and _wald(intercept, quantile),
+        "intercept_ci": intercept and intercept[1],
         "brier": brier,
         "scaled_brier": 1 - brier / (observed * (1 - observed)),
         "ici": ici,
@@ -102,18 +106,9 @@ def calibration_summary(
 
 
 def reliability_bins(
-    y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10, confidence: float = 0.95
+    y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10, confidence: float = CONFIDENCE
 ) -> list[Json]:
     """Group patients by risk and set predicted beside observed shares, with Wilson intervals.
-
-    Args:
-        y: (n,), 0 or 1, both present.
-        risk: (n,), in [0, 1].
-        bins: groups of equal size; equal risks stay together, so there may be fewer.
-        confidence: level of the intervals, in (0, 1).
-
-    Raises:
-        ValueError: on anything ``check_outcome`` rejects.
 
     >>> rows = reliability_bins([0, 0, 1, 1], [0.1, 0.1, 0.2, 0.6], bins=2)
     >>> [(round(row["predicted"], 2), row["observed"], row["n"]) for row in rows]
@@ -133,16 +128,25 @@ def reliability_bins(
             {
                 "predicted": float(risks[members].mean()),
                 "observed": share.value,
-                "ci": [share.ci_low, share.ci_high],
+                "ci": share.ci,
                 "n": share.n,
-                "events": share.successes,
+                "events": share.events,
             }
         )
     return rows
 
 
+def coefficient_interval(
+    model: Logistic, quantile: float, *, robust: bool = False
+) -> tuple[float, list[float]]:
+    """Return the last coefficient of a model and its Wald interval."""
+    value = float(model.coefficients[-1])
+    half = quantile * float(model.errors(robust=robust)[-1])
+    return value, [value - half, value + half]
+
+
 def _slope_obstacle(outcome: Bools, risks: Floats) -> str | None:
-    """Say why the slope has no finite maximum-likelihood estimate, or None if it has one."""
+    """Return why the slope has no finite maximum-likelihood estimate; None if it has one."""
     if np.ptp(risks) == 0:
         return "all patients have the same risk"
     events, others = risks[outcome], risks[~outcome]
@@ -150,27 +154,6 @@ def _slope_obstacle(outcome: Bools, risks: Floats) -> str | None:
     if events.min() >= others.max() or events.max() <= others.min():
         return "the risks separate the outcomes, so it has no finite estimate"
     return None
-
-
-def _fit(outcome: Bools, risks: Floats, *, slope: bool) -> tuple[float, float]:
-    """Return slope, or intercept in the large, with its standard error."""
-    from statsmodels.api import GLM, add_constant, families  # a second to import
-
-    linear = logit(risks)
-    if slope:
-        fitted = GLM(outcome.astype(float), add_constant(linear), families.Binomial()).fit(
-            tol=1e-10
-        )
-        return float(fitted.params[1]), float(fitted.bse[1])
-    constant = np.ones((outcome.size, 1))
-    model = GLM(outcome.astype(float), constant, families.Binomial(), offset=linear)
-    fitted = model.fit(tol=1e-10)
-    return float(fitted.params[0]), float(fitted.bse[0])
-
-
-def _wald(estimate: tuple[float, float], quantile: float) -> list[float]:
-    value, error = estimate
-    return [value - quantile * error, value + quantile * error]
 
 
 def _integrated_index(outcome: Bools, risks: Floats) -> float | None:

@@ -1,27 +1,24 @@
-"""Two scores of the same patients, compared: AUROC by DeLong, decisions by McNemar's exact test.
+"""Comparisons of two scores of the same patients: AUROCs by DeLong, decisions by McNemar.
 
 Sources: McNemar 1947, in the exact binomial form; Holm 1979 for several comparisons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from monai_vfx.analysis.evaluation.discrimination import (
-    DelongTest,
-    Floats,
-    _quantile,
+from monai_vfx.analysis.evaluation.discrimination import DelongTest
+from monai_vfx.analysis.evaluation.estimates import (
+    CONFIDENCE,
+    check_calls,
     check_outcome,
+    normal_quantile,
 )
-
-Quantity = Literal["accuracy", "sensitivity", "specificity"]
-QUANTITIES: tuple[Quantity, ...] = ("accuracy", "sensitivity", "specificity")
+from monai_vfx.core.arrays import Json
 
 
 @dataclass(frozen=True)
@@ -29,14 +26,15 @@ class McnemarTest:
     """Two decisions about the same patients, compared (two-sided, exact).
 
     Args:
-        quantity: which patients count: all, those with or those without a fracture.
+        quantity: ``accuracy`` (all patients count), ``sensitivity`` (those with a fracture) or
+            ``specificity`` (those without).
         n: these patients.
         only_a: patients whom only the first decision calls rightly.
         only_b: patients whom only the second calls rightly.
         p: in (0, 1]; 1 when the two are never right apart.
     """
 
-    quantity: Quantity
+    quantity: str
     n: int
     only_a: int
     only_b: int
@@ -56,25 +54,19 @@ def mcnemar_tests(
         positive_b: (n,), likewise, of the same patients in the same order.
 
     Raises:
-        ValueError: on anything ``check_outcome`` rejects, or another value than 0 and 1.
+        ValueError: anything ``check_outcome`` rejects, or another value than 0 and 1.
 
     >>> tests = mcnemar_tests([1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [0, 0, 0, 1, 0])
     >>> [(t.quantity, t.only_a, t.only_b, t.n, t.p) for t in tests][1]
     ('sensitivity', 3, 0, 4, 0.25)
     """
     outcome, calls = check_outcome(y, positive_a=positive_a, positive_b=positive_b)
-    for name, called in calls.items():
-        if not np.isin(called, (0.0, 1.0)).all():
-            raise ValueError(f"{name} must hold 0 and 1 only")
-    right_a, right_b = ((calls[name] == 1) == outcome for name in ("positive_a", "positive_b"))
+    right_a, right_b = (called == outcome for called in check_calls(**calls))
     among = {"accuracy": np.ones_like(outcome), "sensitivity": outcome, "specificity": ~outcome}
     found = []
-    for quantity in QUANTITIES:
-        who = among[quantity]
-        only_a, only_b = (
-            int((right_a & ~right_b & who).sum()),
-            int((right_b & ~right_a & who).sum()),
-        )
+    for quantity, who in among.items():
+        only_a = int((right_a & ~right_b & who).sum())
+        only_b = int((right_b & ~right_a & who).sum())
         apart = only_a + only_b
         p = float(binomtest(only_a, apart, 0.5).pvalue) if apart else 1.0
         found.append(McnemarTest(quantity, int(who.sum()), only_a, only_b, p))
@@ -82,7 +74,7 @@ def mcnemar_tests(
 
 
 def difference_interval(
-    test: DelongTest, *, confidence: float = 0.95
+    test: DelongTest, *, confidence: float = CONFIDENCE
 ) -> tuple[float, float] | None:
     """Return DeLong's normal interval of the difference of two AUROCs.
 
@@ -91,27 +83,17 @@ def difference_interval(
     """
     if test.variance == 0 and test.difference != 0:
         return None
-    half = _quantile(confidence) * float(np.sqrt(test.variance))
+    half = normal_quantile(confidence) * float(np.sqrt(test.variance))
     return max(-1.0, test.difference - half), min(1.0, test.difference + half)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values of one family, in the order given.
+def add_holm(tests: list[Json]) -> list[Json]:
+    """Add ``p_holm`` to each test: its ``p`` corrected by Holm within its ``family``."""
+    from statsmodels.stats.multitest import multipletests  # a second to import
 
-    Args:
-        p: each in [0, 1].
-
-    Raises:
-        ValueError: on a value that is no p-value.
-
-    >>> [round(value, 6) for value in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
-    """
-    values: Floats = np.asarray(p, dtype=np.float64)
-    if values.size and not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("p must hold values in [0, 1]")
-    order = np.argsort(values, kind="stable")
-    factors = np.arange(values.size, 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * factors))
-    return [float(value) for value in adjusted]
+    for family in dict.fromkeys(test["family"] for test in tests):
+        members = [test for test in tests if test["family"] == family]
+        corrected = multipletests([test["p"] for test in members], method="holm")[1]
+        for test, p in zip(members, corrected, strict=True):
+            test["p_holm"] = float(p)
+    return tests

@@ -1,8 +1,8 @@
-"""What a decision by predicted risk gains: net benefit over a range of thresholds.
+"""Decision curve: net benefit of treating by predicted risk over a range of thresholds.
 
-Whoever treats from a risk of t on accepts (1 - t) / t needless treatments for one useful one. Net
-benefit counts true positives and charges false positives at that rate, per patient
-(Vickers and Elkin 2006).
+Treating from a risk of t on accepts (1 - t) / t needless treatments for one useful one. Net benefit
+counts true positives and charges false positives at that rate, per patient (Vickers and Elkin
+2006).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.analysis.evaluation.discrimination import check_outcome
+from monai_vfx.analysis.evaluation.estimates import check_outcome, check_risks
 from monai_vfx.core.arrays import Json
 
 THRESHOLDS = tuple(percent / 100 for percent in range(1, 51))
-"""Risks of 1 % to 50 %: nobody who fears a fracture would wait for more."""
+"""Risks of 1 % to 50 %; nobody would wait for more before treating."""
 
 
 def decision_curve(
@@ -42,40 +42,25 @@ def decision_curve(
         For each threshold ``threshold``, ``net_benefit``, ``treat_all``, ``treat_none``.
 
     Raises:
-        ValueError: on anything ``check_outcome`` rejects, a risk outside [0, 1], or a threshold
-            or prevalence outside (0, 1).
+        ValueError: anything ``check_outcome`` rejects, a risk outside [0, 1], or a threshold or
+            prevalence outside (0, 1).
 
     >>> decision_curve([0, 0, 0, 1], [0.1, 0.2, 0.6, 0.7], thresholds=[0.5])
     [{'threshold': 0.5, 'net_benefit': 0.0, 'treat_all': -0.5, 'treat_none': 0.0}]
     """
-    import pandas as pd
-    from dcurves import dca  # two seconds to import: it brings lifelines and statsmodels
-
     outcome, named = check_outcome(y, risk=risk)
-    risks = named["risk"]
-    if risks.min() < 0 or risks.max() > 1:
-        raise ValueError(
-            f"risk spans {risks.min()} to {risks.max()}; it must lie in [0, 1] (percent: / 100)"
-        )
-    cuts = [float(cut) for cut in thresholds]
-    if not cuts or not all(0 < cut < 1 for cut in cuts):
-        raise ValueError(f"thresholds ({cuts}) must be given and lie between 0 and 1")
-    if prevalence is not None and not 0 < prevalence < 1:
+    risks, cuts = named["risk"], np.asarray(thresholds, np.float64)
+    check_risks(risks)
+    if not cuts.size or not ((cuts > 0) & (cuts < 1)).all():
+        raise ValueError(f"thresholds ({list(thresholds)}) must be given and lie between 0 and 1")
+    share = float(outcome.mean()) if prevalence is None else prevalence
+    if not 0 < share < 1:
         raise ValueError(f"prevalence ({prevalence}) must lie between 0 and 1")
-    rows = dca(
-        data=pd.DataFrame({"fracture": outcome.astype(int), "risk": risks}),
-        outcome="fracture",
-        modelnames=["risk"],
-        thresholds=cuts,
-        prevalence=prevalence,
-    )
-    net = {name: part["net_benefit"].to_numpy(np.float64) for name, part in rows.groupby("model")}
+    positive = risks >= cuts[:, None]
+    sensitivity, false_positive = positive[:, outcome].mean(1), positive[:, ~outcome].mean(1)
+    harm = (1 - share) * cuts / (1 - cuts)
+    columns = (cuts, sensitivity * share - false_positive * harm, share - harm)
     return [
-        {
-            "threshold": cut,
-            "net_benefit": float(net["risk"][place]),
-            "treat_all": float(net["all"][place]),
-            "treat_none": float(net["none"][place]),
-        }
-        for place, cut in enumerate(cuts)
+        {"threshold": cut, "net_benefit": net, "treat_all": everybody, "treat_none": 0.0}
+        for cut, net, everybody in zip(*(column.tolist() for column in columns), strict=True)
     ]

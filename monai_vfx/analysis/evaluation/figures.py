@@ -12,10 +12,12 @@ from textwrap import fill
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from monai_vfx.analysis.evaluation.discrimination import roc_curve
 from monai_vfx.core.arrays import Json
 from monai_vfx.outputs.report.figures import COLOURS, DASHES, INK, QUIET, RocData, calm
 
@@ -49,6 +51,29 @@ class ForestRow(TypedDict):
     auroc: float | None
     ci: Sequence[float] | None
     note: str | None
+
+
+def roc_data(name: str, y: npt.ArrayLike, score: npt.ArrayLike, entry: Json) -> RocData:
+    """Return the ROC curve of a score, to be drawn with its AUROC.
+
+    Args:
+        name: to be shown.
+        y: (n,), 0 or 1.
+        score: (n,), NaN where a patient has none.
+        entry: of the score in ``evaluation.json``.
+    """
+    values = np.asarray(score, np.float64)
+    known = np.isfinite(values)
+    false_positive, true_positive, _ = roc_curve(np.asarray(y)[known], values[known])
+    return {
+        "name": name,
+        "false_positive_rate": false_positive,
+        "true_positive_rate": true_positive,
+        "auroc": entry["auroc"],
+        "auroc_ci": entry["auroc_ci"],
+        "n": entry["n"],
+        "events": entry["events"],
+    }
 
 
 def roc_panels(panels: Sequence[RocPanel]) -> Figure:

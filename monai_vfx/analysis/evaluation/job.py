@@ -1,35 +1,32 @@
-"""The whole evaluation of a table of scores: one document, its tables, its figures."""
+"""Evaluation of a table of scores: one document, its tables, its figures (``vfx evaluate``)."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from monai_vfx.analysis.evaluation.discrimination import roc_curve
 from monai_vfx.analysis.evaluation.figures import (
     auroc_forest,
     calibration_figure,
     decision_figure,
     incidence_figure,
+    roc_data,
     roc_panels,
 )
 from monai_vfx.analysis.evaluation.score_table import Columns, check_table, read_score_table
 from monai_vfx.analysis.evaluation.summary import evaluate_scores
 from monai_vfx.core.arrays import Json
-from monai_vfx.core.files import write_json
-from monai_vfx.core.hashing import sha256_of
+from monai_vfx.core.files import write_json, write_text
+from monai_vfx.core.hashing import digest_of, sha256_of
 from monai_vfx.core.results import run_record
 from monai_vfx.core.schemas import violations
-from monai_vfx.outputs.report.figures import RocData, save_figure
-
-if TYPE_CHECKING:
-    import pandas as pd
+from monai_vfx.outputs.report.figures import save_figure
 
 FIGURES = ("roc", "auroc", "calibration", "decision", "cumulative_incidence")
 CURVES_A_FIGURE = 8
@@ -43,7 +40,7 @@ def run_evaluation(
     out: str | Path,
     **settings: Any,
 ) -> Json:
-    """Judge the scores of a table and write what comes of it.
+    """Evaluate the scores of a table and write document, tables and figures.
 
     Args:
         table: one row a patient, or the path of such a CSV.
@@ -51,9 +48,7 @@ def run_evaluation(
         scores: columns.
         out: folder for ``evaluation.json``, ``tables/*.csv``, ``figures/*.svg`` and ``.png``, and
             ``run.json``. Files of an earlier run there are replaced.
-        **settings: of :func:`monai_vfx.analysis.evaluation.summary.evaluate_scores`;
-        ``thresholds`` may be
-            the path of a CSV.
+        **settings: of :func:`.summary.evaluate_scores`; ``thresholds`` may be the path of a CSV.
 
     Returns:
         The document of ``evaluation.json``.
@@ -76,11 +71,13 @@ def run_evaluation(
     _clear(out, tables)
     for name, rows in tables.items():
         if rows:
-            _write_table(out / "tables" / f"{name}.csv", rows)
+            text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+            write_text(out / "tables" / f"{name}.csv", text)
     for name, figure in _figures(document, check_table(frame, Columns(label, tuple(scores)))):
         save_figure(figure, out / "figures" / name)
     choices = {"label": label, "scores": list(scores), **settings}
-    write_json(out / "run.json", run_record("evaluate", _plain(choices), digests))
+    plain = json.loads(json.dumps(choices))  # tuples become lists
+    write_json(out / "run.json", run_record("evaluate", plain, digests))
     return document
 
 
@@ -91,36 +88,27 @@ def evaluation_tables(document: Json) -> dict[str, list[Json]]:
         document: of ``evaluation.json``.
     """
     scores: Json = document["scores"]
-    return {
-        "scores": [_score_row(name, entry) for name, entry in scores.items()],
-        "operating_points": [
-            {"score": name, **_spread(point)}
-            for name, entry in scores.items()
-            for point in entry["operating_points"]
-        ],
-        "auroc_comparisons": _comparisons(document, "delong"),
-        "decision_comparisons": _comparisons(document, "mcnemar"),
-        "calibration_bins": [
+
+    def of_scores(rows: Callable[[Json], Iterable[Json] | None]) -> list[Json]:
+        return [
             {"score": name, **_spread(row)}
             for name, entry in scores.items()
-            for row in (entry["calibration"] or {"bins": []})["bins"]
-        ],
-        "decision_curve": _rows_of(scores, "decision_curve"),
-        "subgroups": _rows_of(scores, "subgroups"),
+            for row in rows(entry) or ()
+        ]
+
+    def comparisons(test: str) -> list[Json]:
+        return [_spread(entry) for entry in document["comparisons"] if entry["test"] == test]
+
+    return {
+        "scores": [_score_row(name, entry) for name, entry in scores.items()],
+        "operating_points": of_scores(lambda entry: entry["operating_points"]),
+        "auroc_comparisons": comparisons("delong"),
+        "decision_comparisons": comparisons("mcnemar"),
+        "calibration_bins": of_scores(lambda entry: (entry["calibration"] or {}).get("bins")),
+        "decision_curve": of_scores(lambda entry: entry["decision_curve"]),
+        "subgroups": of_scores(lambda entry: entry["subgroups"]),
         "cumulative_incidence": _incidence_rows(document["cumulative_incidence"]),
     }
-
-
-def _rows_of(scores: Json, part: str) -> list[Json]:
-    return [
-        {"score": name, **_spread(row)}
-        for name, entry in scores.items()
-        for row in entry[part] or ()
-    ]
-
-
-def _comparisons(document: Json, test: str) -> list[Json]:
-    return [_spread(entry) for entry in document["comparisons"] if entry["test"] == test]
 
 
 def _score_row(name: str, entry: Json) -> Json:
@@ -164,15 +152,8 @@ def _incidence_rows(curve: Json | None) -> list[Json]:
     ]
 
 
-def _write_table(path: Path, rows: Sequence[Json]) -> None:
-    import pandas as pd
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(list(rows)).to_csv(path, index=False, lineterminator="\n")
-
-
 def _clear(out: Path, tables: Iterable[str]) -> None:
-    """Remove what an earlier run left, as this one may have fewer tables and figures."""
+    """Remove the tables and figures of an earlier run, which may have had more of them."""
     for name in tables:
         (out / "tables" / f"{name}.csv").unlink(missing_ok=True)
     for name in FIGURES:
@@ -181,30 +162,25 @@ def _clear(out: Path, tables: Iterable[str]) -> None:
                 path.unlink()
 
 
-def _plain(settings: Json) -> Json:
-    """Return settings with tuples as lists, as JSON has no others."""
-    plain: Json = json.loads(json.dumps(settings))
-    return plain
-
-
 def _digest(table: pd.DataFrame | str | Path | None) -> str | None:
     """Return the SHA-256 of a file, or of a table's content as CSV."""
     if table is None:
         return None
     if isinstance(table, str | Path):
         return sha256_of(table)
-    return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+    return digest_of(table.to_csv(index=False, lineterminator="\n"))
 
 
 def _figures(document: Json, table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Give each figure with its file name; what does not fit into one goes on in the next."""
+    """Yield each figure with its file name; what does not fit into one continues in the next."""
     scores: Json = document["scores"]
+    y = table[document["label"]].to_numpy()
     for name, part in _parts("roc", list(scores), CURVES_A_FIGURE):
-        curves = [_roc(document, table, score) for score in part]
+        curves = [roc_data(score, y, table[score].to_numpy(), scores[score]) for score in part]
         yield name, roc_panels([{"title": "", "curves": curves}])
     for name, part in _parts("auroc", list(scores), 30):
         yield name, auroc_forest({score: scores[score] for score in part})
-    # Predictions that are no absolute risks have their calibration in the document only.
+    # Predictions that are not absolute risks have their calibration in the document only.
     risks = [score for score in scores if scores[score]["decision_curve"]]
     for name, part in _parts("calibration", risks, 12):
         yield name, calibration_figure({score: scores[score]["calibration"] for score in part})
@@ -214,22 +190,7 @@ def _figures(document: Json, table: pd.DataFrame) -> Iterator[tuple[str, Figure]
         yield "cumulative_incidence", incidence_figure(document["cumulative_incidence"])
 
 
-def _parts(name: str, scores: list[str], most: int) -> Iterator[tuple[str, list[str]]]:
-    """Give scores in portions with a name each: roc, then roc_2 and so on."""
-    for number, start in enumerate(range(0, len(scores), most), start=1):
-        yield (name if number == 1 else f"{name}_{number}"), scores[start : start + most]
-
-
-def _roc(document: Json, table: pd.DataFrame, name: str) -> RocData:
-    there = table[table[name].notna()]
-    curve = roc_curve(there[document["label"]].to_numpy(), there[name].to_numpy())
-    entry = document["scores"][name]
-    return {
-        "name": name,
-        "false_positive_rate": curve.false_positive_rate,
-        "true_positive_rate": curve.true_positive_rate,
-        "auroc": entry["auroc"],
-        "auroc_ci": entry["auroc_ci"],
-        "n": entry["n"],
-        "events": entry["events"],
-    }
+def _parts(name: str, scores: list[str], size: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield scores in portions with a name each: roc, then roc_2 and so on."""
+    for number, start in enumerate(range(0, len(scores), size), start=1):
+        yield (name if number == 1 else f"{name}_{number}"), scores[start : start + size]

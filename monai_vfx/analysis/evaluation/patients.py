@@ -1,4 +1,4 @@
-"""The patients of an evaluation: who has which score, who belongs together, their samples."""
+"""The patients of an evaluation: their scores, the groups they form, the bootstrap samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_vfx.analysis.evaluation.bootstrap import Counts, auroc_samples, draw_counts
-from monai_vfx.analysis.evaluation.discrimination import Floats
+from monai_vfx.analysis.evaluation.estimates import Bools, Floats
 from monai_vfx.analysis.evaluation.score_table import Columns
 from monai_vfx.analysis.groups import tied_rows
 
@@ -35,7 +35,7 @@ class Patients:
 
     def __post_init__(self) -> None:
         labels = self.table[self.columns.label].to_numpy(np.float64)
-        self.outcome: npt.NDArray[np.bool_] = np.asarray(labels == 1, dtype=np.bool_)
+        self.outcome: Bools = np.asarray(labels == 1, dtype=np.bool_)
         self.groups = _tied(self.table)
         if any(
             name in self.table and self.table[name].dropna().duplicated().any()
@@ -46,7 +46,7 @@ class Patients:
                 "independent and are too narrow; the bootstrap draws whole patients."
             )
 
-    def having(self, *names: str) -> npt.NDArray[np.bool_]:
+    def having(self, *names: str) -> Bools:
         """Return which patients have an entry in all of these columns, (n,)."""
         there = self.table[list(names)].notna().to_numpy()
         return np.asarray(there.all(axis=1), dtype=np.bool_)
@@ -55,7 +55,7 @@ class Patients:
         """Return a column of numbers, (n,), NaN where there is none."""
         return self.table[name].to_numpy(np.float64)
 
-    def resampled(self, name: str, rows: npt.NDArray[np.bool_]) -> Floats:
+    def resampled(self, name: str, rows: Bools) -> Floats:
         """Return a score's AUROC in each bootstrap sample of these patients, (samples,)."""
         key = (name, rows.tobytes())
         if key not in self._resampled:
@@ -64,7 +64,7 @@ class Patients:
             )
         return self._resampled[key]
 
-    def counts(self, rows: npt.NDArray[np.bool_]) -> Counts:
+    def counts(self, rows: Bools) -> Counts:
         """Return the bootstrap samples of these patients, the same for the same patients."""
         key = rows.tobytes()
         if key not in self._drawn:

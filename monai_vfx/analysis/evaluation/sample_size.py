@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from monai_vfx.analysis.evaluation.discrimination import _quantile
+from monai_vfx.analysis.evaluation.estimates import normal_quantile
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def auroc_precision_size(
         raise ValueError(f"half_width ({half_width}) must lie between 0 and 0.5")
     two_events = auroc / (2 - auroc) - auroc**2
     two_others = 2 * auroc**2 / (1 + auroc) - auroc**2
-    square = prevalence * (1 - prevalence) * (half_width / _quantile(confidence)) ** 2
+    square = prevalence * (1 - prevalence) * (half_width / normal_quantile(confidence)) ** 2
     linear = prevalence * two_events + (1 - prevalence) * two_others
     constant = auroc * (1 - auroc) - two_events - two_others
     root = float(np.sqrt(linear**2 + 4 * square * constant))

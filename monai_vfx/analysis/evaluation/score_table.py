@@ -1,30 +1,24 @@
-"""Tables of scores, from here or from anywhere: reading, and the gate that names every bad cell."""
+"""Tables of scores: read, and checked so that every bad cell is named."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.analysis.evaluation.discrimination import Floats
+from monai_vfx.analysis.evaluation.estimates import Floats
 from monai_vfx.core.errors import CaseRefused, SettingError
+from monai_vfx.core.tables import Fault, read_table, refuse_faults
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING = ("", "NA", "NaN", "nan", "None", "<NA>")
 """Cells that hold nothing, pandas' own missing values among them."""
-LISTED_FAULTS = 50
-"""At most this many bad cells are named in one message; the rest are counted."""
-
-Fault = tuple[int, str]
-"""Where a bad cell lies (position of its row), and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Columns:
     adjust_for: tuple[str, ...] = ()
 
     def check(self, present: Sequence[str]) -> None:
-        """Let only parts through that fit together and that the table has.
+        """Check that the parts fit together and that the table has them.
 
         Raises:
             SettingError: names the columns that are missing and those that are there.
@@ -69,57 +63,22 @@ def read_score_table(path: str | Path) -> pd.DataFrame:
     Empty lines are left out.
 
     Raises:
-        CaseRefused: ``cohort_invalid``, when it cannot be read, has no rows, a column twice, or a
-            row with more or fewer cells than the header.
+        FaultyTable: it cannot be read, has no rows, a column twice, or a row with more or fewer
+            cells than the header.
     """
     import pandas as pd
 
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-        records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except UnicodeDecodeError as error:
-        raise CaseRefused("cohort_invalid", "the table is not in UTF-8: save as UTF-8") from error
-    except (OSError, csv.Error) as error:
-        # The system's message repeats the path; its reason alone is enough.
-        cause = error.strerror if isinstance(error, OSError) else str(error)
-        raise CaseRefused("cohort_invalid", f"the table cannot be read ({cause})") from error
-    header = [name.strip() for name in records[0]] if records else []
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise CaseRefused("cohort_invalid", f"columns are there twice: {', '.join(twice)}")
-    rows = {
-        number: [cell.strip() for cell in record]
-        for number, record in enumerate(records[1:], start=2)
-        if any(cell.strip() for cell in record)
-    }
-    faults = [
-        f"row {number}: {len(row)} cells, the header has {len(header)}"
-        for number, row in rows.items()
-        if len(row) != len(header)
-    ]
-    if not rows:
-        faults = ["the table has no rows"]
-    refuse_faults(faults)
-    return pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype=object)
-
-
-def refuse_faults(faults: Sequence[str]) -> None:
-    """Refuse a table for all its faults at once; no fault, no refusal.
-
-    Raises:
-        CaseRefused: ``cohort_invalid``.
-    """
-    if faults:
-        more = f" and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
-        raise CaseRefused("cohort_invalid", "; ".join(faults[:LISTED_FAULTS]) + more)
+    table = read_table(path)
+    table.refuse()
+    cells = [[cell.strip() for cell in row] for row in table.cells]
+    return pd.DataFrame(cells, columns=table.header, index=table.numbers, dtype=object)
 
 
 def check_table(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     """Return the columns that matter as numbers (text stays text in subgroups and covariates).
 
     Missing scores, subgroups and covariates are NaN or None. ``patient_id``, ``pair_id`` and
-    ``fold``
-    come along where the table has them.
+    ``fold`` are kept where the table has them.
 
     Args:
         frame: one row a patient; cells may be numbers or text that reads as numbers.
@@ -127,8 +86,8 @@ def check_table(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
 
     Raises:
         SettingError: as :meth:`Columns.check`.
-        CaseRefused: ``cohort_invalid``, naming every bad cell by row (of the index), column, value
-            and rule; or a label without both outcomes.
+        FaultyTable: naming every bad cell by row (of the index), column, value and rule.
+        CaseRefused: ``cohort_invalid``, a score whose patients lack one of the outcomes.
     """
     import pandas as pd
 
@@ -153,7 +112,8 @@ def check_table(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
         checked[columns.time] = years
         rule = "0 (censored), 1 (fracture) or 2 (death)"
         checked[columns.event] = _numbers(frame[columns.event], rule, faults, among=(0, 1, 2))
-    refuse_faults([text for _, text in sorted(faults, key=lambda fault: fault[0])])
+    place = {row: number for number, row in enumerate(frame.index)}
+    refuse_faults(sorted(faults, key=lambda fault: place[fault.row]))
     table = pd.DataFrame(checked, index=frame.index)
     _need_both_outcomes(table, columns)
     return table
@@ -200,17 +160,19 @@ def _numbers(
     found = np.full(len(column), np.nan)
     for position, (row, cell) in enumerate(column.items()):
         value = _number(cell)
+        empty = value is not None and np.isnan(value)
         if value is None or np.isinf(value):
             good = False
-        elif np.isnan(value):
+        elif empty:
             good = optional
         else:
             good = value in among if among is not None else limits[0] <= value <= limits[1]
         if good and value is not None:
             found[position] = value
         else:
-            shown = "empty" if value is not None and np.isnan(value) else repr(cell)
-            faults.append((position, f"row {row}, {column.name}: {shown}, must be {rule}"))
+            must = f"{'empty, ' if empty else ''}must be {rule}"
+            shown = "" if empty else str(cell)
+            faults.append(Fault(cast(int, row), str(column.name), shown, must))
     return found
 
 

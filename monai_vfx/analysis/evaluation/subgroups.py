@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.analysis.evaluation.discrimination import auroc, check_outcome
+from monai_vfx.analysis.evaluation.discrimination import auroc
+from monai_vfx.analysis.evaluation.estimates import check_outcome
 from monai_vfx.core.arrays import Json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FEWEST = 5
+MIN_PATIENTS = 5
 """An AUROC needs this many patients of each outcome; below it only the counts are given."""
-MOST_GROUPS = 20
-_FEW_NUMBERS = 5
+MAX_GROUPS = 20
+_MAX_CATEGORIES = 5
 """A column with at most this many different numbers is a category, not a measurement."""
 
 
@@ -59,15 +60,15 @@ def split_groups(column: pd.Series) -> Groups:
     if missing.any():
         member = np.where(missing, len(names), member)
         names = [*names, "missing"]
-    if len(names) > MOST_GROUPS:
+    if len(names) > MAX_GROUPS:
         raise ValueError(
-            f"{column.name} has {len(names)} different entries; at most {MOST_GROUPS} subgroups"
+            f"{column.name} has {len(names)} different entries; at most {MAX_GROUPS} subgroups"
         )
     return Groups(str(column.name), tuple(names), member)
 
 
 def _is_measurement(column: pd.Series) -> bool:
-    return column.dtype.kind in "iuf" and column.nunique() > _FEW_NUMBERS
+    return column.dtype.kind in "iuf" and column.nunique() > _MAX_CATEGORIES
 
 
 def _by_thirds(column: pd.Series) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -99,7 +100,7 @@ def subgroup_rows(y: npt.ArrayLike, score: npt.ArrayLike, groups: Groups) -> lis
         groups: of the same patients.
 
     Raises:
-        ValueError: on an outcome that ``check_outcome`` rejects.
+        ValueError: an outcome that ``check_outcome`` rejects.
     """
     outcome, _ = check_outcome(y)
     values = np.asarray(score, dtype=np.float64)
@@ -108,10 +109,10 @@ def subgroup_rows(y: npt.ArrayLike, score: npt.ArrayLike, groups: Groups) -> lis
         inside = (groups.member == number) & np.isfinite(values)
         n, events = int(inside.sum()), int(outcome[inside].sum())
         row: Json = {"variable": groups.variable, "value": name, "n": n, "events": events}
-        if min(events, n - events) < FEWEST:
-            note = f"fewer than {FEWEST} patients with or without a fracture"
+        if min(events, n - events) < MIN_PATIENTS:
+            note = f"fewer than {MIN_PATIENTS} patients with or without a fracture"
             rows.append(row | {"auroc": None, "ci": None, "note": note})
             continue
         found = auroc(outcome[inside], values[inside])
-        rows.append(row | {"auroc": found.value, "ci": [found.ci_low, found.ci_high], "note": None})
+        rows.append(row | {"auroc": found.value, "ci": found.ci, "note": None})
     return rows

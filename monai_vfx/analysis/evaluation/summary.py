@@ -11,27 +11,31 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from monai_vfx.analysis.evaluation.adjusted import adjusted_auroc
-from monai_vfx.analysis.evaluation.bootstrap import FEWEST_SAMPLES, SAMPLES, percentile_interval
+from monai_vfx.analysis.evaluation.bootstrap import MIN_SAMPLES, SAMPLES, percentile_interval
 from monai_vfx.analysis.evaluation.calibration_curve import calibration_summary
-from monai_vfx.analysis.evaluation.comparisons import difference_interval, holm, mcnemar_tests
+from monai_vfx.analysis.evaluation.comparisons import add_holm, difference_interval, mcnemar_tests
 from monai_vfx.analysis.evaluation.decision_curve import decision_curve
-from monai_vfx.analysis.evaluation.discrimination import Floats, auroc, delong_test
-from monai_vfx.analysis.evaluation.operating import Decision, decide
+from monai_vfx.analysis.evaluation.decisions import Decision, decide
+from monai_vfx.analysis.evaluation.discrimination import auroc, auroc_json, delong_test
+from monai_vfx.analysis.evaluation.estimates import CONFIDENCE, Bools, Floats
+from monai_vfx.analysis.evaluation.incidence import cumulative_incidence
 from monai_vfx.analysis.evaluation.patients import Patients
 from monai_vfx.analysis.evaluation.score_table import Columns, check_table
 from monai_vfx.analysis.evaluation.subgroups import Groups, split_groups, subgroup_rows
-from monai_vfx.analysis.evaluation.survival import cumulative_incidence, time_summary
-from monai_vfx.analysis.evaluation.thresholds import DEFAULT_RULES, SAME_ROWS, operating_point
+from monai_vfx.analysis.evaluation.survival import time_summary
+from monai_vfx.analysis.evaluation.thresholds import (
+    DEFAULT_RULES,
+    SAME_ROWS,
+    operating_point,
+    point_json,
+)
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CONFIDENCE = 0.95
 
 
 def evaluate_scores(
@@ -64,7 +68,7 @@ def evaluate_scores(
             ``threshold``, ``chosen_on``). Patients with a ``fold`` take their fold's, the others
             those of the fold ``frozen``. Scores that it does not name, and all without it, take
             cut points chosen on these same patients, and say so.
-        rules: for these, see :func:`monai_vfx.analysis.evaluation.choose_thresholds`.
+        rules: for these, see :func:`.thresholds.choose_thresholds`.
         subgroups: columns to give AUROCs by.
         adjust_for: covariates of the adjusted AUROC, all together.
         time: column, years of follow-up.
@@ -116,18 +120,15 @@ def evaluate_scores(
         "notes": patients.notes,
     }
     if time is not None and event is not None:
-        curve = cumulative_incidence(table[time], table[event])
-        # Sums of rounded steps may pass one by a last digit when the last at risk has an event.
-        curve |= {name: [min(1.0, x) for x in curve[name]] for name in ("fracture", "death")}
-        document["cumulative_incidence"] = curve
+        document["cumulative_incidence"] = cumulative_incidence(table[time], table[event])
     return document
 
 
 def _check_settings(
     bootstrap: int, seed: int, horizon_years: float, prevalence: float | None
 ) -> None:
-    if bootstrap < FEWEST_SAMPLES:
-        raise SettingError(f"bootstrap ({bootstrap}) must be at least {FEWEST_SAMPLES}")
+    if bootstrap < MIN_SAMPLES:
+        raise SettingError(f"bootstrap ({bootstrap}) must be at least {MIN_SAMPLES}")
     if seed < 0:
         raise SettingError(f"seed ({seed}) must not be negative")
     if not 0 < horizon_years < np.inf:
@@ -172,11 +173,9 @@ def _score_entry(
     """Return what ``evaluation.json`` holds of one score."""
     there = patients.having(name)
     y, values = patients.outcome[there], patients.values(name)[there]
-    area = auroc(y, values, confidence=CONFIDENCE).to_json()
-    del area["confidence"]
     is_risk = name in patients.columns.risk_scores
-    low, high = percentile_interval(patients.resampled(name, there), confidence=CONFIDENCE)
-    return area | {
+    low, high = percentile_interval(patients.resampled(name, there))
+    return auroc_json(auroc(y, values)) | {
         "missing": int((~there).sum()),
         "bootstrap_ci": [low, high],
         "bootstrap_samples": patients.samples,
@@ -185,7 +184,7 @@ def _score_entry(
                 "rule": decision.rule,
                 "threshold": decision.threshold,
                 "chosen_on": decision.chosen_on,
-                **operating_point(y, decision.positive[there]).to_json(),
+                **point_json(operating_point(y, decision.positive[there])),
             }
             for decision in decisions
         ],
@@ -203,13 +202,11 @@ def _score_entry(
     }
 
 
-def _calibration(y: npt.NDArray[np.bool_], values: Floats, *, is_risk: bool) -> Json | None:
+def _calibration(y: Bools, values: Floats, *, is_risk: bool) -> Json | None:
     """Return calibration, for a risk or for a score that is a probability among these patients."""
     if values.min() < 0 or values.max() > 1:
         return None
-    return calibration_summary(y, values, confidence=CONFIDENCE) | {
-        "kind": "risk" if is_risk else "score"
-    }
+    return calibration_summary(y, values) | {"kind": "risk" if is_risk else "score"}
 
 
 def _adjusted(patients: Patients, name: str) -> Json | None:
@@ -224,19 +221,18 @@ def _adjusted(patients: Patients, name: str) -> Json | None:
             patients.values(name)[rows],
             patients.table.loc[rows, covariates],
             patients.counts(rows),
-            confidence=CONFIDENCE,
         )
     except ValueError as error:
         patients.notes.append(f"No adjusted AUROC of {name}: {error}.")
         return None
     return {
         "auroc": found.value,
-        "ci": [found.ci_low, found.ci_high],
+        "ci": found.ci,
         "adjusted_for": covariates,
         "method": found.method,
         "n": found.n,
         "events": found.events,
-        "without_match": found.without_match,
+        "without_match": y.size - found.n,
     }
 
 
@@ -267,7 +263,7 @@ def _compare_aurocs(patients: Patients, pairs: Sequence[tuple[str, str]]) -> lis
             continue
         one, other = patients.values(a)[rows], patients.values(b)[rows]
         test = delong_test(y, one, other)
-        interval = difference_interval(test, confidence=CONFIDENCE)
+        interval = difference_interval(test)
         apart = patients.resampled(a, rows) - patients.resampled(b, rows)
         found.append(
             {
@@ -281,12 +277,12 @@ def _compare_aurocs(patients: Patients, pairs: Sequence[tuple[str, str]]) -> lis
                 "auroc_b": test.auroc_b,
                 "difference": test.difference,
                 "difference_ci": None if interval is None else list(interval),
-                "bootstrap_ci": list(percentile_interval(apart, confidence=CONFIDENCE)),
+                "bootstrap_ci": list(percentile_interval(apart)),
                 "z": test.z,
                 "p": test.p,
             }
         )
-    return _with_holm(found)
+    return add_holm(found)
 
 
 def _compare_calls(
@@ -323,11 +319,11 @@ def _compare_calls(
                 }
                 for test in mcnemar_tests(y, one.positive[rows], other.positive[rows])
             ]
-    return _with_holm(found)
+    return add_holm(found)
 
 
-def _obstacle(one: Decision, other: Decision | None, y: npt.NDArray[np.bool_]) -> str | None:
-    """Say why two decisions cannot be compared fairly, or None if they can."""
+def _obstacle(one: Decision, other: Decision | None, y: Bools) -> str | None:
+    """Return why two decisions cannot be compared fairly; None if they can."""
     if other is None:
         return "only the first has that cut point"
     if (one.chosen_on == SAME_ROWS) != (other.chosen_on == SAME_ROWS):
@@ -335,12 +331,3 @@ def _obstacle(one: Decision, other: Decision | None, y: npt.NDArray[np.bool_]) -
     if not 0 < y.sum() < y.size:
         return "the patients with both scores lack an outcome"
     return None
-
-
-def _with_holm(tests: list[Json]) -> list[Json]:
-    """Add ``p_holm`` to each test, corrected within its family."""
-    for family in {test["family"] for test in tests}:
-        members = [test for test in tests if test["family"] == family]
-        for test, p in zip(members, holm([test["p"] for test in members]), strict=True):
-            test["p_holm"] = p
-    return tests

@@ -1,10 +1,9 @@
-"""How well a score or a risk foresees fractures by a horizon, with censoring and death.
+"""How well a score or a risk predicts fractures by a horizon, with censoring and death.
 
 A patient is ``time`` (years, ≥ 0) and ``event``: 0 censored, 1 fracture, 2 death without fracture.
 
-Ties follow one rule everywhere: what happens at a time happens before what is censored at that
-time. So a patient observed without fracture for exactly the horizon is known to be event-free at
-it; one observed for less is censored.
+Events at a time come before what is censored at that time. So a patient observed without fracture
+for exactly the horizon is known to be event-free at it; one observed for less is censored.
 
 Sources: Blanche, Dartigues and Jacqmin-Gadda 2013 (time-dependent AUROC with competing events);
 Graf 1999 and Schoop 2011 (Brier score).
@@ -16,62 +15,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-from monai_vfx.analysis.evaluation.discrimination import (
-    _finite_vector,
-    _quantile,
-    hanley_mcneil_variance,
-)
-from monai_vfx.analysis.evaluation.incidence import (
-    CENSORED,
-    DEATH,
-    FRACTURE,
+from monai_vfx.analysis.evaluation.discrimination import hanley_mcneil_variance
+from monai_vfx.analysis.evaluation.estimates import (
+    CONFIDENCE,
+    Area,
     Bools,
     Floats,
-    check_times,
-    cumulative_incidence,
-    cumulative_risk,
-    kaplan_meier,
-    yearly_intervals,
+    check_risks,
+    extreme_interval,
+    logit_interval,
+    normal_quantile,
+    same_length,
 )
+from monai_vfx.analysis.evaluation.incidence import CENSORED, DEATH, FRACTURE, check_times
 from monai_vfx.core.arrays import Json
-
-__all__ = [
-    "TimeAuroc",
-    "check_times",
-    "cumulative_incidence",
-    "cumulative_risk",
-    "kaplan_meier",
-    "time_auroc",
-    "time_brier",
-    "time_summary",
-    "yearly_intervals",
-]
-
-
-@dataclass(frozen=True)
-class TimeAuroc:
-    """A cumulative/dynamic AUROC at a horizon.
-
-    Args:
-        value: in [0, 1].
-        variance: of ``value``, the estimation of the censoring weights included.
-        ci_low: lower bound, in [0, 1].
-        ci_high: upper bound, in [0, 1].
-        n: patients.
-        cases: fractures by the horizon.
-        controls: patients known not to have fractured by the horizon, the dead among them.
-    """
-
-    value: float
-    variance: float
-    ci_low: float
-    ci_high: float
-    n: int
-    cases: int
-    controls: int
 
 
 @dataclass(frozen=True)
@@ -90,20 +49,19 @@ def time_auroc(
     score: npt.ArrayLike,
     horizon_years: float,
     *,
-    confidence: float = 0.95,
-) -> TimeAuroc:
+    confidence: float = CONFIDENCE,
+) -> Area:
     """Return the AUROC for fracture by a horizon, weighted for censoring.
 
-    Cases fractured by the horizon. Controls did not: they were observed without fracture to the
-    horizon, or died before it (the second of Blanche's two definitions; the question is who
-    fractures, and the dead do not). The censored in between have no weight; the others are
-    weighted by 1 / G, the Kaplan-Meier chance of not being censored up to (left limit) their
-    event or the horizon. Without censoring this is the plain AUROC.
+    Cases fractured by the horizon. Controls were observed without fracture to the horizon, or died
+    before it (the second of Blanche's two definitions: the dead do not fracture). The censored in
+    between have no weight; the others are weighted by 1 / G, the Kaplan-Meier chance of not being
+    censored up to (left limit) their event or the horizon. Without censoring this is the plain
+    AUROC.
 
     The interval is on the logit scale with the influence-function variance. An AUROC of 0 or 1
-    gets the exact bound of :func:`monai_vfx.analysis.evaluation.auroc`; a variance of zero
-    otherwise
-    (all scores equal) is replaced by Hanley and McNeil's.
+    gets the exact bound of :func:`.discrimination.auroc`; a variance of zero otherwise (all scores
+    equal) is replaced by Hanley and McNeil's.
 
     Args:
         time: (n,), years.
@@ -112,17 +70,20 @@ def time_auroc(
         horizon_years: > 0.
         confidence: level of the interval, in (0, 1).
 
+    Returns:
+        The AUROC, with the fractures by the horizon as ``events``.
+
     Raises:
-        ValueError: on anything :func:`check_times` rejects, no case or no control at the horizon,
-            or follow-up that ends before it.
+        ValueError: anything :func:`check_times` rejects, no case or no control at the horizon, or
+            follow-up that ends before it.
 
     >>> area = time_auroc([1, 5, 2, 6], [1, 0, 2, 0], [0.9, 0.2, 0.4, 0.95], 5)
-    >>> round(area.value, 3), area.cases, area.controls
-    (0.667, 1, 3)
+    >>> round(area.value, 3), area.events, area.n
+    (0.667, 1, 4)
     """
-    quantile = _quantile(confidence)
+    normal_quantile(confidence)
     years, codes = check_times(time, event)
-    scores = _same_length("score", score, years)
+    scores = same_length("score", score, "time", years)
     known = _observe(years, codes, horizon_years)
     cases, controls = int(known.case.sum()), int(known.control.sum())
     if not cases or not controls:
@@ -135,18 +96,16 @@ def time_auroc(
     case_share, control_share = case_weight.mean(), control_weight.mean()
     value = float((case_weight * below).sum() / case_weight.sum())
     if value in (0.0, 1.0):
-        bound = float(((1 - confidence) / 2) ** (1 / min(cases, controls)))
-        low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
-        return TimeAuroc(value, 0.0, low, high, years.size, cases, controls)
+        low, high = extreme_interval(value, min(cases, controls), confidence)
+        return Area(value, low, high, years.size, cases)
     direct = case_weight * (below - value) / case_share
     direct += control_weight * (above - value) / control_share
     influence = direct + _censoring_influence(years, codes, horizon_years, direct)
     variance = float((influence**2).sum() / years.size**2)
     if variance < 1e-15:
-        variance = hanley_mcneil_variance(value, events=cases, nonevents=controls)
-    half = quantile * np.sqrt(variance) / (value * (1 - value))
-    low, high = expit(logit(value) + np.array([-half, half]))
-    return TimeAuroc(value, variance, float(low), float(high), years.size, cases, controls)
+        variance = hanley_mcneil_variance(value, cases, controls)
+    low, high = logit_interval(value, variance, confidence)
+    return Area(value, low, high, years.size, cases, variance=variance)
 
 
 def time_brier(
@@ -163,16 +122,15 @@ def time_brier(
         horizon_years: > 0.
 
     Raises:
-        ValueError: on anything :func:`check_times` rejects, a risk outside [0, 1], or follow-up
+        ValueError: anything :func:`check_times` rejects, a risk outside [0, 1], or follow-up
             that ends before the horizon.
 
     >>> time_brier([1, 5], [1, 0], [0.5, 0.1], 5)
     0.13
     """
     years, codes = check_times(time, event)
-    risks = _same_length("risk", risk, years)
-    if risks.min() < 0 or risks.max() > 1:
-        raise ValueError(f"risk spans {risks.min()} to {risks.max()}; it must lie in [0, 1]")
+    risks = same_length("risk", risk, "time", years)
+    check_risks(risks)
     known = _observe(years, codes, horizon_years)
     return float((known.weight * (known.case - risks) ** 2).mean())
 
@@ -183,8 +141,6 @@ def time_summary(
     score: npt.ArrayLike,
     horizon_years: float,
     risk: npt.ArrayLike | None = None,
-    *,
-    confidence: float = 0.95,
 ) -> Json:
     """Return the entry ``time`` of ``evaluation.json`` for a score.
 
@@ -194,7 +150,6 @@ def time_summary(
         score: (n,), finite; higher means more likely to fracture.
         horizon_years: > 0.
         risk: (n,), absolute risk by the horizon, in [0, 1]; without it ``brier`` is None.
-        confidence: level of the interval, in (0, 1).
 
     Returns:
         ``horizon_years``, ``auroc``, ``ci``, ``brier``, and how many of the ``n`` patients
@@ -205,24 +160,17 @@ def time_summary(
         ValueError: as :func:`time_auroc` and :func:`time_brier`.
     """
     years, codes = check_times(time, event)
-    area = time_auroc(years, codes, score, horizon_years, confidence=confidence)
+    area = time_auroc(years, codes, score, horizon_years)
     return {
         "horizon_years": float(horizon_years),
         "auroc": area.value,
-        "ci": [area.ci_low, area.ci_high],
+        "ci": area.ci,
         "brier": None if risk is None else time_brier(years, codes, risk, horizon_years),
         "n": area.n,
-        "events": area.cases,
-        "censored": area.n - area.cases - area.controls,
+        "events": area.events,
+        "censored": int(((codes == CENSORED) & (years < horizon_years)).sum()),
         "deaths": int(((codes == DEATH) & (years <= horizon_years)).sum()),
     }
-
-
-def _same_length(name: str, values: npt.ArrayLike, years: Floats) -> Floats:
-    vector = _finite_vector(name, values)
-    if vector.size != years.size:
-        raise ValueError(f"{name} has {vector.size} values and time {years.size}; one a patient")
-    return vector
 
 
 def _censoring_table(
@@ -243,7 +191,7 @@ def _censoring_table(
 
 
 def _observe(years: Floats, codes: npt.NDArray[np.int64], horizon_years: float) -> _Observed:
-    """Say who is a case, who a control, and with which weight, at the horizon."""
+    """Return cases, controls and weights at the horizon."""
     if not (np.isfinite(horizon_years) and horizon_years > 0):
         raise ValueError(f"horizon_years ({horizon_years}) must be above 0")
     happened = (codes != CENSORED) & (years <= horizon_years)

@@ -1,7 +1,7 @@
 """Cut points of a score: how they are chosen, and what they give where they are applied.
 
-A threshold is good news only on patients that had no part in choosing it. So choosing and applying
-are two functions, and a result always says on which patients its threshold was chosen.
+A threshold is judged fairly only on patients that had no part in choosing it. So choosing and
+applying are two functions, and a result always states on which patients its threshold was chosen.
 
 Sources: Youden 1950; Wilson 1927 for the intervals.
 """
@@ -15,7 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from monai_vfx.analysis.evaluation.discrimination import Proportion, check_outcome, wilson_interval
+from monai_vfx.analysis.evaluation.estimates import (
+    Estimate,
+    Floats,
+    check_calls,
+    check_outcome,
+    wilson_interval,
+)
 from monai_vfx.core.arrays import Json
 
 DEFAULT_RULES: tuple[str, ...] = ("youden", "sensitivity_0.80")
@@ -42,46 +48,9 @@ class Threshold:
     events: int
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    """What a cut point gives, every share with its Wilson interval.
-
-    Args:
-        accuracy: share of all patients called rightly.
-        sensitivity: share of the patients with a fracture called positive.
-        specificity: share of the patients without called negative.
-        ppv: share of the positive that have a fracture; None when nobody is positive.
-        npv: share of the negative that have none; None when nobody is negative.
-    """
-
-    accuracy: Proportion
-    sensitivity: Proportion
-    specificity: Proportion
-    ppv: Proportion | None
-    npv: Proportion | None
-
-    def to_json(self) -> Json:
-        """Return the five shares as ``evaluation.json`` holds them."""
-        return {
-            name: None if share is None else share_json(share)
-            for name, share in (
-                ("accuracy", self.accuracy),
-                ("sensitivity", self.sensitivity),
-                ("specificity", self.specificity),
-                ("ppv", self.ppv),
-                ("npv", self.npv),
-            )
-        }
-
-
-def share_json(share: Proportion) -> Json:
+def share_json(share: Estimate) -> Json:
     """Return a share with its interval and counts as ``evaluation.json`` holds it."""
-    return {
-        "value": share.value,
-        "ci": [share.ci_low, share.ci_high],
-        "successes": share.successes,
-        "n": share.n,
-    }
+    return {"value": share.value, "ci": share.ci, "successes": share.events, "n": share.n}
 
 
 def parse_rule(rule: str) -> tuple[str, float]:
@@ -123,7 +92,7 @@ def choose_thresholds(
         rules: any of the above.
 
     Raises:
-        ValueError: on anything ``check_outcome`` rejects, an unknown rule, or ``risk_R`` for
+        ValueError: anything ``check_outcome`` rejects, an unknown rule, or ``risk_R`` for
             values outside [0, 1].
 
     >>> chosen = choose_thresholds([0, 0, 1, 0, 1], [1, 2, 3, 4, 5], ["youden", "sensitivity_0.5"])
@@ -151,7 +120,7 @@ def choose_thresholds(
     return found
 
 
-def _youden(events: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> float:
+def _youden(events: Floats, others: Floats) -> float:
     """Return Youden's cut point of two sorted classes, in whole numbers so that ties are exact."""
     cuts = np.unique(np.concatenate([events, others]))
     true_positive = events.size - np.searchsorted(events, cuts)
@@ -160,35 +129,35 @@ def _youden(events: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) ->
     return float(cuts[int(np.argmax(index))])
 
 
-def operating_point(y: npt.ArrayLike, positive: npt.ArrayLike) -> OperatingPoint:
-    """Count what a decision gives.
+def operating_point(y: npt.ArrayLike, positive: npt.ArrayLike) -> dict[str, Estimate | None]:
+    """Return what a decision gives, every share with its Wilson interval.
 
     Args:
         y: (n,), 0 or 1, both present.
         positive: (n,), 0 or 1: whether the patient was called positive, such as
             ``score >= threshold`` with one threshold for all or one a patient (that of the fold).
 
+    Returns:
+        ``accuracy``, ``sensitivity``, ``specificity``, ``ppv`` (None when nobody is positive) and
+        ``npv`` (None when nobody is negative).
+
     Raises:
-        ValueError: on anything ``check_outcome`` rejects, or another value than 0 and 1.
+        ValueError: anything ``check_outcome`` rejects, or another value than 0 and 1.
 
     >>> point = operating_point([1, 1, 0, 0, 0], [1, 0, 0, 0, 1])
-    >>> point.sensitivity.value, point.accuracy.successes, point.ppv.n
+    >>> point["sensitivity"].value, point["accuracy"].events, point["ppv"].n
     (0.5, 3, 2)
     """
     outcome, calls = check_outcome(y, positive=positive)
-    if not np.isin(calls["positive"], (0.0, 1.0)).all():
-        raise ValueError("positive must hold 0 and 1 only")
-    called = calls["positive"] == 1
-
+    (called,) = check_calls(**calls)
     right = called == outcome
-    return OperatingPoint(
-        accuracy=_share(right, np.ones_like(outcome)),
-        sensitivity=_share(right, outcome),
-        specificity=_share(right, ~outcome),
-        ppv=_share(right, called) if called.any() else None,
-        npv=_share(right, ~called) if not called.all() else None,
-    )
+    among = {"accuracy": np.ones_like(outcome), "sensitivity": outcome, "specificity": ~outcome}
+    return {
+        name: wilson_interval(int((right & who).sum()), int(who.sum())) if who.any() else None
+        for name, who in (among | {"ppv": called, "npv": ~called}).items()
+    }
 
 
-def _share(hits: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> Proportion:
-    return wilson_interval(int((hits & among).sum()), int(among.sum()))
+def point_json(point: dict[str, Estimate | None]) -> Json:
+    """Return the five shares as ``evaluation.json`` holds them."""
+    return {name: share and share_json(share) for name, share in point.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -11,11 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from monai_vfx.analysis.evaluation.agreement import (
-    Agreement,
+    LimitsOfAgreement,
     intraclass_correlation,
     limits_of_agreement,
     weighted_kappa,
 )
+from monai_vfx.analysis.evaluation.estimates import CONFIDENCE, Estimate
 from monai_vfx.analysis.morphometry.ratios import HEIGHTS
 from monai_vfx.analysis.morphometry.rules import FRACTURED, GRADES, NORMAL, NOT_ASSESSABLE
 from monai_vfx.core.arrays import Json
@@ -68,27 +71,32 @@ def reader_agreement(first: pd.DataFrame, second: pd.DataFrame) -> Json:
         pair = both[[f"{name}_1", f"{name}_2"]].dropna().to_numpy()
         left_out = len(both) - len(pair)
         document["heights"][name] = {
-            "icc": _entry(left_out, lambda pair=pair: _correlation(pair)),
+            "icc": _entry(left_out, partial(_correlation, pair)),
             "limits_mm": _entry(
-                left_out, lambda pair=pair: limits_of_agreement(pair[:, 0], pair[:, 1])
+                left_out, partial(limits_of_agreement, pair[:, 0], pair[:, 1])
             ),
         }
     return document
 
 
-def _correlation(pair: npt.NDArray[np.float64]) -> Agreement:
+def _correlation(pair: npt.NDArray[np.float64]) -> Estimate:
     if len(pair) and np.ptp(pair.mean(axis=1)) < 1e-9:
         raise ValueError("the vertebrae do not differ in height; a correlation has no value")
     return intraclass_correlation(pair)
 
 
-def _entry(left_out: int, compute: Any) -> Json:
+def _entry(left_out: int, compute: Callable[[], Estimate | LimitsOfAgreement]) -> Json:
     """Return a coefficient as JSON; null with a note where it has no value."""
     try:
-        found = asdict(compute())
+        found = compute()
     except ValueError as error:
         return {"value": None, "note": str(error), "left_out": left_out}
-    return {**{name: _plain(cell) for name, cell in found.items()}, "left_out": left_out}
+    if isinstance(found, Estimate):
+        facts = {"value": found.value, "ci_low": found.low, "ci_high": found.high, "n": found.n}
+    else:
+        facts = asdict(found)
+    plain = {name: _plain(cell) for name, cell in facts.items()}
+    return plain | {"confidence": CONFIDENCE, "left_out": left_out}
 
 
 def _plain(cell: Any) -> Any:

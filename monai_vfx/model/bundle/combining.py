@@ -11,9 +11,12 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from monai_vfx.analysis.calibration.ensemble import risk_interval
+from monai_vfx.analysis.calibration.model import (
+    Calibration,
+    ensemble_interval,
+    read_calibration,
+)
 from monai_vfx.analysis.calibration.outliers import OutlierDetector
-from monai_vfx.analysis.calibration.risk import Calibration, read_calibration
 from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.results import ModelFacts, Prediction
@@ -51,7 +54,7 @@ def calibrate(
 ) -> Prediction:
     """Add the absolute five-year risk, and with several networks its interval.
 
-    The interval is that of :func:`monai_vfx.analysis.calibration.ensemble.risk_interval`: where
+    The interval is that of :func:`monai_vfx.analysis.calibration.model.ensemble_interval`: where
     one more
     network of this kind would place the risk.
 
@@ -83,7 +86,7 @@ def calibrate(
     interval = None
     if len(scores) > 1:
         members = [calibration.risk([score], frame) for score in scores]
-        low, high = (float(bound) for bound in risk_interval(members)[0])
+        low, high = (float(bound) for bound in ensemble_interval(members)[0])
         interval = (min(low, risk), max(high, risk))
     return replace(
         prediction,

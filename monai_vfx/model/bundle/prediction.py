@@ -19,7 +19,7 @@ from monai.engines import SupervisedEvaluator, Workflow
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from monai_vfx.analysis.evaluation import auroc
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.core.anatomy import LEVEL_NAMES
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, CaseWarning
@@ -337,7 +337,7 @@ class EvaluationWriter(ResultWriter):
             "refused": len(self._refused),
             "clinical_missing": self._filled,
             "auroc": result.value,
-            "auroc_ci": [result.ci_low, result.ci_high],
+            "auroc_ci": result.ci,
             "simulated_weights": self.sidecar["simulated"],
             "weights_sha256": self.sidecar["weights_sha256"],
         }

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from monai_vfx.analysis.calibration.conformal import OUTCOMES, ConformalSets, name_set
-from monai_vfx.analysis.calibration.outliers import LEAST_CASES, OutlierDetector
-from monai_vfx.analysis.calibration.risk import MATCHED, Calibration, fit_calibration
+from monai_vfx.analysis.calibration.model import Calibration
+from monai_vfx.analysis.calibration.outliers import MIN_CASES, OutlierDetector
+from monai_vfx.analysis.calibration.risk import MATCHED, fit_calibration
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
@@ -125,7 +126,7 @@ def outlier_flags(folders: list[Path], part: str) -> tuple[pd.DataFrame, Json]:
         everyone = _features(folder / "everyone")
         known = everyone[everyone.index.isin(trained)]
         quantile = next((q for q in QUANTILES if len(known) + 1 >= 1 / (1 - q)), 0.0)
-        if not quantile or len(known) < LEAST_CASES:
+        if not quantile or len(known) < MIN_CASES:
             return pd.DataFrame(), {"reason": f"{len(known)} training patients are too few"}
         detector = OutlierDetector.fit(known, quantile=quantile)
         write_json(folder / "outliers.json", detector.to_json())

@@ -19,7 +19,7 @@ from monai_vfx.analysis.cohort.job import run_cohort
 from monai_vfx.analysis.cohort.matching import Matching
 from monai_vfx.analysis.cohort.patients_csv import read_patients
 from monai_vfx.analysis.cohort.training_items import FILLED_TABLE
-from monai_vfx.analysis.evaluation import auroc
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.analysis.evaluation.job import run_evaluation
 from monai_vfx.analysis.evaluation.thresholds import FIXED
 from monai_vfx.case.mask.read import REFUSED_MASK

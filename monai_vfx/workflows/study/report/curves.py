@@ -12,7 +12,6 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from monai_vfx.analysis.cohort.variables import label as variable_label
-from monai_vfx.analysis.evaluation.discrimination import roc_curve
 from monai_vfx.analysis.evaluation.figures import (
     ForestRow,
     RocPanel,
@@ -20,6 +19,7 @@ from monai_vfx.analysis.evaluation.figures import (
     decision_figure,
     forest_figure,
     incidence_figure,
+    roc_data,
     roc_panels,
 )
 from monai_vfx.core.arrays import Json
@@ -72,25 +72,19 @@ def _roc_curves(
 ) -> list[RocData]:
     """Return the curves of one set, of the scores that can have one."""
     table = study.table(f"predictions/{name}.csv")
-    curves: list[RocData] = []
-    for score in wanted:
-        entry = evaluation["scores"].get(score)
-        if table is None or score not in table or entry is None or entry["auroc"] is None:
-            continue
-        known = table[table[score].notna()]
-        curve = roc_curve(known[evaluation["label"]], known[score])
-        curves.append(
-            {
-                "name": label_of(score).split(" (")[0],
-                "false_positive_rate": curve.false_positive_rate,
-                "true_positive_rate": curve.true_positive_rate,
-                "auroc": entry["auroc"],
-                "auroc_ci": entry["auroc_ci"],
-                "n": entry["n"],
-                "events": entry["events"],
-            }
+    entries = evaluation["scores"]
+    if table is None:
+        return []
+    return [
+        roc_data(
+            label_of(score).split(" (")[0],
+            table[evaluation["label"]].to_numpy(),
+            table[score].to_numpy(),
+            entries[score],
         )
-    return curves
+        for score in wanted
+        if score in table and entries.get(score, {}).get("auroc") is not None
+    ]
 
 
 def _by_set(

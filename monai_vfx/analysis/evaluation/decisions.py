@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from monai_vfx.analysis.evaluation.discrimination import Floats
+from monai_vfx.analysis.evaluation.estimates import Floats
 from monai_vfx.analysis.evaluation.score_table import fold_name
 from monai_vfx.analysis.evaluation.thresholds import (
     FIXED,
@@ -31,7 +31,7 @@ class Decision:
     """Who a score calls positive by one rule.
 
     Args:
-        rule: as in :func:`monai_vfx.analysis.evaluation.choose_thresholds`.
+        rule: as in :func:`.thresholds.choose_thresholds`.
         threshold: the one cut point for all; None when each fold has its own.
         chosen_on: which patients the cut point was chosen on, in words.
         positive: (n,), 1 at or above the cut point, else 0; NaN where there is no score.
