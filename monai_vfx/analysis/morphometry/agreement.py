@@ -72,9 +72,7 @@ def reader_agreement(first: pd.DataFrame, second: pd.DataFrame) -> Json:
         left_out = len(both) - len(pair)
         document["heights"][name] = {
             "icc": _entry(left_out, partial(_correlation, pair)),
-            "limits_mm": _entry(
-                left_out, partial(limits_of_agreement, pair[:, 0], pair[:, 1])
-            ),
+            "limits_mm": _entry(left_out, partial(limits_of_agreement, pair[:, 0], pair[:, 1])),
         }
     return document
 
