@@ -144,7 +144,7 @@ def test_weighting_is_the_weighted_regression(study):
         population=study.population,
         selected=study.selected,
     )
-    weight = sampling_weights(study.population, study.selected)
+    weight = sampling_weights(study.population, study.selected, MATCHED)
     assert (weight * (study.labels == 0)).sum() == pytest.approx(
         (study.population["fracture"] == 0).sum(), rel=0.02
     )
@@ -269,7 +269,7 @@ def test_sampled_summary_gives_the_cohort_its_share_back(paper):
 
 def test_groups_set_the_risk_beside_the_cohorts_incidence(study, fitted):
     patients = study.selected.rename(columns={"fracture": "label"})
-    patients["weight"] = sampling_weights(study.population, study.selected)
+    patients["weight"] = sampling_weights(study.population, study.selected, MATCHED)
     rows = group_risks(fitted, patients, study.population)
     assert [row["value"] for row in rows] == [
         *("all", "youngest third", "middle third", "oldest third", "F", "M")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from monai_vfx.analysis.evaluation.decision_curve import THRESHOLDS, decision_curve
@@ -27,6 +28,26 @@ def test_equals_the_formula_with_ties_at_thresholds(prevalence):
         assert row["net_benefit"] == pytest.approx(formula(y, risk, cut, share), abs=1e-12)
         assert row["treat_all"] == pytest.approx(share - (1 - share) * cut / (1 - cut), abs=1e-12)
         assert row["treat_none"] == 0
+
+
+@pytest.mark.parametrize("prevalence", [None, 0.1])
+def test_equals_dcurves(prevalence):
+    from dcurves import dca
+
+    rng = np.random.default_rng(2)
+    y = (rng.random(200) < 0.2).astype(int)
+    risk = np.round(rng.beta(2, 6, 200), 2)
+    rows = dca(
+        data=pd.DataFrame({"y": y, "risk": risk}),
+        outcome="y",
+        modelnames=["risk"],
+        thresholds=list(THRESHOLDS),
+        prevalence=prevalence,
+    )
+    for model, key in (("risk", "net_benefit"), ("all", "treat_all"), ("none", "treat_none")):
+        theirs = rows.loc[rows["model"] == model, "net_benefit"].to_numpy()
+        ours = [row[key] for row in decision_curve(y, risk, prevalence=prevalence)]
+        assert ours == pytest.approx(theirs, abs=1e-12)
 
 
 def test_perfect_risks_gain_the_prevalence_at_every_threshold():

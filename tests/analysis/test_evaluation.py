@@ -76,7 +76,7 @@ def test_reversing_the_score_mirrors_everything(rows):
     back = auroc(y, [-s for s in score])
     assert back.value == pytest.approx(1 - forward.value, abs=1e-12)
     assert back.low == pytest.approx(1 - forward.high, abs=1e-9)
-    assert back.method == forward.interval
+    assert back.method == forward.method
 
 
 def test_hand_computed_case_with_a_tie():
