@@ -18,7 +18,7 @@ from monai_vfx.analysis.calibration.model import (
     mean_risk_interval,
     read_calibration,
 )
-from monai_vfx.analysis.calibration.risk import fit_calibration, refit
+from monai_vfx.analysis.calibration.risk import MATCHED, fit_calibration, refit
 from monai_vfx.analysis.calibration.sampling import sampling_weights
 from monai_vfx.analysis.calibration.terms import Term, choose_terms, read_variable
 from monai_vfx.analysis.evaluation.calibration_curve import calibration_summary
