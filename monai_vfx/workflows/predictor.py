@@ -116,7 +116,7 @@ class Predictor:
                 "leave one out"
             )
         if calibration is not None:
-            from monai_vfx.analysis.calibration.risk import read_calibration
+            from monai_vfx.analysis.calibration.model import read_calibration
 
             read_calibration(calibration)
         paths = [weights] if isinstance(weights, str | Path) else weights
