@@ -8,10 +8,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -82,6 +85,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_frame(path: Path, frame: pd.DataFrame, index: bool = False) -> None:
+    """Write a data frame as a CSV, whole or not at all."""
+    with writing(path) as partial:
+        frame.to_csv(partial, index=index, lineterminator="\n")
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from monai_vfx.analysis.clinical.engines import (
+    ENGINES,
     FIXED_TREES,
     PENALTIES,
-    SETTINGS,
     Kind,
     Linear,
     Trees,
@@ -298,7 +298,7 @@ def test_inner_scores_come_from_folds_that_keep_groups_together() -> None:
 
 def test_the_setting_with_the_lowest_loss_is_fitted(fitted: Any) -> None:
     table = fitted.tuning["settings"]
-    assert len(table) == len(SETTINGS[fitted.kind])
+    assert len(table) == len(ENGINES[fitted.kind].SETTINGS)
     best = min(table, key=lambda row: row["log_loss"])
     for name, value in best.items():
         if name != "log_loss":

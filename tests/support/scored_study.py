@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from monai_vfx.analysis.clinical.crossfit import CrossFit
-from monai_vfx.analysis.clinical.fusion import LateFusion
 from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES
+from monai_vfx.analysis.clinical.scores import Fits, save_fits
 from monai_vfx.analysis.clinical.variables import MODELS, design_matrix
 from monai_vfx.analysis.cohort.matching import Matching, match
 from monai_vfx.analysis.cohort.patients_csv import read_patients, write_patients
@@ -32,7 +31,7 @@ from monai_vfx.workflows.study.scores import (
     Patients,
     development_tables,
     external_table,
-    save_fits,
+    load_all_models,
 )
 from monai_vfx.workflows.study.steps import same_study
 
@@ -51,7 +50,7 @@ class Scored:
     plan: Plan
     home: Patients
     away: Patients
-    fits: dict[str, CrossFit | LateFusion]
+    fits: Fits
 
 
 def build(root: Path, *, unknown: Sequence[str] = ()) -> Scored:
@@ -95,10 +94,11 @@ def build(root: Path, *, unknown: Sequence[str] = ()) -> Scored:
     predictions = _folder(root / "predictions")
     table.to_csv(predictions / "development.csv", index=False)
     thresholds.to_csv(predictions / "thresholds.csv", index=False)
-    external_table(plan, root / "image", sides["external"], fits).to_csv(
+    save_fits(root / "clinical", fits)
+    models = load_all_models(root / "clinical", table)
+    external_table(plan, root / "image", sides["external"], models).to_csv(
         predictions / "external.csv", index=False
     )
-    save_fits(root / "clinical", fits)
     write_patients(frame.assign(fold=known["fold"]), selected["development"])
     return Scored(root, plan, sides["development"], sides["external"], fits)
 

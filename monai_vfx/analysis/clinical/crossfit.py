@@ -7,8 +7,9 @@ probabilities, and the fold is scored once. Which cases each fit saw is returned
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,52 +23,43 @@ from monai_vfx.analysis.folds import check_folds, patient_groups
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 
+Model = TypeVar("Model")
+
 
 @dataclass(frozen=True)
-class CrossFit:
-    """A cross-fitted model.
+class CrossFit(Generic[Model]):
+    """One kind of model, cross-fitted over the folds of a table.
 
     Attributes:
         name: of the score, such as ``clinical_A``.
-        folds: (n,) fold of each patient.
         scores: (n,) out-of-fold probabilities in [0, 1]; NaN where none of a patient's variables
             is known.
         thresholds: rows (score, fold, rule, threshold, chosen_on, n, events), one a fold and rule.
-        inner: rows (case, fold, score): the probabilities that patients *outside* a fold got from
-            the inner folds of its model.
         models: fold → model.
         audit: one entry a fold: ``score``, ``fold``, ``tested`` (cases of the fold) and ``seen``,
             which holds the cases that the ``fit`` saw (imputation, scaling and tuning included)
             and those that the ``threshold`` was chosen on.
+        inner: rows (case_id, fold, score): the probabilities that patients *outside* a fold got
+            from the inner folds of its model; empty for a late fusion, which has none.
     """
 
     name: str
-    folds: npt.NDArray[np.int64]
     scores: Floats
     thresholds: pd.DataFrame
-    inner: pd.DataFrame = field(repr=False)
-    models: dict[int, ClinicalModel] = field(repr=False)
+    models: dict[int, Model] = field(repr=False)
     audit: list[Json] = field(repr=False)
+    inner: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
-    def predict(self, frame: pd.DataFrame) -> Floats:
-        """Return the fold ensemble's score (n,) of other patients: the mean probability.
 
-        Raises:
-            CaseRefused: ``cohort_invalid``, see ``design_matrix``.
-        """
-        scores: Floats = np.mean([model.predict(frame) for model in self.models.values()], axis=0)
-        return scores
+def ensemble_score(models: Mapping[int, Any], *inputs: Any) -> Floats:
+    """Return the mean probability (n,) that the models of all folds give to other patients.
 
-    def contributions(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return SHAP values (n, variables + 1) of each patient by the model of this one's fold.
-
-        Args:
-            frame: the table that was cross-fitted, in its order.
-        """
-        parts = [
-            model.contributions(frame[self.folds == fold]) for fold, model in self.models.items()
-        ]
-        return pd.concat(parts).loc[frame.index]
+    Args:
+        models: fold → model with a method ``predict``.
+        *inputs: what it takes: a patient table, or for a late fusion two scores (n,).
+    """
+    scores: Floats = np.mean([model.predict(*inputs) for model in models.values()], axis=0)
+    return scores
 
 
 def cross_fit(
@@ -77,20 +69,19 @@ def cross_fit(
     seed: int = 0,
     *,
     name: str = "clinical",
-) -> CrossFit:
+) -> CrossFit[ClinicalModel]:
     """Cross-fit a model over the folds of a table.
 
     Args:
         frame: patient table with ``case_id``, ``fold``, ``fracture`` and the variables;
-        ``patient_id``
-            and ``pair_id`` where there are such.
+            ``patient_id`` and ``pair_id`` where there are such.
         names: variables, such as ``MODELS["D"]``.
         kind: ``xgboost`` or ``logistic``.
         seed: of the inner folds.
         name: of the score.
 
     Raises:
-        CaseRefused: ``cohort_invalid`` for values that are none.
+        CaseRefused: ``cohort_invalid`` for values that are not numbers.
         SettingError: folds that tear a patient or a pair, or too few patients.
     """
     folds, groups, y = given_folds(frame), patient_groups(frame), outcomes(frame)
@@ -103,23 +94,16 @@ def cross_fit(
         model = fit_clinical(frame[train], names, kind, seed, groups[train])
         scores[test] = model.predict(frame[test])
         known = np.isfinite(model.inner_scores)
-        labels, chosen_from = y[train][known], model.inner_scores[known]
-        rows.append(threshold_rows(name, fold, labels, chosen_from, "inner folds"))
+        chosen_from = model.inner_scores[known]
+        rows.append(threshold_rows(name, fold, y[train][known], chosen_from, "inner folds"))
         inner.append(
             pd.DataFrame({"case_id": cases[train][known], "fold": fold, "score": chosen_from})
         )
         models[fold] = model
         seen = {"fit": list(model.cases), "threshold": cases[train][known].tolist()}
         audit.append({"score": name, "fold": fold, "tested": cases[test].tolist(), "seen": seen})
-    return CrossFit(
-        name=name,
-        folds=folds,
-        scores=scores,
-        thresholds=pd.concat(rows, ignore_index=True),
-        inner=pd.concat(inner, ignore_index=True),
-        models=models,
-        audit=audit,
-    )
+    thresholds = pd.concat(rows, ignore_index=True)
+    return CrossFit(name, scores, thresholds, models, audit, pd.concat(inner, ignore_index=True))
 
 
 def threshold_rows(

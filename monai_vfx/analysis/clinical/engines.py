@@ -1,14 +1,16 @@
 """Inside a clinical model: trees of XGBoost, or a logistic regression with its imputation.
 
-Both know a design matrix and nothing of patients: fit, margin (log odds), contributions, JSON.
+Both know a design matrix (n, columns) and nothing of patients. They share ``SETTINGS`` (what the
+inner cross-validation chooses from, the simplest first), ``FIXED`` (settings that never change),
+``fit``, ``search``, ``margin``, ``contributions`` and their JSON.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,6 @@ Floats = npt.NDArray[np.float64]
 Kind = Literal["xgboost", "logistic"]
 
 REMEDY = "Give a model file as vfx clinical wrote it."
-
 FIXED_TREES: Json = {
     "objective": "binary:logistic",
     "tree_method": "hist",
@@ -37,29 +38,15 @@ FIXED_TREES: Json = {
 DEPTHS = (1, 2, 3)
 ROUNDS = (25, 50, 100)
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
-SETTINGS: dict[Kind, list[Json]] = {
-    "xgboost": [{"max_depth": depth, "rounds": n} for depth in DEPTHS for n in ROUNDS],
-    "logistic": [{"C": c} for c in PENALTIES],
-}
-"""What the inner cross-validation chooses from, the simplest first."""
-
-
-class Engine(Protocol):
-    """What both kinds of model can do with a design matrix (n, columns)."""
-
-    def margin(self, x: pd.DataFrame) -> Floats:
-        """Return the log odds (n,)."""
-
-    def contributions(self, x: pd.DataFrame) -> Floats:
-        """Return (n, columns + 1), which add up to the log odds; the base is last."""
-
-    def to_json(self) -> Json:
-        """Return all that the loader needs."""
 
 
 @dataclass(frozen=True)
 class Trees:
     """An XGBoost model."""
+
+    SETTINGS: ClassVar[list[Json]] = [{"max_depth": d, "rounds": n} for d in DEPTHS for n in ROUNDS]
+    FIXED: ClassVar[Json] = FIXED_TREES
+    PACKAGE: ClassVar[str] = "xgboost"
 
     booster: Any
 
@@ -71,6 +58,15 @@ class Trees:
         settings = {**FIXED_TREES, "max_depth": setting["max_depth"], "seed": seed}
         data = _data(x, y)
         return cls(xgboost.train(settings, data, num_boost_round=setting["rounds"]))
+
+    @classmethod
+    def search(cls, x: pd.DataFrame, y: Floats, held_out: pd.DataFrame, seed: int) -> Floats:
+        """Return the probabilities (settings, m) of held-out rows under every setting."""
+        data, rows = _data(held_out), []
+        for depth in DEPTHS:
+            trees = cls.fit(x, y, {"max_depth": depth, "rounds": max(ROUNDS)}, seed)
+            rows += [trees.booster.predict(data, iteration_range=(0, n)) for n in ROUNDS]
+        return np.array(rows, dtype=np.float64)
 
     @classmethod
     def from_json(cls, document: Json, columns: Sequence[str]) -> Trees:
@@ -100,7 +96,7 @@ class Trees:
         return found.astype(np.float64)
 
     def to_json(self) -> Json:
-        """Return all that the loader needs."""
+        """Return all that :meth:`from_json` needs."""
         return cast(Json, json.loads(bytes(self.booster.save_raw("json"))))
 
 
@@ -110,15 +106,6 @@ def _data(x: pd.DataFrame, y: Floats | None = None) -> Any:
     return xgboost.DMatrix(
         x.to_numpy(dtype=np.float64), label=y, feature_names=list(x.columns), nthread=1
     )
-
-
-def _search_trees(x: pd.DataFrame, y: Floats, held_out: pd.DataFrame, seed: int) -> Floats:
-    """Return the probabilities (settings, n) of held-out rows under every setting."""
-    data, rows = _data(held_out), []
-    for depth in DEPTHS:
-        trees = Trees.fit(x, y, {"max_depth": depth, "rounds": max(ROUNDS)}, seed)
-        rows += [trees.booster.predict(data, iteration_range=(0, n)) for n in ROUNDS]
-    return np.array(rows, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -135,6 +122,10 @@ class _Term:
 @dataclass(frozen=True)
 class Linear:
     """A logistic regression with the imputation and scaling of its training rows."""
+
+    SETTINGS: ClassVar[list[Json]] = [{"C": c} for c in PENALTIES]
+    FIXED: ClassVar[Json] = {"penalty": "l2"}
+    PACKAGE: ClassVar[str] = "scikit-learn"
 
     columns: tuple[str, ...]
     fill: dict[str, float]
@@ -170,6 +161,12 @@ class Linear:
         return found
 
     @classmethod
+    def search(cls, x: pd.DataFrame, y: Floats, held_out: pd.DataFrame, seed: int) -> Floats:
+        """Return the probabilities (settings, m) of held-out rows under every setting."""
+        del seed  # the optimum is unique
+        return np.array([expit(f.margin(held_out)) for f in cls.fit_each(x, y, PENALTIES)])
+
+    @classmethod
     def from_json(cls, document: Json, columns: Sequence[str]) -> Linear:
         """Read :meth:`to_json`; ``CaseRefused`` where terms have other columns."""
         terms = tuple(_Term(**term) for term in document["terms"])
@@ -193,7 +190,7 @@ class Linear:
         return found
 
     def to_json(self) -> Json:
-        """Return all that the loader needs."""
+        """Return all that :meth:`from_json` needs."""
         terms = [vars(term) for term in self.terms]
         return {"intercept": self.intercept, "fill": self.fill, "terms": terms}
 
@@ -229,26 +226,4 @@ def _filled(x: pd.DataFrame, fill: dict[str, float]) -> tuple[Floats, Floats]:
     return np.where(gaps, medians, values), gaps.astype(np.float64)
 
 
-def _search_linear(x: pd.DataFrame, y: Floats, held_out: pd.DataFrame, seed: int) -> Floats:
-    """Return the probabilities (settings, n) of held-out rows under every setting."""
-    del seed  # see Linear.fit
-    fits = Linear.fit_each(x, y, PENALTIES)
-    return np.array([expit(fit.margin(held_out)) for fit in fits])
-
-
-FIT: dict[Kind, Callable[[pd.DataFrame, Floats, Json, int], Engine]] = {
-    "xgboost": Trees.fit,
-    "logistic": Linear.fit,
-}
-SEARCH: dict[Kind, Callable[[pd.DataFrame, Floats, pd.DataFrame, int], Floats]] = {
-    "xgboost": _search_trees,
-    "logistic": _search_linear,
-}
-PACKAGES: dict[Kind, tuple[str, ...]] = {
-    "xgboost": ("xgboost",),
-    "logistic": ("scikit-learn",),
-}
-LOAD: dict[Kind, Callable[[Json, Sequence[str]], Engine]] = {
-    "xgboost": Trees.from_json,
-    "logistic": Linear.from_json,
-}
+ENGINES: dict[Kind, type[Trees] | type[Linear]] = {"xgboost": Trees, "logistic": Linear}

@@ -16,16 +16,16 @@ image may weigh a little more than it should. That costs accuracy, and leaks not
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit, logit
 
-from monai_vfx.analysis.clinical.crossfit import given_folds, threshold_rows
+from monai_vfx.analysis.clinical.crossfit import CrossFit, given_folds, threshold_rows
 from monai_vfx.analysis.clinical.engines import Floats, Linear
+from monai_vfx.analysis.clinical.models import ClinicalModel
 from monai_vfx.analysis.clinical.variables import outcomes
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
@@ -35,21 +35,15 @@ PENALTY = 1.0
 _NEAREST = 1e-6  # to 0 and 1, so that log odds stay finite
 
 
-class Nested(Protocol):
-    """Scores of one kind of model, with those that its folds gave to patients outside them."""
-
-    @property
-    def scores(self) -> Floats:
-        """Out-of-fold scores (n,) in [0, 1], NaN where there is none."""
-
-    @property
-    def inner(self) -> pd.DataFrame:
-        """Rows (case, fold, score): by the model tested on ``fold``, for a case it never saw."""
-
-
 @dataclass(frozen=True)
 class NestedScores:
-    """Scores of a network, say: :class:`Nested` as plain data; a ``CrossFit`` is one as well."""
+    """Scores of one kind of model, with those that its folds gave to patients outside them.
+
+    Attributes:
+        scores: (n,) out-of-fold scores in [0, 1], NaN where there is none.
+        inner: rows (case_id, fold, score): by the model tested on ``fold``, for a case it never
+            saw.
+    """
 
     scores: Floats
     inner: pd.DataFrame
@@ -78,39 +72,27 @@ class Fusion:
         """Return the coefficients, and what they rest on."""
         return {"n": self.n, "events": self.events, **self.engine.to_json()}
 
-
-@dataclass(frozen=True)
-class LateFusion:
-    """A late fusion over the folds of a table; fields as in ``CrossFit``."""
-
-    name: str
-    scores: Floats
-    thresholds: pd.DataFrame
-    models: dict[int, Fusion] = field(repr=False)
-    audit: list[Json] = field(repr=False)
-
-    def predict(self, image: npt.ArrayLike, clinical: npt.ArrayLike) -> Floats:
-        """Return the fold ensemble's score (n,): the mean of the folds' joint probabilities.
-
-        Args:
-            image: (n,) scores of other patients by the image models' ensemble.
-            clinical: (n,) likewise.
-        """
-        members = [model.predict(image, clinical) for model in self.models.values()]
-        scores: Floats = np.mean(members, axis=0)
-        return scores
+    @classmethod
+    def from_json(cls, document: Json) -> Fusion:
+        """Read :meth:`to_json`."""
+        engine = Linear.from_json(document, ("image", "clinical"))
+        return cls(engine, document["n"], document["events"])
 
 
 def late_fusion(
-    frame: pd.DataFrame, image: Nested, clinical: Nested, *, name: str = "late_fusion"
-) -> LateFusion:
+    frame: pd.DataFrame,
+    image: NestedScores,
+    clinical: NestedScores | CrossFit[ClinicalModel],
+    *,
+    name: str = "late_fusion",
+) -> CrossFit[Fusion]:
     """Join two scores, each outer fold by a regression that never met it.
 
     Args:
         frame: patient table with ``case_id``, ``fold`` and ``fracture``; its rows are those of the
             two ``scores``.
         image: of a network; ``inner`` holds the scores of its validation folds.
-        clinical: of :func:`monai_vfx.analysis.clinical.crossfit.cross_fit`.
+        clinical: of a clinical model; ``inner`` holds the scores of its inner folds.
         name: of the joint score.
 
     Raises:
@@ -140,7 +122,7 @@ def late_fusion(
         seen = {"fit": table["case_id"].tolist(), "threshold": table["case_id"].tolist()}
         audit.append({"score": name, "fold": fold, "tested": cases[test].tolist(), "seen": seen})
         models[fold] = model
-    return LateFusion(name, fused, pd.concat(rows, ignore_index=True), models, audit)
+    return CrossFit(name, fused, pd.concat(rows, ignore_index=True), models, audit)
 
 
 def fit_fusion(image: npt.ArrayLike, clinical: npt.ArrayLike, y: npt.ArrayLike) -> Fusion:

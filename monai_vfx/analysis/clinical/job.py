@@ -8,9 +8,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from monai_vfx.analysis.clinical.crossfit import CrossFit, cross_fit, threshold_rows
-from monai_vfx.analysis.clinical.engines import Floats, Kind
+from monai_vfx.analysis.clinical.crossfit import CrossFit, cross_fit, ensemble_score
+from monai_vfx.analysis.clinical.engines import Floats
 from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES, feature_table
+from monai_vfx.analysis.clinical.models import ClinicalModel
+from monai_vfx.analysis.clinical.scores import (
+    FRAX,
+    IMAGING_BASELINE,
+    MATCHED_ONLY,
+    ModelPlan,
+    both_outcomes,
+    frozen_thresholds,
+    lettered_models,
+    other_folds_thresholds,
+    save_fits,
+)
 from monai_vfx.analysis.clinical.variables import MATCHING_VARIABLES, MODELS, design_matrix
 from monai_vfx.analysis.cohort.patients_csv import outcome_times, read_patients
 from monai_vfx.analysis.cohort.variables import label
@@ -19,14 +31,10 @@ from monai_vfx.analysis.evaluation.estimates import CONFIDENCE
 from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import write_frame, write_json
 from monai_vfx.core.hashing import content_hash
 from monai_vfx.core.results import run_record
 
-FRAX = ("frax_major", "frax_hip")
-"""Scores that a table may bring along, in percent; compared as they are."""
-MATCHED_ONLY = "matched_only"
-IMAGING_BASELINE = "imaging_baseline"
 LABELS = {
     "sex": "Sex, female",
     "l1_trabecular_hu": "Trabecular bone of L1, HU",
@@ -86,52 +94,46 @@ def run_clinical(
     }
     if inputs["external"] == inputs["table"]:
         raise SettingError("external must not be the table that the models are trained on")
-    frame = read_patients(table, need)
-    frame["fold"] = table_folds(frame, folds, seed)
-    other = None if external is None else read_patients(external, need)
-    if other is not None:
-        _check_apart(frame, other)
+    tables = {"development": read_patients(table, need)}
+    tables["development"]["fold"] = table_folds(tables["development"], folds, seed)
+    if external is not None:
+        tables["external"] = read_patients(external, need)
+        _check_apart(tables["development"], tables["external"])
     tell: Progress = progress or (lambda what, done, of: None)
     out = Path(out)
     refused: list[Json] = []
     if imaging:
-        frame = _measured(frame, "development", out, workers, tell, refused)
-        if other is not None:
-            other = _measured(other, "external", out, workers, tell, refused)
-        pd.DataFrame(refused, columns=["set", "case_id", "code", "message"]).pipe(
-            _write, out / "refused.csv"
-        )
-    fits: dict[str, CrossFit] = {}
+        for name, frame in tables.items():
+            tables[name] = _measured(frame, name, out, workers, tell, refused)
+        columns = ["set", "case_id", "code", "message"]
+        write_frame(out / "refused.csv", pd.DataFrame(refused, columns=columns))
+    frame = tables["development"]
+    fits = {}
     for done, (name, (kind, variables)) in enumerate(plan.items()):
         tell("models", done, len(plan))
         fits[name] = cross_fit(frame, variables, kind, seed, name=name)
     tell("models", len(plan), len(plan))
     scores = {name: fit.scores for name, fit in fits.items()} | _frax(frame)
-    y = frame["fracture"].to_numpy(dtype=np.float64)
     document: Json = {
-        "n": len(frame),
-        "events": int(y.sum()),
+        **_judged(frame, scores),
         "folds": int(frame["fold"].nunique()),
         "seed": seed,
         "matched": "pair_id" in frame.columns and bool(frame["pair_id"].notna().any()),
         "simulated": "simulated" in frame.columns and bool((frame["simulated"] == 1).any()),
         "images_refused": len(refused) if imaging else None,
-        "scores": {name: _summary(y, values) for name, values in scores.items()},
         "models": {name: _facts(fit) for name, fit in fits.items()},
         "external": None,
     }
-    _write(_predictions(frame, scores, fold=True), out / "predictions.csv")
-    _write(_thresholds(frame, y, fits, scores), out / "thresholds.csv")
-    if other is not None:
-        tested = {name: fit.predict(other) for name, fit in fits.items()} | _frax(other)
-        outcome = other["fracture"].to_numpy(dtype=np.float64)
-        document["external"] = {
-            "n": len(other),
-            "events": int(outcome.sum()),
-            "scores": {name: _summary(outcome, values) for name, values in tested.items()},
-        }
-        _write(_predictions(other, tested, fold=False), out / "external.csv")
-    _write_fits(frame, fits, out)
+    write_frame(out / "predictions.csv", _predictions(frame, scores))
+    write_frame(out / "thresholds.csv", _thresholds(frame, fits, scores))
+    if external is not None:
+        other = tables["external"]
+        tested = {name: ensemble_score(fit.models, other) for name, fit in fits.items()}
+        tested |= _frax(other)
+        document["external"] = _judged(other, tested)
+        write_frame(out / "external.csv", _predictions(other, tested).drop(columns="fold"))
+    save_fits(out, fits)
+    _write_contributions(frame, fits, out)
     write_json(out / "clinical.json", document)
     settings = {"models": models, "folds": document["folds"], "seed": seed, "imaging": imaging}
     write_json(out / "run.json", run_record("clinical", settings, inputs))
@@ -154,22 +156,19 @@ def _check_apart(frame: pd.DataFrame, other: pd.DataFrame) -> None:
         )
 
 
-def _plan(models: str, imaging: bool) -> dict[str, tuple[Kind, tuple[str, ...]]]:
+def _plan(models: str, imaging: bool) -> ModelPlan:
     """Return score → kind of model and its variables, in the order of the tables."""
     letters = list(dict.fromkeys(models.upper()))
-    unknown = [letter for letter in letters if letter not in MODELS]
-    if unknown or not letters:
+    if not letters or not {*letters} <= {*MODELS}:
         raise SettingError(f"models ({models!r}) must be letters of {''.join(MODELS)}")
-    plan: dict[str, tuple[Kind, tuple[str, ...]]] = {}
-    plan |= {f"clinical_{letter}": ("xgboost", MODELS[letter]) for letter in letters}
-    plan |= {f"logistic_{letter}": ("logistic", MODELS[letter]) for letter in letters}
+    plan = lettered_models(letters)
     plan[MATCHED_ONLY] = ("logistic", MATCHING_VARIABLES)
     if imaging:
         plan[IMAGING_BASELINE] = ("logistic", IMAGING_VARIABLES)
     return plan
 
 
-def _columns(plan: dict[str, tuple[Kind, tuple[str, ...]]], imaging: bool) -> list[str]:
+def _columns(plan: ModelPlan, imaging: bool) -> list[str]:
     """Return the columns of the patient table that a plan takes."""
     names = [name for _, variables in plan.values() for name in variables]
     wanted = [name for name in dict.fromkeys(names) if name not in IMAGING_VARIABLES]
@@ -189,7 +188,7 @@ def _measured(
         frame, workers, lambda done, of: tell(f"{name} images", done, of)
     )
     refused += [{"set": name, **refusal} for refusal in refusals]
-    _write(found, out / "imaging" / f"{name}.csv")
+    write_frame(out / "imaging" / f"{name}.csv", found)
     table = frame.drop(columns=list(IMAGING_VARIABLES), errors="ignore").reset_index(drop=True)
     return pd.concat([table, found[list(IMAGING_VARIABLES)]], axis=1)
 
@@ -198,12 +197,11 @@ def _frax(frame: pd.DataFrame) -> dict[str, Floats]:
     return {name: frame[name].to_numpy(dtype=np.float64) for name in FRAX if name in frame.columns}
 
 
-def _predictions(frame: pd.DataFrame, scores: dict[str, Floats], *, fold: bool) -> pd.DataFrame:
+def _predictions(frame: pd.DataFrame, scores: dict[str, Floats]) -> pd.DataFrame:
     """Return the table of scores: who, outcome, time, then a column a score."""
     table = frame[["case_id", "patient_id"]].copy()
-    table["pair_id"] = frame["pair_id"] if "pair_id" in frame.columns else np.nan
-    if fold:
-        table["fold"] = frame["fold"]
+    for name in ("pair_id", "fold"):
+        table[name] = frame.get(name, np.nan)
     table["fracture"] = frame["fracture"]
     table["time_years"], table["event"] = np.nan, np.nan
     if "follow_up_years" in frame.columns:
@@ -212,40 +210,38 @@ def _predictions(frame: pd.DataFrame, scores: dict[str, Floats], *, fold: bool) 
 
 
 def _thresholds(
-    frame: pd.DataFrame, y: Floats, fits: dict[str, CrossFit], scores: dict[str, Floats]
+    frame: pd.DataFrame, fits: dict[str, CrossFit[ClinicalModel]], scores: dict[str, Floats]
 ) -> pd.DataFrame:
     """Return the thresholds of each fold, and those frozen for other hospitals."""
     rows = [fit.thresholds for fit in fits.values()]
-    folds = frame["fold"].to_numpy()
+    y, folds = frame["fracture"].to_numpy(np.float64), frame["fold"].to_numpy(np.float64)
     for name, values in scores.items():
-        known = np.isfinite(values)
-        if name not in fits:  # nothing was fitted: the other folds are free to choose on
-            rows += [
-                threshold_rows(
-                    name, int(fold), y[folds != fold], values[folds != fold], "other folds"
-                )
-                for fold in sorted(set(folds.tolist()))
-                if _both(y[(folds != fold) & known])
-            ]
-        if _both(y[known]):
-            rows.append(threshold_rows(name, "frozen", y, values, "development out-of-fold"))
+        if name not in fits:
+            rows += other_folds_thresholds(name, folds, y, values)
+        rows += frozen_thresholds(name, y, values)
     return pd.concat(rows, ignore_index=True)
 
 
-def _both(y: Floats) -> bool:
-    return bool(0 < y.sum() < y.size)
+def _judged(frame: pd.DataFrame, scores: dict[str, Floats]) -> Json:
+    """Return the numbers of a table, and each score's AUROC with its interval.
+
+    The AUROC is null where only one outcome has scores.
+    """
+    y = frame["fracture"].to_numpy(np.float64)
+    summaries: Json = {}
+    for name, values in scores.items():
+        known = np.isfinite(values)
+        facts: Json = {"n": int(known.sum()), "events": int(y[known].sum())}
+        facts["missing"] = int((~known).sum())
+        if both_outcomes(y, values):
+            facts |= auroc_json(auroc(y[known], values[known])) | {"confidence": CONFIDENCE}
+        else:
+            facts |= {"auroc": None, "note": "the patients with a score share one outcome"}
+        summaries[name] = facts
+    return {"n": len(frame), "events": int(y.sum()), "scores": summaries}
 
 
-def _summary(y: Floats, scores: Floats) -> Json:
-    """Return a score's AUROC with its interval; null where only one outcome has scores."""
-    known = np.isfinite(scores)
-    facts = {"n": int(known.sum()), "events": int(y[known].sum()), "missing": int((~known).sum())}
-    if not _both(y[known]):
-        return {**facts, "auroc": None, "note": "the patients with a score share one outcome"}
-    return {**facts, **auroc_json(auroc(y[known], scores[known])), "confidence": CONFIDENCE}
-
-
-def _facts(fit: CrossFit) -> Json:
+def _facts(fit: CrossFit[ClinicalModel]) -> Json:
     """Return what the fold models of a score are."""
     first = next(iter(fit.models.values()))
     return {
@@ -262,27 +258,26 @@ def _facts(fit: CrossFit) -> Json:
     }
 
 
-def _write_fits(frame: pd.DataFrame, fits: dict[str, CrossFit], out: Path) -> None:
-    """Write models, what they rest on, and what each variable adds."""
+def _write_contributions(
+    frame: pd.DataFrame, fits: dict[str, CrossFit[ClinicalModel]], out: Path
+) -> None:
+    """Write what each variable adds to each patient's log odds, by the model of its fold."""
     from monai_vfx.analysis.clinical.figures import contribution_figure
     from monai_vfx.outputs.report.figures import save_figure
 
     tables = []
     for name, fit in fits.items():
-        for fold, model in fit.models.items():
-            model.save(out / name / f"model_fold_{fold}.json")
-        write_json(out / name / "fits.json", {"fits": fit.audit})
-        _write(fit.inner, out / name / "inner.csv")
         variables = next(iter(fit.models.values())).variables
         values = design_matrix(frame, variables).set_axis(list(variables), axis=1)
-        parts = fit.contributions(frame)
+        by_fold = [m.contributions(frame[frame["fold"] == k]) for k, m in fit.models.items()]
+        parts = pd.concat(by_fold).loc[frame.index]
         known = np.isfinite(fit.scores)
         tables.append(_long(name, frame["case_id"], values[known], parts[known]))
         if name != MATCHED_ONLY:
             labels = {variable: LABELS.get(variable, label(variable)) for variable in variables}
             figure = contribution_figure(values[known], parts[known], labels)
             save_figure(figure, out / "figures" / f"contributions_{name}")
-    _write(pd.concat(tables, ignore_index=True), out / "contributions.csv")
+    write_frame(out / "contributions.csv", pd.concat(tables, ignore_index=True))
 
 
 def _long(
@@ -302,10 +297,3 @@ def _long(
         for variable in parts.columns
     ]
     return pd.concat(tables, ignore_index=True)
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    table.to_csv(partial, index=False, lineterminator="\n")
-    partial.replace(path)

@@ -37,22 +37,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
-from monai_vfx.analysis.clinical.engines import (
-    FIT,
-    FIXED_TREES,
-    LOAD,
-    PACKAGES,
-    REMEDY,
-    SEARCH,
-    SETTINGS,
-    Engine,
-    Floats,
-    Kind,
-)
+from monai_vfx.analysis.clinical.engines import ENGINES, REMEDY, Floats, Kind, Linear, Trees
 from monai_vfx.analysis.clinical.variables import design_matrix, outcomes
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import read_json, write_json
 from monai_vfx.core.schemas import violations
 
 INNER_FOLDS = 5
@@ -90,7 +79,7 @@ class ClinicalModel:
     tuning: Json
     trained_on: Json
     versions: dict[str, str]
-    engine: Engine = field(repr=False)
+    engine: Trees | Linear = field(repr=False)
     inner_scores: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
     cases: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
@@ -166,23 +155,23 @@ def fit_clinical(
         CaseRefused: ``cohort_invalid`` for values that are none.
         SettingError: an unknown kind, or too few patients of a class for two inner folds.
     """
-    if kind not in SETTINGS:
-        raise SettingError(f"kind ({kind!r}) must be one of {', '.join(SETTINGS)}")
+    if kind not in ENGINES:
+        raise SettingError(f"kind ({kind!r}) must be one of {', '.join(ENGINES)}")
+    engine = ENGINES[kind]
     x, y = design_matrix(frame, names), outcomes(frame)
     group = np.arange(len(frame)) if groups is None else np.asarray(groups)
     known = x.notna().any(axis=1).to_numpy()
     x, y, group = x[known], y[known], group[known]
-    best, tuning, inner = _tune(kind, x, y, group, seed)
+    best, tuning, inner = _tune(engine, x, y, group, seed)
     scores = np.full(len(frame), np.nan)
     scores[known] = inner
     simulated = bool((frame["simulated"] == 1).any()) if "simulated" in frame.columns else False
-    fixed = FIXED_TREES if kind == "xgboost" else {"penalty": "l2"}
     return ClinicalModel(
         kind=kind,
         variables=tuple(names),
         columns=tuple(x.columns),
         seed=seed,
-        hyperparameters={**fixed, **best},
+        hyperparameters={**engine.FIXED, **best},
         tuning=tuning,
         trained_on={
             "n": len(y),
@@ -194,8 +183,8 @@ def fit_clinical(
             ],
             "simulated": simulated,
         },
-        versions={name: metadata.version(name) for name in ("monai_vfx", *PACKAGES[kind])},
-        engine=FIT[kind](x, y, best, seed),
+        versions={name: metadata.version(name) for name in ("monai_vfx", engine.PACKAGE)},
+        engine=engine.fit(x, y, best, seed),
         inner_scores=scores,
         cases=tuple(str(case) for case in frame["case_id"]) if "case_id" in frame.columns else (),
     )
@@ -211,8 +200,8 @@ def load_clinical(path: str | Path) -> ClinicalModel:
             for one that was changed or whose parts do not belong together.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        document = json.loads(text, parse_constant=_no_number)
+        document = read_json(path)
+        json.dumps(document, allow_nan=False)  # Python reads NaN, JSON has none
     except (OSError, ValueError, RecursionError) as error:
         raise CaseRefused(
             "weights_unreadable", "the clinical model is no JSON file", REMEDY
@@ -235,12 +224,8 @@ def load_clinical(path: str | Path) -> ClinicalModel:
         tuning=document["tuning"],
         trained_on=document["trained_on"],
         versions=document["versions"],
-        engine=LOAD[kind](document[kind], columns),
+        engine=ENGINES[kind].from_json(document[kind], columns),
     )
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _checksum(document: Json) -> str:
@@ -249,7 +234,11 @@ def _checksum(document: Json) -> str:
 
 
 def _tune(
-    kind: Kind, x: pd.DataFrame, y: Floats, groups: npt.NDArray[Any], seed: int
+    engine: type[Trees] | type[Linear],
+    x: pd.DataFrame,
+    y: Floats,
+    groups: npt.NDArray[Any],
+    seed: int,
 ) -> tuple[Json, Json, Floats]:
     """Return the best setting, the record of the search and its out-of-fold probabilities (n,)."""
     from sklearn.metrics import log_loss
@@ -262,7 +251,7 @@ def _tune(
             f"the training rows hold {int(y.sum())} fractures among {len(y)} patients; at least "
             "2 groups with and 2 without are needed to tune a model"
         )
-    scores = np.empty((len(SETTINGS[kind]), len(y)))
+    scores = np.empty((len(engine.SETTINGS), len(y)))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for train, test in splitter.split(x, y, groups):
         if not 0 < y[train].sum() < len(train):
@@ -270,11 +259,11 @@ def _tune(
                 f"the rows ({len(y)}, {int(y.sum())} fractures) cannot be split into inner folds "
                 "that hold both outcomes: too few groups"
             )
-        scores[:, test] = SEARCH[kind](x.iloc[train], y[train], x.iloc[test], seed)
+        scores[:, test] = engine.search(x.iloc[train], y[train], x.iloc[test], seed)
     losses = [float(log_loss(y, row, labels=[0, 1])) for row in scores]
     best = int(np.argmin(losses))
     table = [
-        {**setting, "log_loss": loss} for setting, loss in zip(SETTINGS[kind], losses, strict=True)
+        {**setting, "log_loss": loss} for setting, loss in zip(engine.SETTINGS, losses, strict=True)
     ]
     record = {"criterion": "log_loss", "inner_folds": folds, "settings": table}
-    return SETTINGS[kind][best], record, scores[best]
+    return engine.SETTINGS[best], record, scores[best]

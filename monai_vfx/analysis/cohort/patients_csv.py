@@ -16,7 +16,7 @@ import pandas as pd
 from monai_vfx.analysis.cohort.contradictions import find_contradictions
 from monai_vfx.analysis.cohort.variables import COLUMNS
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import writing
+from monai_vfx.core.files import write_frame
 from monai_vfx.core.tables import Fault, Table, path_exists, read_table
 
 Floats = npt.NDArray[np.float64]
@@ -80,8 +80,7 @@ def write_patients(frame: pd.DataFrame, path: str | Path) -> None:
             frame[name] = pd.to_numeric(frame[name]).astype("Int64")
         elif column and column.kind == "date":
             frame[name] = pd.to_datetime(frame[name]).dt.strftime("%Y-%m-%d")
-    with writing(Path(path)) as partial:
-        frame.to_csv(partial, index=False, lineterminator="\n")
+    write_frame(Path(path), frame)
 
 
 def outcome_times(frame: pd.DataFrame) -> tuple[Floats, Ints]:

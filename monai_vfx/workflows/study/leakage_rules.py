@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from monai_vfx.analysis.clinical.engines import FIT
+from monai_vfx.analysis.clinical.engines import ENGINES
 from monai_vfx.analysis.clinical.models import ClinicalModel
 from monai_vfx.analysis.clinical.variables import design_matrix, outcomes
 from monai_vfx.analysis.evaluation.thresholds import choose_thresholds
@@ -150,7 +150,7 @@ def fitted_on(model: ClinicalModel, rows: pd.DataFrame, place: str) -> Check:
     name = f"fitted on training rows: {place}"
     rows = rows[design_matrix(rows, model.variables).notna().any(axis=1)]
     x, y = design_matrix(rows, model.variables), outcomes(rows)
-    again = FIT[model.kind](x, y, model.hyperparameters, model.seed)
+    again = ENGINES[model.kind].fit(x, y, model.hyperparameters, model.seed)
     far = float(np.abs(again.margin(x) - model.engine.margin(x)).max())
     detail = f"log odds of {len(rows)} patients differ by {far:.2g} at most from a new fit's"
     return Check(name, far < LOG_ODDS_TOLERANCE, detail)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from monai_vfx.analysis.clinical.scores import save_fits
 from monai_vfx.analysis.cohort.baseline_tables import baseline_table
 from monai_vfx.analysis.cohort.check_table import read_gate
 from monai_vfx.analysis.cohort.flow import with_adequate_images
@@ -274,7 +275,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         table.to_csv(folder / "development.csv", index=False)
         thresholds.to_csv(folder / "thresholds.csv", index=False)
-        made = scores.save_fits(self.out / "clinical", fits)
+        made = save_fits(self.out / "clinical", fits)
         spread = self._spread(table)
         return [folder / "development.csv", folder / "thresholds.csv", *spread, *made]
 
@@ -316,16 +317,16 @@ class Study:
 
     def predict_external(self) -> Iterable[Path]:
         """Score the external patients once, with everything frozen, and give absolute risks."""
-        patients, home = self.patients("external"), self.patients("development")
-        _, _, fits = scores.development_tables(self.plan, self.out / "image", home)
-        table = scores.external_table(self.plan, self.out / "image", patients, fits)
+        patients, development = self.patients("external"), self.predictions("development")
+        models = scores.load_all_models(self.out / "clinical", development)
+        table = scores.external_table(self.plan, self.out / "image", patients, models)
         folder = self.out / "calibration"
         calibration, score = absolute.read_calibration(folder)
         if calibration is not None:
             table[f"risk_{score}"] = calibration.risk(table[score], patients.frame)
         path = self.out / "predictions" / "external.csv"
         table.to_csv(path, index=False)
-        sets = absolute.prediction_sets(score, self.predictions("development"), table)
+        sets = absolute.prediction_sets(score, development, table)
         write_json(folder / "conformal.json", sets)
         made = [path, folder / "conformal.json"]
         if self.plan.images.models:

@@ -1,9 +1,9 @@
-"""All scores of a study in two tables: out-of-fold at home, the frozen ensembles elsewhere.
+"""All scores of a study in two tables: out-of-fold for development, frozen ensembles for external.
 
 Clinical models, imaging baselines and late fusions are cross-fitted here; networks come from
 :mod:`monai_vfx.workflows.study.images`. Every score of a development patient comes from models
-that never
-saw this patient's fold, every score of an external patient from the mean of all folds' models.
+that never saw this patient's fold, every score of an external patient from the mean of all folds'
+models.
 """
 
 from __future__ import annotations
@@ -15,13 +15,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from monai_vfx.analysis.clinical.crossfit import CrossFit, cross_fit, threshold_rows
-from monai_vfx.analysis.clinical.engines import Kind
-from monai_vfx.analysis.clinical.fusion import LateFusion, NestedScores, late_fusion
+from monai_vfx.analysis.clinical.crossfit import (
+    CrossFit,
+    cross_fit,
+    ensemble_score,
+    threshold_rows,
+)
+from monai_vfx.analysis.clinical.fusion import Fusion, NestedScores, late_fusion
 from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES
+from monai_vfx.analysis.clinical.models import ClinicalModel
+from monai_vfx.analysis.clinical.scores import (
+    FRAX,
+    IMAGING_BASELINE,
+    MATCHED_ONLY,
+    Fits,
+    FoldModels,
+    frozen_thresholds,
+    lettered_models,
+    load_models,
+    other_folds_thresholds,
+)
 from monai_vfx.analysis.clinical.variables import MATCHING_VARIABLES, MODELS
 from monai_vfx.analysis.cohort.patients_csv import outcome_times
-from monai_vfx.core.files import write_json
 from monai_vfx.workflows.study.images import (
     ImageModel,
     ensemble,
@@ -31,8 +46,7 @@ from monai_vfx.workflows.study.images import (
 )
 from monai_vfx.workflows.study.plan import Plan
 
-FRAX = ("frax_major", "frax_hip")
-"""Comparators that come with the patients, in percent, and are not fitted to anything."""
+LATE_FUSION = "late_fusion"
 BASE = ("case_id", "patient_id", "pair_id", "fold", "fracture")
 
 
@@ -64,46 +78,41 @@ def columns(plan: Plan) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def clinical_fits(plan: Plan, patients: Patients) -> dict[str, CrossFit]:
-    """Cross-fit every model that takes no picture, by the name of its score."""
+def clinical_fits(plan: Plan, patients: Patients) -> dict[str, CrossFit[ClinicalModel]]:
+    """Cross-fit every model that takes no image, by the name of its score."""
     frame = patients.with_features()
-    fits = {}
-    kinds: dict[str, Kind] = {"clinical": "xgboost", "logistic": "logistic"}
-    for prefix, kind in kinds.items():
-        for model in plan.clinical:
-            name = f"{prefix}_{model}"
-            fits[name] = cross_fit(frame, MODELS[model], kind, plan.seed, name=name)
-    measured = [name for name in IMAGING_VARIABLES if frame[name].notna().any()]
+    models = lettered_models(plan.clinical)
+    measured = tuple(name for name in IMAGING_VARIABLES if frame[name].notna().any())
     if measured:
-        name = "imaging_baseline"
-        fits[name] = cross_fit(frame, measured, "logistic", plan.seed, name=name)
+        models[IMAGING_BASELINE] = ("logistic", measured)
     if set(MATCHING_VARIABLES) <= set(frame):
-        name = "matched_only"
-        fits[name] = cross_fit(frame, MATCHING_VARIABLES, "logistic", plan.seed, name=name)
-    return fits
+        models[MATCHED_ONLY] = ("logistic", MATCHING_VARIABLES)
+    return {
+        name: cross_fit(frame, variables, kind, plan.seed, name=name)
+        for name, (kind, variables) in models.items()
+    }
 
 
 def late_fusions(
-    plan: Plan, root: Path, frame: pd.DataFrame, fits: Mapping[str, CrossFit]
-) -> dict[str, LateFusion]:
+    plan: Plan, root: Path, frame: pd.DataFrame, fits: Mapping[str, CrossFit[ClinicalModel]]
+) -> dict[str, CrossFit[Fusion]]:
     """Join the main network's score with each clinical model's by a regression."""
     main = _main(plan)
     if main is None:
         return {}
     scores = np.asarray(out_of_fold(root, main, plan.folds).reindex(frame["case_id"]), np.float64)
     image = NestedScores(scores, validation_scores(root, main, plan.folds))
-    return {
-        f"late_fusion_{m}": late_fusion(
-            frame, image, fits[f"clinical_{m}"], name=f"late_fusion_{m}"
-        )
-        for m in plan.images.fusion
-        if f"clinical_{m}" in fits
-    }
+    fused = {}
+    for letter in plan.images.fusion:
+        clinical, name = fits.get(f"clinical_{letter}"), f"{LATE_FUSION}_{letter}"
+        if clinical is not None:
+            fused[name] = late_fusion(frame, image, clinical, name=name)
+    return fused
 
 
 def development_tables(
     plan: Plan, root: Path, patients: Patients
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, CrossFit | LateFusion]]:
+) -> tuple[pd.DataFrame, pd.DataFrame, Fits]:
     """Return out-of-fold predictions and all thresholds, and the fits behind them.
 
     The thresholds of a fold come from patients outside it; those named ``frozen`` from all
@@ -111,74 +120,69 @@ def development_tables(
     """
     frame = patients.frame
     fits = clinical_fits(plan, patients)
-    late = late_fusions(plan, root, frame, fits)
+    everything: Fits = {**fits, **late_fusions(plan, root, frame, fits)}
     table = _base(frame)
+    y = table["fracture"].to_numpy(np.float64)
     thresholds = []
     for model in _first_seed(plan):
-        table[model.score] = (
-            out_of_fold(root, model, plan.folds).reindex(frame["case_id"]).to_numpy()
-        )
+        own = out_of_fold(root, model, plan.folds)
+        table[model.score] = own.reindex(frame["case_id"]).to_numpy()
         inner = validation_scores(root, model, plan.folds)
-        thresholds.append(_by_fold(model.score, inner, frame, "validation fold"))
-    everything: dict[str, CrossFit | LateFusion] = {**fits, **late}
+        outcome = inner["case_id"].map(frame.set_index("case_id")["fracture"])
+        thresholds += [
+            threshold_rows(model.score, int(str(k)), outcome[own.index], own, "validation fold")
+            for k, own in inner.groupby("fold")["score"]
+        ]
     for name, fit in everything.items():
         table[name] = fit.scores
         thresholds.append(fit.thresholds)
-    for name in FRAX:
-        if name in frame and frame[name].notna().any():
-            table[name] = frame[name].to_numpy()
-            thresholds.append(_other_folds(name, table))
-    thresholds += [
-        threshold_rows(name, "frozen", table["fracture"], table[name], "development out-of-fold")
-        for name in score_names(table)
-    ]
+    for name in _frax(frame):
+        table[name] = frame[name].to_numpy()
+        folds = frame["fold"].to_numpy(np.float64)
+        thresholds += other_folds_thresholds(name, folds, y, table[name].to_numpy())
+    for name in score_names(table):
+        thresholds += frozen_thresholds(name, y, table[name].to_numpy())
     return table, pd.concat(thresholds, ignore_index=True), everything
 
 
 def external_table(
-    plan: Plan,
-    root: Path,
-    patients: Patients,
-    fits: Mapping[str, CrossFit | LateFusion],
+    plan: Plan, root: Path, patients: Patients, models: Mapping[str, FoldModels]
 ) -> pd.DataFrame:
-    """Return the external patients' scores by the ensembles of the folds' models."""
+    """Return the external patients' scores by the ensembles of the folds' models.
+
+    Args:
+        plan: of the study.
+        root: folder of the networks.
+        patients: of the external hospital.
+        models: score → fold → model, those of late fusions last (:func:`load_all_models`).
+    """
     table = _base(patients.frame).drop(columns=["pair_id", "fold"], errors="ignore")
     cases = patients.frame["case_id"]
     for model in _first_seed(plan):
         members = ensemble(root, model, plan.folds)
         # A patient whom one member refuses has no score of the ensemble.
         table[model.score] = members.mean(axis=1, skipna=False).reindex(cases).to_numpy()
-    frame = patients.with_features()
-    for name, fit in fits.items():
-        if isinstance(fit, CrossFit):
-            table[name] = fit.predict(frame)
-    main = _main(plan)
-    for name, fit in fits.items():
-        if isinstance(fit, LateFusion) and main is not None:
-            clinical = table[name.replace("late_fusion", "clinical")]
-            table[name] = fit.predict(table[main.score], clinical)
-    for name in FRAX:
-        if name in patients.frame and patients.frame[name].notna().any():
-            table[name] = patients.frame[name].to_numpy()
+    frame, main = patients.with_features(), _main(plan)
+    for name, folds in models.items():
+        if not name.startswith(LATE_FUSION):
+            table[name] = ensemble_score(folds, frame)
+        elif main is not None:
+            clinical = table[name.replace(LATE_FUSION, "clinical")]
+            table[name] = ensemble_score(folds, table[main.score], clinical)
+    for name in _frax(patients.frame):
+        table[name] = patients.frame[name].to_numpy()
     return table
 
 
-def save_fits(folder: Path, fits: Mapping[str, CrossFit | LateFusion]) -> list[Path]:
-    """Leave each fit's models and what it saw under ``folder/<score>/``."""
-    made = []
-    for name, fit in fits.items():
-        seen = folder / name / "fits.json"
-        write_json(seen, {"fits": fit.audit})
-        made.append(seen)
-        for fold, model in fit.models.items():
-            path = folder / name / f"model_fold_{fold}.json"
-            write_json(path, model.to_json())
-            made.append(path)
-        if isinstance(fit, CrossFit):
-            inner = folder / name / "inner.csv"
-            fit.inner.to_csv(inner, index=False)
-            made.append(inner)
-    return made
+def load_all_models(folder: Path, predictions: pd.DataFrame) -> dict[str, FoldModels]:
+    """Load the models behind the scores of a predictions table, in its order.
+
+    Args:
+        folder: of the clinical models and late fusions, as ``save_fits`` wrote them.
+        predictions: of the development patients.
+    """
+    names = [name for name in score_names(predictions) if (folder / name).is_dir()]
+    return {name: load_models(folder / name) for name in names}
 
 
 def score_names(table: pd.DataFrame) -> list[str]:
@@ -218,34 +222,5 @@ def _first_seed(plan: Plan) -> list[ImageModel]:
     return [model for model in image_models(plan) if not model.further_seed]
 
 
-def _by_fold(name: str, inner: pd.DataFrame, frame: pd.DataFrame, chosen_on: str) -> pd.DataFrame:
-    """Choose thresholds of each fold on the scores that its model gave to others."""
-    outcome = frame.set_index("case_id")["fracture"]
-    return pd.concat(
-        [
-            threshold_rows(
-                name,
-                fold,
-                outcome.loc[inner.loc[inner["fold"] == fold, "case_id"]],
-                inner.loc[inner["fold"] == fold, "score"],
-                chosen_on,
-            )
-            for fold in sorted(set(inner["fold"].tolist()))
-        ]
-    )
-
-
-def _other_folds(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Choose thresholds of each fold on the other folds, for a score that nobody fitted."""
-    return pd.concat(
-        [
-            threshold_rows(
-                name,
-                fold,
-                table.loc[table["fold"] != fold, "fracture"],
-                table.loc[table["fold"] != fold, name],
-                "other folds",
-            )
-            for fold in sorted({int(k) for k in table["fold"]})
-        ]
-    )
+def _frax(frame: pd.DataFrame) -> list[str]:
+    return [name for name in FRAX if name in frame and frame[name].notna().any()]
