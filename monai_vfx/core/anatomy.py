@@ -21,14 +21,14 @@ VERTEBRAE: dict[str, int] = {
 LEVEL_NAMES: dict[int, str] = {value: name for name, value in VERTEBRAE.items()}
 """Label value → level name."""
 
+STUDY_LABELS: tuple[int, ...] = tuple(VERTEBRAE[level] for level in LEVELS)
+"""Label values of ``LEVELS``, cranial to caudal."""
+
 MUSCLES: dict[str, int] = {"erector_spinae": 101, "psoas": 102}
 """Muscle name → label value (left and right together; erector spinae includes the multifidus)."""
 
-SACRUM = "S1"
-"""The sacrum; it is no level of its own, but says how many lumbar bodies there are."""
-
-SACRUM_LABEL = 26
-"""Its label value within a mask that is being read (VerSe numbering)."""
+SACRUM, SACRUM_LABEL = "S1", 26
+"""Name and label value (VerSe numbering) of the sacrum, read to count the lumbar vertebrae."""
 
 TOTALSEGMENTATOR_V2: dict[int, str] = {
     **{25: SACRUM, 26: SACRUM, 27: "L5", 28: "L4", 29: "L3", 30: "L2", 31: "L1"},
@@ -60,7 +60,7 @@ SCHEMES: dict[str, dict[int, str]] = {
 """Name of a label scheme → its table."""
 
 MADE_MASKS: tuple[str, ...] = ("auto", "totalsegmentator", "spine-segment")
-"""What may stand in place of a mask's path: by whom it is made, the segmentation or that tool."""
+"""What may be given instead of a mask's path: the tool that makes the mask."""
 
 STRUCTURES: tuple[str, ...] = (
     *("background", "body", "disc", "sacrum", "posterior_elements", "rib"),
@@ -71,7 +71,7 @@ STRUCTURES: tuple[str, ...] = (
 PATCH_STRUCTURES: tuple[str, ...] = (
     *("background", "this_body", "other_body", "disc", "posterior_elements", "rib", "sacrum"),
 )
-"""Classes of the segmentation's network for the neighbourhood of one vertebra, likewise."""
+"""Classes of the network for the neighbourhood of one vertebra, in the order of its channels."""
 
 SNOMED_CT: dict[str, str] = {
     "T11": "12989004",
@@ -104,7 +104,7 @@ _MUSCLE_NAMES = {
 
 
 def is_other_part(words: str) -> bool:
-    """Say whether words speak of what lies beside a vertebra at its level.
+    """Return whether words name a structure beside a vertebra at the same level.
 
     >>> is_other_part("Intervertebral disc of second lumbar vertebra"), is_other_part("L2 vertebra")
     (True, False)
@@ -113,15 +113,12 @@ def is_other_part(words: str) -> bool:
 
 
 def structure_of_name(name: str) -> str | None:
-    """Return the level, muscle or sacrum (``S1``) that a structure's name means, or None.
-
-    Args:
-        name: as file names and label tables spell it, with or without an ending.
+    """Return the level, muscle or sacrum (``S1``) that a file name or label name means, or None.
 
     >>> [structure_of_name(n) for n in ("vertebrae_T12.nii.gz", "L1 vertebra", "autochthon_left")]
     ['T12', 'L1', 'erector_spinae']
 
-    A name that speaks of two levels or of another part at a level means neither:
+    Names of two levels or of another part at a level have no meaning here:
 
     >>> [structure_of_name(n) for n in ("rib_left_12", "disc_L1", "T12/L1", "vertebrae_body")]
     [None, None, None, None]
@@ -147,6 +144,4 @@ def label_value(structure: str) -> int:
     >>> label_value("T12"), label_value("psoas")
     (19, 102)
     """
-    if structure == SACRUM:
-        return SACRUM_LABEL
-    return VERTEBRAE[structure] if structure in VERTEBRAE else MUSCLES[structure]
+    return {**VERTEBRAE, **MUSCLES, SACRUM: SACRUM_LABEL}[structure]

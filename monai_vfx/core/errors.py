@@ -13,16 +13,13 @@ E = TypeVar("E", bound=BaseException)
 
 
 class CaseRefused(Exception):  # noqa: N818 - a refusal is an outcome, not a program error
-    """A case does not fulfil a rule.
+    """A case breaks a rule.
 
     Args:
-        code: a key of :data:`~monai_vfx.core.codes.REFUSALS`.
+        code: a key of :data:`~monai_vfx.core.codes.REFUSALS`; any other raises KeyError.
         message: what was found, with the offending value and the rule. Must not hold a patient's
             name or ID.
-        remedy: what to do; by default the sentence of :data:`~monai_vfx.core.codes.REFUSALS`.
-
-    Raises:
-        KeyError: when ``code`` is not registered.
+        remedy: what to do; by default that of the code.
 
     >>> raise CaseRefused("level_missing", "L2 has no voxel in the mask")
     Traceback (most recent call last):
@@ -31,14 +28,13 @@ class CaseRefused(Exception):  # noqa: N818 - a refusal is an outcome, not a pro
     """
 
     def __init__(self, code: str, message: str, remedy: str | None = None) -> None:
-        self.code = code
-        self.message = message.rstrip(".")
-        known = REFUSALS[code]
-        self.remedy = known.remedy if remedy is None else remedy
+        default = REFUSALS[code].remedy
+        self.code, self.message = code, message.rstrip(".")
+        self.remedy = default if remedy is None else remedy
         super().__init__(f"{code}: {self.message}. {self.remedy}")
 
     def __reduce__(self) -> tuple[type[CaseRefused], tuple[str, str, str]]:
-        """Survive the way back from a worker process."""
+        """Pickle, on the way back from a worker process."""
         return type(self), (self.code, self.message, self.remedy)
 
     def to_json(self) -> dict[str, str]:
@@ -47,7 +43,7 @@ class CaseRefused(Exception):  # noqa: N818 - a refusal is an outcome, not a pro
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> CaseRefused:
-        """Return the refusal of what :meth:`to_json` gave; other keys are left aside.
+        """Return the refusal that :meth:`to_json` described; other keys are ignored.
 
         >>> CaseRefused.from_json(CaseRefused("mask_empty", "no label").to_json()).message
         'no label'
@@ -57,10 +53,10 @@ class CaseRefused(Exception):  # noqa: N818 - a refusal is an outcome, not a pro
 
 @dataclass(frozen=True)
 class CaseWarning:
-    """Something about a case that a reader of its result must know.
+    """Something that the reader of a case's result must know.
 
     Args:
-        code: a key of :data:`~monai_vfx.core.codes.WARNINGS`.
+        code: a key of :data:`~monai_vfx.core.codes.WARNINGS`; any other raises KeyError.
         message: what was found, with values and units.
     """
 
@@ -73,48 +69,36 @@ class CaseWarning:
 
 
 class SettingError(ValueError):
-    """A setting cannot be used; the message names it, its value and the rule. Wrong use: exit 2."""
+    """A setting cannot be used (exit status 2); the message names it, its value and the rule."""
 
 
 class MissingDependencyError(ImportError):
-    """An optional package is needed; the message holds the exact install command.
+    """An optional package is missing; the message holds the exact install command.
 
     Args:
-        package: its name.
-        extra: of this package that brings it, or the whole command that installs it.
+        package: the name of what is missing.
+        extra: the extra of this package that installs it, or a whole command.
         purpose: what it is needed for.
 
     >>> print(MissingDependencyError("WeasyPrint", "pdf", "for a PDF"))
     WeasyPrint is needed for a PDF: pip install 'monai_vfx[pdf]'
-    >>> print(MissingDependencyError("A tool", "pip install a-tool", "here"))
-    A tool is needed here: pip install a-tool
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        self._facts = (package, extra, purpose)
+        self._arguments = (package, extra, purpose)
         command = extra if " " in extra else f"pip install 'monai_vfx[{extra}]'"
         super().__init__(f"{package} is needed {purpose}: {command}")
 
     def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
-        """Survive the way back from a worker process."""
-        return type(self), self._facts
+        """Pickle, on the way back from a worker process."""
+        return type(self), self._arguments
 
 
 def find_cause(error: BaseException | None, kind: type[E]) -> E | None:
-    """Return the error of this kind that lies behind ``error``, or None.
+    """Return the error of this kind among ``error`` and its causes, or None.
 
-    MONAI wraps what a transform or a part of a config raises in a ``RuntimeError``; what was
-    raised is then its cause. Only causes count: an error that happened while another was handled
-    is an error of its own.
-
-    >>> try:
-    ...     try:
-    ...         raise CaseRefused("mask_empty", "no label")
-    ...     except CaseRefused as refusal:
-    ...         raise RuntimeError("applying transform") from refusal
-    ... except RuntimeError as error:
-    ...     find_cause(error, CaseRefused).code
-    'mask_empty'
+    MONAI wraps what a transform or a part of a config raises in a ``RuntimeError``, whose cause it
+    then is. An error raised while another was handled is not caused by that one.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -126,7 +110,17 @@ def find_cause(error: BaseException | None, kind: type[E]) -> E | None:
 
 
 def find_refusal(error: BaseException | None) -> CaseRefused | None:
-    """Return the refusal that lies behind ``error``, or None; see :func:`find_cause`."""
+    """Return the refusal among ``error`` and its causes, or None; see :func:`find_cause`.
+
+    >>> try:
+    ...     try:
+    ...         raise CaseRefused("mask_empty", "no label")
+    ...     except CaseRefused as refusal:
+    ...         raise RuntimeError("applying transform") from refusal
+    ... except RuntimeError as error:
+    ...     find_refusal(error).code
+    'mask_empty'
+    """
     return find_cause(error, CaseRefused)
 
 
@@ -134,14 +128,8 @@ def find_refusal(error: BaseException | None) -> CaseRefused | None:
 def refusing(code: str, what: str) -> Iterator[None]:
     """Turn any error of the block into a refusal: parsers of foreign bytes raise anything.
 
-    A refusal, a setting error or a missing package passes as it is. The error's own text is left
-    out: it may hold a path or a
-    patient's name.
-
-    Args:
-        code: a key of :data:`~monai_vfx.core.codes.REFUSALS`.
-        what: what could not be done, such as ``the header cannot be read``; the error's kind is
-        added.
+    Refusals, setting errors and missing packages pass unchanged. The error's type is added to
+    ``what``, its text is not: it may hold a path or a patient's name.
 
     >>> with refusing("mask_unreadable", "the header cannot be read"):
     ...     {}["affine"]

@@ -45,6 +45,18 @@ def nonzero_box(array: npt.NDArray[np.generic], margin: int = 0) -> Region | Non
     return found[0], found[1], found[2]
 
 
+def label_voxels(labels: npt.NDArray[np.integer[Any]]) -> dict[int, npt.NDArray[np.intp]]:
+    """Return the voxel indices (n, 3) of each label of a label map but 0, by rising label.
+
+    >>> label_voxels(np.array([[[0, 5, 2, 5]]]))[5].tolist()
+    [[0, 0, 1], [0, 0, 3]]
+    """
+    from scipy.ndimage import value_indices
+
+    found = value_indices(np.asarray(labels), ignore_value=0)
+    return {int(value): np.stack(found[value], axis=1) for value in sorted(found)}
+
+
 def box_affine(affine: Affine, box: Region) -> Affine:
     """Return the affine of a box of the array.
 

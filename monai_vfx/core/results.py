@@ -1,18 +1,24 @@
-"""What a run leaves behind: the prediction of a case, a refusal, the record of the run."""
+"""The results of a run: the prediction of a case or its refusal, and the record of the run."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError
+from monai_vfx.core.files import read_json
 from monai_vfx.core.schemas import violations
+
+_PACKAGES = (
+    *("monai_vfx", "monai", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn"),
+    *("xgboost", "pydicom", "nibabel"),
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class SliceRecord:
 
     Attributes:
         index: slice number counted from the feet, from 0.
-        sop_instance_uid: of the DICOM slice; None for other formats.
+        sop_instance_uid: UID of the DICOM slice; None for other formats.
         level: vertebra at this height, such as ``L1``.
         centre_mm: smoothed centroid of the vertebral body in this slice, LPS mm.
     """
@@ -34,12 +40,12 @@ class SliceRecord:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which model gave a score.
+    """The model that gave a score.
 
     Attributes:
-        bundle: name.
-        version: of the bundle that trained the weights.
-        weights_sha256: of the weights; of an ensemble, of its first member.
+        bundle: name of the bundle.
+        version: version of the bundle that trained the weights.
+        weights_sha256: SHA-256 of the weights; of an ensemble, those of its first member.
         members: SHA-256 of all members of an ensemble; empty for a single network.
     """
 
@@ -50,20 +56,11 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a case has no result."""
-
-    code: str
-    message: str
-    remedy: str
-
-
-@dataclass(frozen=True)
 class Prediction:
     """The result of one case, or its refusal (``data_schemas/prediction.schema.json``).
 
     Attributes:
-        case: the caller's name for the case; never taken from the patient's identity.
+        case_id: the caller's name for the case; never taken from the patient's identity.
         status: ``ok`` or ``refused``.
         score: the network's probability of the fracture class, 0-1; the mean over the members of an
             ensemble. Not a five-year risk.
@@ -72,11 +69,11 @@ class Prediction:
         risk_5y_interval: where one more network like an ensemble's would place the risk, with 95 %
             confidence; None without an ensemble.
         calibration: method, prevalence and source of the calibration.
-        simulated_weights: whether the weights come from simulated patients.
-        spacing_mm: of the CT, (i, j, k).
+        simulated_weights: whether the weights were trained on simulated patients.
+        spacing_mm: voxel spacing of the CT along (i, j, k).
         slices: cranial to caudal.
-        mask: where the mask comes from: ``source``, ``confidence``, ``threshold``, ``levels``,
-            ``weights_sha256``, ``tool`` and ``comparison``, see the schema.
+        mask: origin of the mask, as :func:`mask_record` gives it.
+        refusal: ``code``, ``message`` and ``remedy`` of a refused case.
     """
 
     case_id: str
@@ -91,8 +88,8 @@ class Prediction:
     spacing_mm: tuple[float, float, float] | None = None
     slices: tuple[SliceRecord, ...] = ()
     mask: Json | None = None
-    warnings: tuple[CaseWarning, ...] = field(default=())
-    refusal: Refusal | None = None
+    warnings: tuple[CaseWarning, ...] = ()
+    refusal: Json | None = None
 
     def __post_init__(self) -> None:
         check_case_name(self.case_id)
@@ -101,39 +98,34 @@ class Prediction:
     def refused(cls, case_id: str, refusal: CaseRefused) -> Prediction:
         """Return the record of a case that is not accepted.
 
-        >>> Prediction.refused("a", CaseRefused("mask_empty", "no label")).refusal.code
+        >>> Prediction.refused("a", CaseRefused("mask_empty", "no label")).refusal["code"]
         'mask_empty'
         """
-        facts = Refusal(refusal.code, refusal.message, refusal.remedy)
-        return cls(case_id=case_id, status="refused", refusal=facts)
+        return cls(case_id=case_id, status="refused", refusal=refusal.to_json())
 
     @classmethod
     def from_json(cls, document: Json) -> Prediction:
         """Return the prediction of a document that :meth:`to_json` gave."""
-        model, refusal, interval = (document[n] for n in ("model", "refusal", "risk_5y_interval"))
-        members = () if model is None else tuple(model.get("members", ()))
-        slices = tuple(
-            SliceRecord(**{**record, "centre_mm": tuple(record["centre_mm"])})
-            for record in document["slices"]
-        )
-        return cls(
-            **{
-                **document,
-                "model": None if model is None else ModelFacts(**{**model, "members": members}),
-                "levels": tuple(document["levels"]),
-                "spacing_mm": document["spacing_mm"] and tuple(document["spacing_mm"]),
-                "risk_5y_interval": interval and tuple(interval),
-                "slices": slices,
-                "warnings": tuple(CaseWarning(**warning) for warning in document["warnings"]),
-                "refusal": None if refusal is None else Refusal(**refusal),
-            }
-        )
+        model, spacing = document["model"], document["spacing_mm"]
+        interval = document["risk_5y_interval"]
+        typed = {
+            "model": model and ModelFacts(**{**model, "members": tuple(model.get("members", ()))}),
+            "levels": tuple(document["levels"]),
+            "spacing_mm": spacing and tuple(spacing),
+            "risk_5y_interval": interval and tuple(interval),
+            "slices": tuple(
+                SliceRecord(**{**record, "centre_mm": tuple(record["centre_mm"])})
+                for record in document["slices"]
+            ),
+            "warnings": tuple(CaseWarning(**warning) for warning in document["warnings"]),
+        }
+        return cls(**{**document, **typed})
 
     def to_json(self) -> Json:
         """Return the document, checked against its schema.
 
         Raises:
-            ValueError: when a field breaks the schema.
+            ValueError: a field breaks the schema.
         """
         document: Json = json.loads(json.dumps(asdict(self)))
         broken = violations(document, "prediction")
@@ -143,7 +135,7 @@ class Prediction:
 
 
 def mask_record(source: str, levels: Sequence[str] = ()) -> Json:
-    """Return what a result says of a mask of which no more is known than its levels.
+    """Return the origin of a mask of which only the source and the levels are known.
 
     Args:
         source: ``given``, ``auto``, ``totalsegmentator`` or ``spine-segment``.
@@ -161,35 +153,28 @@ def mask_record(source: str, levels: Sequence[str] = ()) -> Json:
 
 
 def check_case_name(name: str) -> str:
-    """Return a case's name if it can stand in results and serve as a folder's name.
-
-    Raises:
-        SettingError: it is empty, begins with a dot, or holds a slash or a control character.
+    """Return the name of a case if it can serve as the name of a folder.
 
     >>> check_case_name("P 017")
     'P 017'
     >>> check_case_name("../x")
     Traceback (most recent call last):
     ...
-    monai_vfx.core.errors.SettingError: case_id '../x' must not begin ...
+    monai_vfx.core.errors.SettingError: case_id '../x' must have 1 to 100 ...
     """
-    if (
-        not 1 <= len(name) <= 100
-        or name.startswith(".")
-        or not name.isprintable()
-        or {"/", "\\"} & {*name}
-    ):
+    printable = 1 <= len(name) <= 100 and name.isprintable()
+    if not printable or name.startswith(".") or {"/", "\\"} & {*name}:
         raise SettingError(
-            f"case_id {name!r} must not begin with a dot, be empty, longer than 100 or hold "
-            "slashes or control characters: it becomes a folder's name"
+            f"case_id {name!r} must have 1 to 100 printable characters, no slash and no leading "
+            "dot: it becomes the name of a folder"
         )
     return name
 
 
 def place_for_refusal(folder: Path) -> Path:
-    """Return where a refusal is recorded in the folder of a case: never over an earlier result."""
+    """Return the path of a refusal in the folder of a case, never that of an earlier result."""
     earlier = folder / "prediction.json"
-    if earlier.exists() and json.loads(earlier.read_text(encoding="utf-8"))["status"] == "ok":
+    if earlier.exists() and read_json(earlier)["status"] == "ok":
         return folder / "refused.json"
     return earlier
 
@@ -198,28 +183,15 @@ def run_record(command: str, settings: Json, inputs: Mapping[str, str | None]) -
     """Return what is needed to repeat a run (``run.json``).
 
     Args:
-        command: the command's name.
+        command: name of the command.
         settings: the settings in force. Must not hold paths that name a patient.
         inputs: role → SHA-256 of the content, None where there was none.
     """
-    packages = (
-        "monai_vfx",
-        "monai",
-        "torch",
-        "torchvision",
-        "numpy",
-        "scipy",
-        "pandas",
-        "scikit-learn",
-        "xgboost",
-        "pydicom",
-        "nibabel",
-    )
     return {
         "command": command,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
         "settings": settings,
         "inputs_sha256": dict(inputs),
     }

@@ -1,4 +1,4 @@
-"""The JSON Schemas of ``data_schemas/``: one gate for every document that people exchange."""
+"""The JSON Schemas of ``data_schemas/``: checks for every document that people exchange."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from monai_vfx.core.arrays import Json
 
 @cache
 def schema(name: str) -> Json:
-    """Return the schema ``data_schemas/<name>.schema.json``.
-
-    Raises:
-        FileNotFoundError: when there is no schema of that name.
-    """
+    """Return the schema ``data_schemas/<name>.schema.json``."""
     from monai_vfx import data_schemas
 
     folder = Path(data_schemas.__file__).parent

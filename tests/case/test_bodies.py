@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from monai_vfx.case.mask.bodies import bodies_if_whole, derive_bodies, has_posterior_arch
+from monai_vfx.case.mask.bodies import bodies_if_whole, derive_bodies
 from monai_vfx.core.anatomy import LEVEL_NAMES, VERTEBRAE
 
 VALUES = (18, 19, 20, 21, 22, 23, 24)
@@ -94,8 +94,8 @@ def test_bodies_of_a_known_spine(name: str) -> None:
     affine = centred(affine, shape)
     whole = rasterise(affine, shape, whole=True)
     truth = rasterise(affine, shape, whole=False)
-    assert has_posterior_arch(whole, affine)
-    assert not has_posterior_arch(truth, affine)
+    assert bodies_if_whole(whole, affine) is not None
+    assert bodies_if_whole(truth, affine) is None
     found = derive_bodies(whole, affine)
     for value in VALUES:
         a, b = found == value, truth == value
@@ -142,7 +142,7 @@ def test_levels_cut_by_the_field_of_view() -> None:
     found = derive_bodies(whole, affine)
     assert not (found == 18).any()
     assert dice(found == 19, truth == 19) > 0.85
-    assert has_posterior_arch(whole, affine)
+    assert bodies_if_whole(whole, affine) is not None
 
 
 def test_crushed_body_is_still_found() -> None:
@@ -168,7 +168,7 @@ def test_single_level_and_empty_map() -> None:
     assert dice(derive_bodies(one, affine) == 21, truth == 21) > 0.9
     nothing = np.zeros((4, 5, 6), dtype=np.uint8)
     assert not derive_bodies(nothing, np.eye(4)).any()
-    assert not has_posterior_arch(nothing, np.eye(4))
+    assert bodies_if_whole(nothing, np.eye(4)) is None
 
 
 def load(path: Path) -> np.ndarray:

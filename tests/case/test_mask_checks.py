@@ -118,7 +118,7 @@ def test_a_vertebra_without_label_between_two(tmp_path: Path) -> None:
     found = refusal(tmp_path, labels)
     assert (found.code, found.message.split(",")[0]) == (
         "levels_gap",
-        "L1 and L2 stand 72 mm apart",
+        "the centres of L1 and L2 are 72 mm apart",
     )
 
 

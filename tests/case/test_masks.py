@@ -145,7 +145,7 @@ def test_detection_by_hand() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({1: 100.0, 2: 130.0}, "without their levels"),
+        ({1: 100.0, 2: 130.0}, "do not distinguish the levels"),
         ({5: 100.0, 6: 130.0}, "5, 6 in their order fit no label scheme"),
         ({19: 100.0, 20: 230.0, 21: 160.0, 22: 190.0}, "19, 20, 21, 22 in their order"),
         (
@@ -385,7 +385,7 @@ def test_an_extra_vertebra_is_warned_of(
     names = xml({n: level for level, n in (VERSE | {name: value}).items()}) if named else ""
     masks = load(save(tmp_path / "a.nii.gz", labels, names=names))
     assert [warning.code for warning in masks.warnings] == ["level_extra"]
-    assert f"labelled: {name}; " in masks.warnings[0].message
+    assert f"labels {name}; " in masks.warnings[0].message
     assert f"{5 + (name == 'L6')} lumbar vertebrae are labelled" in masks.warnings[0].message
     assert masks.levels == ("T11", "T12", "L1", "L2", "L3", "L4", "L5")
     np.testing.assert_array_equal(masks.labels, np.where(labels == value, 0, labels))

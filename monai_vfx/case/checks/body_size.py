@@ -1,9 +1,9 @@
-"""Can labelled bodies be vertebral bodies: their sizes, and the steps from one to the next.
+"""Check the sizes of labelled vertebral bodies and the distances between neighbours.
 
-What no vertebra can be is refused; what is rare is a warning. The limits are wide on purpose: they
-shall find two vertebrae under one label, a label of a disc or a voxel size that is wrong, and let
-pass the small, the large and the crushed. Adult lumbar bodies measure some 20-35 mm in height,
-25-42 mm from front to back, 33-60 mm from side to side and 15-65 ml.
+Impossible sizes are refused, rare ones warned of. The limits are wide on purpose: they catch two
+vertebrae under one label, a labelled disc or a wrong voxel size, but not small, large or crushed
+bodies. Adult lumbar bodies measure some 20-35 mm in height, 25-42 mm from front to back, 33-60 mm
+from side to side and 15-65 ml.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.core.anatomy import LEVEL_NAMES, STUDY_LABELS, VERTEBRAE
 from monai_vfx.core.arrays import Affine, Points
 from monai_vfx.core.errors import CaseRefused, CaseWarning
+from monai_vfx.core.geometry import world_positions
 
 POSSIBLE: dict[str, tuple[float, float]] = {
     "height_mm": (4.0, 55.0),
@@ -23,7 +24,7 @@ POSSIBLE: dict[str, tuple[float, float]] = {
     "width_mm": (18.0, 85.0),
     "volume_ml": (3.0, 120.0),
 }
-"""Measure of a whole body of T12-L4 → least and greatest possible value."""
+"""Measure of a whole body of T12-L4 → minimum and maximum that are possible."""
 
 USUAL: dict[str, tuple[float, float]] = {
     "height_mm": (12.0, 42.0),
@@ -31,14 +32,14 @@ USUAL: dict[str, tuple[float, float]] = {
     "width_mm": (28.0, 65.0),
     "volume_ml": (9.0, 80.0),
 }
-"""Measure → least and greatest usual value."""
+"""Measure → minimum and maximum that are usual."""
 
 NEIGHBOUR_RATIO = 1.8
 """A body whose volume is this many times its neighbour's, or more, is unusual."""
 
 MAX_STEP = 1.65
-"""Longest distance of two neighbours' centres, as a multiple of the median between T12 and L4.
-One vertebra without a label between two makes it about 2."""
+"""Maximum distance of two neighbours' centres, as a multiple of the median between T12 and L4.
+An unlabelled vertebra between two makes it about 2."""
 
 _INNER = (0.005, 0.995)  # quantiles that stand for a body's ends: single voxels stick out
 
@@ -66,9 +67,9 @@ def measure_bodies(present: dict[int, Points], affine: Affine) -> dict[str, Body
         affine: (4, 4) index → world mm, RAS+.
     """
     points = {
-        level: present[VERTEBRAE[level]] @ affine[:3, :3].T + affine[:3, 3]
-        for level in LEVELS
-        if VERTEBRAE[level] in present
+        LEVEL_NAMES[value]: world_positions(affine, present[value])
+        for value in STUDY_LABELS
+        if value in present
     }
     centres = np.array([at.mean(axis=0) for at in points.values()])
     lines = np.gradient(centres, axis=0) if len(centres) > 1 else np.array([[0.0, 0.0, -1.0]])
@@ -94,12 +95,12 @@ def _axes(line: Points) -> Points:
 def check_body_sizes(
     present: dict[int, Points], affine: Affine, cut: tuple[str, ...]
 ) -> list[CaseWarning]:
-    """Refuse bodies of T12-L4 that cannot be, warn of those that are unusual.
+    """Refuse impossible bodies of T12-L4, warn of unusual ones.
 
     Args:
         present: label value → voxel indices (n, 3), all of T12-L4.
         affine: (4, 4) index → world mm, RAS+.
-        cut: levels that the field of view cuts; their sizes say nothing.
+        cut: levels that the field of view cuts; their sizes are not checked.
 
     Raises:
         CaseRefused: ``body_impossible`` or ``levels_gap``.
@@ -113,7 +114,8 @@ def check_body_sizes(
     unusual = _outside(whole, USUAL)
     for upper, lower in pairwise(whole):
         ratio = whole[upper].volume_ml / whole[lower].volume_ml
-        if not 1 / NEIGHBOUR_RATIO < ratio < NEIGHBOUR_RATIO and _adjacent(upper, lower):
+        adjacent = VERTEBRAE[lower] - VERTEBRAE[upper] == 1
+        if adjacent and not 1 / NEIGHBOUR_RATIO < ratio < NEIGHBOUR_RATIO:
             unusual.append(
                 f"{upper} has {ratio:.1f} times the volume of {lower} (usual "
                 f"{1 / NEIGHBOUR_RATIO:.1f}-{NEIGHBOUR_RATIO})"
@@ -121,12 +123,8 @@ def check_body_sizes(
     return [CaseWarning("body_unusual", "; ".join(unusual))] if unusual else []
 
 
-def _adjacent(upper: str, lower: str) -> bool:
-    return VERTEBRAE[lower] - VERTEBRAE[upper] == 1
-
-
 def _outside(bodies: dict[str, BodyMeasures], limits: dict[str, tuple[float, float]]) -> list[str]:
-    """Spell the measures that lie outside limits.
+    """Describe the measures that lie outside limits.
 
     >>> _outside({"L1": BodyMeasures(70.0, 30, 40, 30, np.zeros(3))}, POSSIBLE)
     ['L1 has a height of 70 mm (4-55)']
@@ -144,17 +142,18 @@ def _outside(bodies: dict[str, BodyMeasures], limits: dict[str, tuple[float, flo
 
 
 def _check_steps(bodies: dict[str, BodyMeasures]) -> None:
-    """Refuse where a vertebra without a label seems to lie between two labelled ones."""
-    names = list(bodies)
+    """Refuse bodies so far apart that an unlabelled vertebra seems to lie between them."""
     steps = {
         (upper, lower): float(np.linalg.norm(bodies[upper].centre - bodies[lower].centre))
-        for upper, lower in pairwise(names)
+        for upper, lower in pairwise(bodies)
     }
-    median = float(np.median(list(steps.values()))) if steps else 0.0
+    if len(steps) < 3:
+        return
+    median = float(np.median(list(steps.values())))
     for (upper, lower), step in steps.items():
-        if len(steps) > 2 and step > MAX_STEP * median:
+        if step > MAX_STEP * median:
             raise CaseRefused(
                 "levels_gap",
-                f"{upper} and {lower} stand {step:.0f} mm apart, the median of T12-L4 is "
-                f"{median:.0f} mm; the rule is at most {MAX_STEP} times that",
+                f"the centres of {upper} and {lower} are {step:.0f} mm apart, the median of T12-L4 "
+                f"is {median:.0f} mm; the distance must be at most {MAX_STEP} times that",
             )

@@ -1,7 +1,7 @@
-"""Does a label map lie on the bone of this CT? A check that needs the voxels.
+"""Check that a label map lies on the bone of the CT.
 
-The cortical shell stays denser than what surrounds the body even where trabecular bone is lost,
-so the rule compares the bodies' surface layer with a ring around it, not their inside.
+The cortical shell stays denser than its surroundings even where trabecular bone is lost, so the
+surface layer of the bodies is compared with a ring around it, not their inside.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, stats
 
-from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.core.anatomy import STUDY_LABELS
 from monai_vfx.core.arrays import BoolVolume, HUVolume, LabelVolume, Points
 from monai_vfx.core.errors import CaseRefused
+from monai_vfx.core.geometry import label_voxels
 
 SHELL_MM = 3.0
 """Thickness of the surface layer, in mm."""
 
 RING_MM = (3.0, 8.0)
-"""Least and greatest distance of the ring from the body, in mm."""
+"""Inner and outer distance of the ring from the body, in mm."""
 
 MIN_CONTRAST = 0.71
-"""Least probability that a voxel of the surface layer is denser than one of the ring."""
+"""Minimum probability that a voxel of the surface layer is denser than one of the ring."""
 
 MIN_HU = 60.0
-"""Least upper quartile of the surface layer, in HU."""
+"""Minimum upper quartile of the surface layer, in HU."""
 
 SLACK_MM = 4.0
-"""A mask that fits after a shift of this much within the slices is taken to fit, in mm."""
+"""A mask that fits after a shift by this much within the slices passes, in mm."""
 
 GROWTH_MM = (0.0, -3.0, 3.0)
-"""So is one that was drawn this much too wide or too narrow, in mm."""
+"""So does one that was drawn this much too wide or too narrow, in mm."""
 
 _MAX_SAMPLES = 1500  # voxels of each layer and level that are compared
 _MIN_SAMPLES = 20
@@ -42,7 +43,7 @@ _MIN_SAMPLES = 20
 def check_bone_overlap(
     hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]
 ) -> None:
-    """Refuse when the labelled bodies are not denser at their surface than around it.
+    """Refuse labelled bodies whose surface is not denser than its surroundings.
 
     For each level the probability that a voxel of the lateral surface layer is denser than one
     of the ring around it (the area under the ROC curve) is computed; the median over the levels,
@@ -51,7 +52,7 @@ def check_bone_overlap(
     Args:
         hu: (i, j, k) in HU, of a region around T12-L4.
         labels: (i, j, k) on the same grid; values other than the bodies of T12-L4 are ignored.
-        spacing_mm: voxel distances along (i, j, k).
+        spacing_mm: voxel spacing along (i, j, k).
 
     Raises:
         CaseRefused: ``mask_off_bone``.
@@ -65,12 +66,12 @@ def check_bone_overlap(
         for shift in _shifts(layers, spacing):
             found = _compare(hu, layers, shift)
             if found[0] >= MIN_HU and found[1] >= MIN_CONTRAST:
-                return  # most masks pass where they are: the first trial
+                return  # most masks pass at the first trial, where they lie
             density, contrast = max((density, contrast), found, key=lambda pair: pair[1])
     raise CaseRefused(
         "mask_off_bone",
-        f"the bodies' surface (upper quartile {density:.0f} HU) is denser than its "
-        f"surroundings with a probability of {contrast:.2f}; the rule is at least "
+        f"the bodies' surface has an upper quartile of {density:.0f} HU and is denser than its "
+        f"surroundings with a probability of {contrast:.2f}; these must be at least "
         f"{MIN_HU:.0f} HU and {MIN_CONTRAST}",
     )
 
@@ -85,44 +86,31 @@ class _Layer:
 
 
 def _layers(labels: LabelVolume, spacing: npt.NDArray[np.float64]) -> list[list[_Layer]]:
-    """Find the surface layer and the ring of every level, for each size of ``GROWTH_MM``."""
-    found = ndimage.find_objects(labels, max_label=VERTEBRAE[LEVELS[-1]])
-    boxes = {
-        value: found[value - 1]
-        for value in (VERTEBRAE[level] for level in LEVELS)
-        if found[value - 1] is not None
-    }
-    centres = {
-        value: (np.argwhere(labels[box] == value).mean(axis=0) + [s.start for s in box]) * spacing
-        for value, box in boxes.items()
-    }
-    line = centres[max(centres)] - centres[min(centres)] if len(centres) > 1 else np.zeros(3)
+    """Return the layers of the levels for each size of ``GROWTH_MM`` at which most can be used."""
+    bodies = {v: at for v, at in label_voxels(labels).items() if v in STUDY_LABELS}
+    centres = {value: index.mean(axis=0) * spacing for value, index in bodies.items()}
+    line = centres[max(centres)] - centres[min(centres)] if centres else np.zeros(3)
     sizes: list[list[_Layer]] = [[] for _ in GROWTH_MM]
-    for value, box in boxes.items():
-        for layers, (shell, ring) in zip(
-            sizes, _sampled_layers(labels, spacing, value, box, line), strict=True
-        ):
+    for value, index in bodies.items():
+        pairs = _sampled_layers(labels, spacing, value, index, line)
+        for layers, (shell, ring) in zip(sizes, pairs, strict=True):
             if min(len(shell), len(ring)) >= _MIN_SAMPLES:
                 layers.append(_Layer(shell, ring, centres[value]))
-    return [layers for layers in sizes if len(layers) > len(boxes) // 2]
+    return [layers for layers in sizes if len(layers) > len(bodies) // 2]
 
 
 def _sampled_layers(
     labels: LabelVolume,
     spacing: npt.NDArray[np.float64],
     value: int,
-    inner: tuple[slice, ...],
+    index: npt.NDArray[np.intp],
     line: npt.NDArray[np.float64],
 ) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
     """Return the indices of one level's lateral surface layer and ring, a pair for each size."""
-    reach = RING_MM[1] + max(GROWTH_MM)
-    box = tuple(
-        slice(max(side.start - more, 0), min(side.stop + more, size))
-        for side, more, size in zip(
-            inner, np.ceil(reach / spacing).astype(int).tolist(), labels.shape, strict=True
-        )
-    )
-    view = labels[box]
+    reach = np.ceil((RING_MM[1] + max(GROWTH_MM)) / spacing).astype(int)
+    start = np.maximum(index.min(axis=0) - reach, 0)
+    stop = np.minimum(index.max(axis=0) + 1 + reach, labels.shape)
+    view = labels[tuple(slice(low, high) for low, high in zip(start, stop, strict=True))]
     body = view == value
     if body.all():
         return [(np.zeros((0, 3), dtype=np.intp),) * 2 for _ in GROWTH_MM]
@@ -131,15 +119,11 @@ def _sampled_layers(
     outside = ndimage.distance_transform_edt(~body, sampling=spacing) - half
     inside = ndimage.distance_transform_edt(body, sampling=spacing) - half
     distance = np.where(body, -inside, outside)
-    height = sum(
-        np.arange(size).reshape([-1 if n == along else 1 for n in range(3)]) * step * part
-        for along, (size, step, part) in enumerate(zip(body.shape, spacing, line, strict=True))
-    )
-    height = np.broadcast_to(height, body.shape)
+    i, j, k = np.ix_(*(np.arange(size) * mm for size, mm in zip(body.shape, spacing, strict=True)))
+    height = i * line[0] + j * line[1] + k * line[2]
     low, high = np.quantile(height[body], [0.1, 0.9])
     # Discs above and below are left out, and other levels; bodies may be thinner than a layer.
     lateral = (height >= low) & (height <= high) & (body | (view == 0))
-    start = [side.start for side in box]
     pairs = []
     for growth in GROWTH_MM:
         shell = lateral & (distance > growth - SHELL_MM) & (distance <= growth)
@@ -149,7 +133,7 @@ def _sampled_layers(
 
 
 def _thinned(region: BoolVolume) -> npt.NDArray[np.intp]:
-    """Return the indices (n, 3) of a region, evenly thinned to ``_MAX_SAMPLES``."""
+    """Return the indices (n, 3) of a region, evenly thinned to at most ``_MAX_SAMPLES``."""
     index = np.argwhere(region)
     return index[:: len(index) // _MAX_SAMPLES + 1]
 
@@ -159,8 +143,8 @@ def _shifts(layers: list[_Layer], spacing: npt.NDArray[np.float64]) -> list[tupl
     line = layers[-1].centre - layers[0].centre
     along = int(np.abs(line).argmax()) if line.any() else 2
     steps = np.rint(SLACK_MM / spacing).astype(int)
-    choices = [(0,) if axis == along else (0, -int(n), int(n)) for axis, n in enumerate(steps)]
-    return list(product(choices[0], choices[1], choices[2]))
+    i, j, k = ((0,) if axis == along else (0, -int(n), int(n)) for axis, n in enumerate(steps))
+    return list(product(i, j, k))
 
 
 def _compare(

@@ -1,12 +1,11 @@
-"""Is a label map shifted along the spine? A check that needs the voxels.
+"""Check that a label map is not shifted along the spine.
 
-After a shift along the spine the bodies still lie on bone, which
-:mod:`monai_vfx.case.checks.bone_overlap` accepts.
-But between two bodies there is a disc, less dense than the endplates on both sides of it. So the
-middles of the gaps between labels, and the ends of the labels, are compared along the column
+After such a shift the bodies still lie on bone, which :mod:`monai_vfx.case.checks.bone_overlap`
+accepts. But between two bodies there is a disc, less dense than the endplates on both sides of it.
+So the middles of the gaps between labels, and the ends of the labels, are compared along the column
 through the bodies' centres, where the mask lies and at other places up to half a step away.
 
-A shift by a whole vertebra looks like no shift at all; nothing here can tell.
+A shift by a whole vertebra looks like no shift at all and cannot be detected here.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
+from monai_vfx.core.anatomy import STUDY_LABELS
 from monai_vfx.core.arrays import HUVolume, LabelVolume, Points
 from monai_vfx.core.errors import CaseRefused
+from monai_vfx.core.geometry import label_voxels
 
 COLUMN_MM = 9.0
 """Radius of the column, mm."""
@@ -35,13 +35,13 @@ MAX_SHIFT_MM = 17.0
 """Shifts up to this are tried, mm: half of the step from one body to the next."""
 
 MIN_SHIFT_MM = 7.0
-"""A mask that fits best after a smaller shift along the spine is taken to fit, mm."""
+"""A mask that fits best after a smaller shift passes, mm."""
 
 MIN_SHARE = 0.25
 """A mask fits where it lies if its contrast there is this share of that at the best shift."""
 
 MIN_CONTRAST_HU = 30.0
-"""Where endplates and discs differ by less even at the best shift, nothing is said, HU."""
+"""Where endplates and discs differ by less even at the best shift, the mask passes, HU."""
 
 _STEP_MM = 0.5
 _MIN_GAPS = 3
@@ -49,7 +49,7 @@ _MIN_GAPS = 3
 
 @dataclass(frozen=True)
 class _Column:
-    """Mean HU along the spine, and where the labels end on it.
+    """Mean HU along the spine, and the ends of the labels on it.
 
     Attributes:
         place: (n,) mm along the line through the bodies' centres, head to feet.
@@ -69,21 +69,21 @@ class _Column:
 def check_craniocaudal_shift(
     hu: HUVolume, labels: LabelVolume, spacing_mm: tuple[float, float, float]
 ) -> None:
-    """Refuse when labels fit the endplates and discs far better further up or down.
+    """Refuse labels that fit endplates and discs far better further up or down.
 
-    Two contrasts count, medians over the gaps between the bodies of T12-L4: how much denser than
-    the middle of the gap the less dense of the two ends beside it is, and that end together with
-    the middles of both bodies. Refused is a mask with both below ``MIN_SHARE`` of what they are
-    at the best shift of the first, if that shift is at least ``MIN_SHIFT_MM`` and the first
-    contrast there at least ``MIN_CONTRAST_HU``.
+    Two contrasts are taken, medians over the gaps between the bodies of T12-L4: by how much the
+    less dense of the two ends beside a gap exceeds the middle of the gap, and by how much that end
+    together with the middles of both bodies does. A mask is refused if both are below
+    ``MIN_SHARE`` of their values at the shift where the first is best, that shift is at least
+    ``MIN_SHIFT_MM`` and the first contrast there at least ``MIN_CONTRAST_HU``.
 
-    The lesser end counts because in severe osteoporosis the trabecular bone is the darkest band:
-    a gap laid over it is dark as well, but has no bright edges close by on both sides.
+    The less dense end counts because in severe osteoporosis the trabecular bone is the darkest
+    band: a gap laid over it is dark as well, but has no bright edges close by on both sides.
 
     Args:
         hu: (i, j, k) in HU, of a region around T12-L4.
         labels: (i, j, k) on the same grid; values other than the bodies of T12-L4 are ignored.
-        spacing_mm: voxel distances along (i, j, k).
+        spacing_mm: voxel spacing along (i, j, k).
 
     Raises:
         CaseRefused: ``mask_shifted``.
@@ -104,16 +104,13 @@ def check_craniocaudal_shift(
         raise CaseRefused(
             "mask_shifted",
             f"endplates and discs fit the mask {abs(shifts[best]):.0f} mm further to the {towards}"
-            f" (contrast {found[best, 0]:.0f} HU there, {here[0]:.0f} HU where it lies); the rule "
-            f"is less than {MIN_SHIFT_MM:.0f} mm, or at least {MIN_SHARE:.0%} of the contrast",
+            f" (contrast {found[best, 0]:.0f} HU there, {here[0]:.0f} HU where it lies); the shift "
+            f"must be below {MIN_SHIFT_MM:.0f} mm or the contrast at least {MIN_SHARE:.0%} of that",
         )
 
 
 def _contrasts(column: _Column, shift: float) -> tuple[float, float]:
-    """Return how much ends, and ends and middles of bodies, are denser than gaps, in HU.
-
-    NaN where fewer than ``_MIN_GAPS`` gaps can be compared.
-    """
+    """Return both contrasts in HU, NaN where fewer than ``_MIN_GAPS`` gaps can be compared."""
     found = []
     for (top, bottom), (next_top, next_bottom) in pairwise(column.ends + shift):
         rim = min(column.mean(bottom - RIM_MM, bottom), column.mean(next_top, next_top + RIM_MM))
@@ -132,7 +129,7 @@ def _contrasts(column: _Column, shift: float) -> tuple[float, float]:
 
 def _column(hu: HUVolume, labels: LabelVolume, spacing: npt.NDArray[np.float64]) -> _Column | None:
     """Sample the column through the centres of the bodies; None with fewer than three."""
-    bodies = _bodies(labels, spacing)
+    bodies = [at * spacing for v, at in label_voxels(labels).items() if v in STUDY_LABELS]
     if len(bodies) < _MIN_GAPS:
         return None
     centres = np.array([points.mean(axis=0) for points in bodies])
@@ -150,19 +147,6 @@ def _column(hu: HUVolume, labels: LabelVolume, spacing: npt.NDArray[np.float64])
         ]
     )
     return _Column(place, _sampled(hu, line, spacing), ends)
-
-
-def _bodies(labels: LabelVolume, spacing: npt.NDArray[np.float64]) -> list[Points]:
-    """Return the voxels (n, 3) of each body of T12-L4 in mm along the axes."""
-    found = ndimage.find_objects(labels, max_label=VERTEBRAE[LEVELS[-1]])
-    bodies = []
-    for level in LEVELS:
-        box = found[VERTEBRAE[level] - 1]
-        if box is not None:
-            start = np.array([side.start for side in box])
-            index = np.argwhere(labels[box] == VERTEBRAE[level]) + start
-            bodies.append(index * spacing)
-    return bodies
 
 
 def _extended(place: npt.NDArray[np.float64], along: Points, centres: Points) -> Points:

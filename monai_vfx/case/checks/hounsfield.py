@@ -1,9 +1,8 @@
-"""Whether values around the spine can be Hounsfield units: peaks of tissues, steps of slices.
+"""Check that values around the spine are Hounsfield units.
 
 A rescaling that was left out or applied twice moves or stretches the whole histogram, and no header
-says so. Two tissues are around every spine: fat near -100 HU and muscle near 50 HU. Where single
-slices were rescaled otherwise, those peaks stay; but what was fat or muscle in one slice is
-something else in the next.
+tells. Two tissues surround every spine: fat near -100 HU and muscle near 50 HU. Where only some
+slices were rescaled wrongly those peaks remain, but values jump from one slice to the next.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from monai_vfx.core.errors import CaseRefused
 BODY_HU = (-250.0, 500.0)
 """Between these lie fat, soft tissue with contrast medium and spongy bone."""
 MIN_BODY_SHARE = 0.3
-"""Least share of voxels between them: the box around T12-L4 lies mostly within the body."""
+"""Minimum share of voxels between them: the box around T12-L4 lies mostly within the body."""
 MAIN_PEAK_HU = (-150.0, 150.0)
 """Where the main peak may lie: fat at 80 kV to muscle with contrast medium, and loosely so."""
 PEAKS_APART_HU = (90.0, 215.0)
@@ -27,10 +26,10 @@ PEAKS_APART_HU = (90.0, 215.0)
 USUAL_OFFSETS = (-1024.0, -1000.0, 1000.0, 1024.0)
 """By how much values are off where an intercept was left out or applied twice."""
 MAX_STEP_HU = 50.0
-"""Most that a slice's values may differ from the next slice's, as the median over the body. Real CT
-has at most 6 HU at 3 mm, 14 HU at 9 mm (whole trunk, lung and liver included)."""
+"""Maximum median difference between a slice and the next within the body. Real CT has at most 6 HU
+at 3 mm, 14 HU at 9 mm (whole trunk, lung and liver included)."""
 
-_MIN_STEP_SHARE = 0.05  # of a slice: fewer voxels of the body say nothing
+_MIN_STEP_SHARE = 0.05  # of a slice: fewer voxels of the body are not compared
 _MAX_NAMED = 5  # slices in a message
 _BIN_HU = 5.0
 _RANGE_HU = (-1200.0, 1200.0)
@@ -39,7 +38,7 @@ _MIN_PROMINENCE = 5e-4  # of all voxels, a bin
 
 
 def check_offset(hu: HUVolume) -> None:
-    """Refuse values that lie beside those of a body by what an intercept usually is.
+    """Refuse values that are off by the amount of a usual intercept.
 
     Args:
         hu: (i, j, k) of the region around T12-L4.
@@ -48,15 +47,14 @@ def check_offset(hu: HUVolume) -> None:
         CaseRefused: ``hu_implausible``.
     """
     values = hu[::2, ::2].ravel()
-    share = _body_share(values)
-    if share >= MIN_BODY_SHARE:
+    if _is_body(values).mean() >= MIN_BODY_SHARE:
         return
     for offset in USUAL_OFFSETS:
-        if _body_share(values - offset) >= MIN_BODY_SHARE:
+        if _is_body(values - offset).mean() >= MIN_BODY_SHARE:
             raise CaseRefused(
                 "hu_implausible",
-                f"values around the spine are those of a body {offset:+.0f} HU: the rescaling was "
-                "left out or applied twice",
+                f"values around the spine are off by {offset:+.0f} HU: the rescaling was left out "
+                "or applied twice",
             )
 
 
@@ -72,22 +70,21 @@ def check_peaks(hu: HUVolume) -> None:
         CaseRefused: ``hu_implausible``.
     """
     values = hu[::2, ::2].ravel()
-    share = _body_share(values)
+    share = float(_is_body(values).mean())
     if share < MIN_BODY_SHARE:
         raise CaseRefused(
             "hu_implausible",
-            f"{share:.0%} of the values around the spine lie between {BODY_HU[0]:.0f} and "
-            f"{BODY_HU[1]:.0f}, the rule is at least {MIN_BODY_SHARE:.0%}",
+            f"at least {MIN_BODY_SHARE:.0%} of the values around the spine must lie between "
+            f"{BODY_HU[0]:.0f} and {BODY_HU[1]:.0f} HU, got {share:.0%}",
         )
-    peaks = _peaks(values)
-    within = {hu: size for hu, size in peaks.items() if -300 <= hu <= 300}
+    within = {hu: size for hu, size in _peaks(values).items() if -300 <= hu <= 300}
     main = max(within, key=within.__getitem__, default=None)
     if main is None or not MAIN_PEAK_HU[0] <= main <= MAIN_PEAK_HU[1]:
-        found = "there is none" if main is None else f"it lies at {main:.0f}"
+        found = "none" if main is None else f"{main:.0f} HU"
         raise CaseRefused(
             "hu_implausible",
             f"values around the spine must have their main peak between {MAIN_PEAK_HU[0]:.0f} and "
-            f"{MAIN_PEAK_HU[1]:.0f} HU; {found}",
+            f"{MAIN_PEAK_HU[1]:.0f} HU, got {found}",
         )
     fat = max((hu for hu in within if hu < -30), key=within.__getitem__, default=None)
     soft = max((hu for hu in within if hu >= -30), key=within.__getitem__, default=None)
@@ -99,24 +96,25 @@ def check_peaks(hu: HUVolume) -> None:
         return
     raise CaseRefused(
         "hu_implausible",
-        f"fat peaks at {fat:.0f} and soft tissue at {soft:.0f}, {soft - fat:.0f} apart; the rule "
-        f"is {PEAKS_APART_HU[0]:.0f} to {PEAKS_APART_HU[1]:.0f} HU: values seem to be scaled",
+        f"the peaks of fat ({fat:.0f} HU) and soft tissue ({soft:.0f} HU) must be "
+        f"{PEAKS_APART_HU[0]:.0f} to {PEAKS_APART_HU[1]:.0f} HU apart, got {soft - fat:.0f} HU: "
+        "the values seem to be scaled",
     )
 
 
 def check_steps(hu: HUVolume, slice_axis: int, first_slice: int = 0) -> None:
-    """Refuse slices whose values do not follow from their neighbours'.
+    """Refuse slices whose values jump against their neighbours'.
 
-    From each slice to the next the median difference is taken over the voxels that hold the body's
-    values in one of the two. Slices on the lesser side of a step that is too large are named.
+    From each slice to the next the median difference is taken over the voxels that hold a body's
+    values in one of the two. Of the slices on both sides of too large a step the fewer are named.
 
     Args:
         hu: (i, j, k) of the region around T12-L4.
-        slice_axis: along which slices were reconstructed, each with a rescaling of its own.
+        slice_axis: axis along which slices were reconstructed, each with its own rescaling.
         first_slice: index in the CT of the region's first slice.
 
     Raises:
-        CaseRefused: ``hu_implausible``; slices are counted from 1, along the CT's own axis.
+        CaseRefused: ``hu_implausible``; slices are counted from 1 along the CT's own axis.
     """
     slices = np.moveaxis(hu, slice_axis, 0)[:, ::2, ::2].reshape(hu.shape[slice_axis], -1)
     steps = np.array([_step(one, other) for one, other in pairwise(slices)])
@@ -129,23 +127,22 @@ def check_steps(hu: HUVolume, slice_axis: int, first_slice: int = 0) -> None:
     found = ", ".join(f"{first_slice + 1 + n} ({off[n]:+.0f} HU)" for n in odd[:_MAX_NAMED])
     raise CaseRefused(
         "hu_implausible",
-        f"{len(odd)} of {len(levels)} slices around the spine differ from the others; counted from "
-        f"1: slice {found}; the rule is at most {MAX_STEP_HU:.0f} HU, as the median over the "
-        "body, from a slice to the next: their slope or intercept seems to be wrong",
+        f"{len(odd)} of {len(levels)} slices around the spine differ from the others: slice "
+        f"{found}, counted from 1; neighbouring slices must differ by at most {MAX_STEP_HU:.0f} HU "
+        "(median over the body): slope or intercept seems to be wrong",
     )
 
 
 def _step(one: Any, other: Any) -> float:
     """Return the median difference in HU between two slices (n,) within the body; 0 without one."""
-    body = [(values >= BODY_HU[0]) & (values <= BODY_HU[1]) for values in (one, other)]
-    either = body[0] | body[1]
+    either = _is_body(one) | _is_body(other)
     if either.mean() < _MIN_STEP_SHARE:
         return 0.0
     return float(np.median(other[either] - one[either]))
 
 
-def _body_share(values: Any) -> float:
-    return float(((values >= BODY_HU[0]) & (values <= BODY_HU[1])).mean())
+def _is_body(values: Any) -> Any:
+    return (values >= BODY_HU[0]) & (values <= BODY_HU[1])
 
 
 def _peaks(values: Any) -> dict[float, float]:

@@ -1,7 +1,7 @@
-"""The vertebral body out of a whole-vertebra label, by a rule in millimetres.
+"""Derive the vertebral body from a whole-vertebra label by geometry in millimetres.
 
 Segmentation tools label a vertebra with its arch and processes; the study's mask is the body
-alone. The rule, level by level (``docs/masks.md`` says it in words for users):
+alone. Level by level (``docs/masks.md`` describes it for users):
 
 1. *Core*: voxels deeper than a radius that pedicles and processes do not reach (6.5 mm, or less
    in a small or crushed body); the largest piece is the inside of the body.
@@ -14,7 +14,7 @@ alone. The rule, level by level (``docs/masks.md`` says it in words for users):
    more (a morphological opening that leaves the corners), largest piece only.
 
 Everything is measured in world millimetres, so flipped, permuted, oblique and anisotropic grids
-are treated alike. A label that ends at the edge of the volume counts as going on behind it.
+are treated alike. A label that ends at the edge of the volume is taken to continue beyond it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from monai_vfx.case.checks.fragments import largest_piece
 from monai_vfx.core.anatomy import LEVEL_NAMES
 from monai_vfx.core.arrays import Affine, BoolVolume, LabelVolume, Points, Region
-from monai_vfx.core.geometry import box_affine, nonzero_box, voxel_spacing
+from monai_vfx.core.geometry import box_affine, voxel_spacing, world_positions
 
 CORE_MM = 6.5
 """Depth below the surface, in mm, that the body's inside has and pedicles and processes lack."""
 
 CORE_SHARE = 0.6
-"""The same as a share of the level's greatest depth: the smaller of the two counts."""
+"""The same as a share of the level's maximum depth: the smaller of the two counts."""
 
 CORNER_MM = 4.0
 """How far beyond the opened core, in mm, the body's corners and rims may lie."""
@@ -48,11 +49,11 @@ ARCH_MM = 10.0
 """Voxels further behind the wall than this, in mm, belong to the arch and its processes."""
 
 ARCH_SHARE = 0.05
-"""Share of a file's vertebral voxels behind ``ARCH_MM`` from which it holds whole vertebrae."""
+"""Minimum share of voxels behind ``ARCH_MM`` in a file of whole vertebrae."""
 
 _WORKING_MM = 1.6  # distance maps of finer grids are computed on every n-th voxel up to this step
 _STRAY_MM = 25.0  # a core this far off its neighbours' line is an arch whose body is out of view
-_ROTATION_COS = np.cos(np.radians(25.0))  # a level's own direction is not believed beyond this
+_ROTATION_COS = np.cos(np.radians(25.0))  # a level's own direction is not trusted beyond this
 _MAX_TILT = 0.5  # mm of wall per mm of height
 
 
@@ -95,28 +96,12 @@ def derive_bodies(labels: LabelVolume, affine: Affine) -> LabelVolume:
     return _cut(labels, _measure(labels, affine))
 
 
-def has_posterior_arch(labels: LabelVolume, affine: Affine) -> bool:
-    """Say whether the labels hold whole vertebrae rather than bodies.
+def bodies_if_whole(labels: LabelVolume, affine: Affine) -> LabelVolume | None:
+    """Return what :func:`derive_bodies` does where the labels hold whole vertebrae, else None.
 
     One answer for the whole file, so that a level whose arch is cut by the field of view is
-    treated like the others: at least ``ARCH_SHARE`` of the vertebral voxels lie more than
+    treated like the others: in whole vertebrae at least ``ARCH_SHARE`` of the voxels lie more than
     ``ARCH_MM`` behind the posterior walls.
-
-    Args:
-        labels: (i, j, k) with VerSe numbers.
-        affine: (4, 4) index → world mm, RAS+.
-    """
-    return _arch_share(_measure(labels, affine)) >= ARCH_SHARE
-
-
-def bodies_if_whole(labels: LabelVolume, affine: Affine) -> LabelVolume | None:
-    """Return the bodies where the labels hold whole vertebrae, else None.
-
-    The same as :func:`has_posterior_arch` followed by :func:`derive_bodies`, at half the cost.
-
-    Args:
-        labels: (i, j, k) with VerSe numbers.
-        affine: (4, 4) index → world mm, RAS+.
     """
     measured = _measure(labels, affine)
     return _cut(labels, measured) if _arch_share(measured) >= ARCH_SHARE else None
@@ -124,19 +109,14 @@ def bodies_if_whole(labels: LabelVolume, affine: Affine) -> LabelVolume | None:
 
 def _measure(labels: LabelVolume, affine: Affine) -> list[tuple[_Vertebra, _Frame]]:
     """Find core, frame and wall of every level whose body is in the volume."""
-    around = nonzero_box(labels)
-    if around is None:
-        return []
-    view = labels[around]
-    found = []
-    for value, inner in enumerate(ndimage.find_objects(view), start=1):
-        if inner is not None and value in LEVEL_NAMES:
-            whole = tuple(
-                slice(outer.start + side.start, outer.start + side.stop)
-                for outer, side in zip(around, inner, strict=True)
-            )
-            found.append(_vertebra(labels, affine, value, whole))
-    vertebrae = _without_strays(found)
+    boxes = enumerate(ndimage.find_objects(labels), start=1)
+    vertebrae = _without_strays(
+        [
+            _vertebra(labels, affine, value, box)
+            for value, box in boxes
+            if box is not None and value in LEVEL_NAMES
+        ]
+    )
     backs = _posterior_directions(vertebrae)
     return [
         (vertebra, _frame(vertebra, up, back))
@@ -162,9 +142,9 @@ def _vertebra(
     sampling = spacing * steps
     depth = ndimage.distance_transform_edt(coarse, sampling=sampling)
     radius = min(CORE_MM, CORE_SHARE * float(depth.max()))
-    core = _largest_piece(depth > radius) if depth.max() > 0 else label[::1]
+    core = largest_piece(depth > radius)[0] if depth.max() > 0 else label
     local = box_affine(affine, box)
-    centre = _world(np.argwhere(core).mean(axis=0) * steps, local)
+    centre = world_positions(local, np.argwhere(core).mean(axis=0) * steps)
     return _Vertebra(
         value=value,
         box=box,
@@ -174,25 +154,8 @@ def _vertebra(
         stride=steps,
         radius=radius,
         centre=centre,
-        arm=_world(np.argwhere(label).mean(axis=0), local) - centre,
+        arm=world_positions(local, np.argwhere(label).mean(axis=0)) - centre,
     )
-
-
-def _world(index: npt.NDArray[np.floating], affine: Affine) -> Points:
-    """Map indices (…, 3) to world mm."""
-    mapped: Points = index @ affine[:3, :3].T + affine[:3, 3]
-    return mapped
-
-
-def _largest_piece(region: BoolVolume) -> BoolVolume:
-    """Keep the largest piece that is connected by faces."""
-    pieces, count = ndimage.label(region)
-    if count <= 1:
-        return region
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    largest: BoolVolume = pieces == sizes.argmax()
-    return largest
 
 
 def _without_strays(found: list[_Vertebra]) -> list[_Vertebra]:
@@ -236,7 +199,7 @@ def _posterior_directions(vertebrae: list[_Vertebra]) -> Points:
     """
     arms = np.array([vertebra.arm for vertebra in vertebrae]).reshape(-1, 3)
     arms[:, 2] = 0.0  # the spinous processes hang down: their height says nothing of direction
-    long = np.linalg.norm(arms, axis=1) > 5.0
+    long = np.linalg.norm(arms, axis=1) > 5.0  # mm
     common = np.array([0.0, -1.0, 0.0])
     if long.any():
         common = _unit(np.median(_unit(arms[long]), axis=0))
@@ -261,7 +224,7 @@ def _frame(vertebra: _Vertebra, up: npt.NDArray[np.float64], back: Points) -> _F
     inverse = np.asarray(np.linalg.inv(vertebra.affine), dtype=np.float64)
     inside: npt.NDArray[np.float32] = ndimage.map_coordinates(
         vertebra.label.astype(np.float32),
-        np.moveaxis(_world(points, inverse), -1, 0),
+        np.moveaxis(world_positions(inverse, points), -1, 0),
         order=1,
         mode="nearest",
     )
@@ -318,7 +281,7 @@ def _fit_wall(
 
 def _behind_wall(vertebra: _Vertebra, frame: _Frame, index: npt.NDArray[np.intp]) -> Points:
     """Return how far voxels (n, 3) of the box lie behind the wall, in mm."""
-    offset = _world(index.astype(np.float64), vertebra.affine) - vertebra.centre
+    offset = world_positions(vertebra.affine, index) - vertebra.centre
     behind: Points = offset @ frame.back - frame.at - frame.tilt * (offset @ frame.up)
     return behind
 
@@ -335,10 +298,7 @@ def _arch_share(measured: list[tuple[_Vertebra, _Frame]]) -> float:
 
 def _cut(labels: LabelVolume, measured: list[tuple[_Vertebra, _Frame]]) -> LabelVolume:
     """Write the bodies of the measured levels over the labels."""
-    out = labels.copy()
-    around = nonzero_box(out)
-    if around is not None:
-        out[around][np.isin(out[around], list(LEVEL_NAMES))] = 0
+    out = np.where(np.isin(labels, list(LEVEL_NAMES)), 0, labels)
     for vertebra, frame in measured:
         index = np.argwhere(vertebra.label)
         reach = ndimage.map_coordinates(
@@ -349,5 +309,5 @@ def _cut(labels: LabelVolume, measured: list[tuple[_Vertebra, _Frame]]) -> Label
         )
         body = np.zeros_like(vertebra.label)
         body[tuple(index[keep].T)] = True
-        out[vertebra.box][_largest_piece(body)] = vertebra.value
+        out[vertebra.box][largest_piece(body)[0]] = vertebra.value
     return out

@@ -1,4 +1,4 @@
-"""Reads contours of an RTSTRUCT onto the slices of a CT.
+"""Read the contours of an RTSTRUCT onto the slices of a CT.
 
 Each contour lies in one slice of the CT. Where several contours of a region lie in one slice, an
 area that is enclosed twice is a hole (even-odd rule), whether the hole is a contour of its own or
@@ -22,27 +22,24 @@ import numpy.typing as npt
 from monai_vfx.case.mask.dicom_objects import (
     MaskPart,
     Meaning,
-    boxed,
     check_frame_of_reference,
     structure_of_item,
 )
 from monai_vfx.core.arrays import Affine, BoolVolume, Points
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.core.geometry import LPS_TO_RAS
+from monai_vfx.core.geometry import LPS, world_positions
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Geometric types of contours that enclose an area."""
 
 MAX_EXTENT_MM = 1000.0
-"""No structure is larger: not even the muscles along a whole spine."""
+"""Maximum extent of a structure, larger than the muscles along a whole spine."""
 
 PLANE_TOLERANCE = 0.1
 """A contour's points may lie this share of a slice distance off their common plane."""
 
 ON_LINE = 1e-3
 """A voxel's centre lies on a contour that passes it at this share of a voxel or less."""
-
-_RAS = np.diag(LPS_TO_RAS)[:3]
 
 
 def read_contours(
@@ -51,13 +48,13 @@ def read_contours(
     affine: Affine,
     frame_of_reference: str | None = None,
 ) -> Iterator[MaskPart]:
-    """Yield the regions of a structure set that mean something, on the CT's lattice.
+    """Yield the regions of a structure set that ``meaning`` selects, on the CT's lattice.
 
     Args:
         dataset: the object, as pydicom reads it.
-        meaning: which regions are read, and as what.
+        meaning: selects the regions to read, and as which structure.
         affine: (4, 4) of the CT, index (column, row, slice) → world mm, RAS+.
-        frame_of_reference: UID of the CT's, None where it has none.
+        frame_of_reference: FrameOfReferenceUID of the CT, None where it has none.
 
     Raises:
         CaseRefused: ``mask_grid_mismatch``, ``contours_missing``, ``mask_labels_unknown`` or
@@ -89,45 +86,45 @@ def read_contours(
 
 
 def _planes(item: Any, structure: str, to_ct: Points) -> tuple[dict[int, list[Points]], float]:
-    """Return the closed contours (n, 2) of each CT slice in voxels, and how far off they lie.
+    """Return the closed contours (n, 2) of each CT slice in voxels, and their offset in slices.
 
-    The distance counts in slices, -0.5 to 0.5; contours of a series shifted against the CT go to
-    the nearest slice.
+    Contours of a series shifted against the CT go to the nearest slice, -0.5 to 0.5 slices off.
     """
     planes: dict[int, list[Points]] = defaultdict(list)
     heights: dict[int, float] = {}
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for contour in item.get("ContourSequence", []):
         kind = str(contour.get("ContourGeometricType", ""))
-        if kind == "POINT":  # marks a place, encloses nothing
+        if kind == "POINT":  # marks a position, encloses nothing
             continue
         if kind not in CLOSED:
             raise CaseRefused(
-                "mask_unreadable", f"{structure} has a contour of type {kind[:16]!r}, not {CLOSED}"
+                "mask_unreadable",
+                f"contours must be of type {' or '.join(CLOSED)}, {structure} has {kind[:16]!r}",
             )
-        points = _points(contour, structure) * _RAS
-        index = points @ to_ct[:3, :3].T + to_ct[:3, 3]
+        points = _points(contour, structure) * LPS
+        index = world_positions(to_ct, points)
         height = float(index[:, 2].mean())
         slice_ = round(height)
         if np.ptp(index[:, 2]) > 2 * PLANE_TOLERANCE:
             raise CaseRefused(
                 "mask_grid_mismatch",
-                f"a contour of {structure} runs through {np.ptp(index[:, 2]):.1f} slices of the "
-                "CT; the rule is that each lies in one",
+                f"each contour must lie in one slice of the CT, one of {structure} spans "
+                f"{np.ptp(index[:, 2]):.1f}",
             )
         if abs(height - heights.setdefault(slice_, height)) > PLANE_TOLERANCE:
             raise CaseRefused(
                 "mask_grid_mismatch",
-                f"contours of {structure} lie closer than the CT's slices; the rule is one plane "
-                "of contours for each slice",
+                f"each slice of the CT must have one plane of contours, those of {structure} lie "
+                "closer than the slices",
             )
         planes[slice_].append(index[:, :2])
         low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0))
     if planes and (high - low).max() > MAX_EXTENT_MM:
         raise CaseRefused(
             "mask_unreadable",
-            f"contours of {structure} lie {(high - low).max():.0f} mm apart; no structure is "
-            f"larger than {MAX_EXTENT_MM:.0f} mm",
+            f"structures must be at most {MAX_EXTENT_MM:.0f} mm wide, the contours of {structure} "
+            f"extend over {(high - low).max():.0f} mm",
         )
     _check_gaps(structure, sorted(heights))
     off = float(np.mean([height - slice_ for slice_, height in heights.items()] or [0.0]))
@@ -139,29 +136,27 @@ def _points(contour: Any, structure: str) -> Points:
     if values.size < 9 or values.size % 3 or not np.isfinite(values).all():
         raise CaseRefused(
             "mask_unreadable",
-            f"a contour of {structure} has {values.size} coordinates; at least three points of "
-            "three are needed",
+            f"a contour must have at least three points of three coordinates, one of {structure} "
+            f"has {values.size} coordinates",
         )
     return values.reshape(-1, 3)
 
 
 def _check_gaps(structure: str, slices: list[int]) -> None:
-    """Refuse a region with slices between its first and last that no contour lies in."""
-    if not slices:
-        return
-    lacking = slices[-1] - slices[0] + 1 - len(slices)
-    if lacking:
+    """Refuse a region with slices between its first and last that hold no contour."""
+    count = slices[-1] - slices[0] + 1 if slices else 0
+    if count > len(slices):
         raise CaseRefused(
             "contours_missing",
-            f"{structure} has no contour in {lacking} of the {slices[-1] - slices[0] + 1} CT "
-            "slices between its first and last",
+            f"{structure} has no contour in {count - len(slices)} of the {count} CT slices between "
+            "its first and last",
         )
 
 
 def _part(
     structure: str, planes: dict[int, list[Points]], off: float, affine: Affine
 ) -> MaskPart | None:
-    """Fill the contours on a piece of the CT's lattice, which may reach beyond the CT."""
+    """Fill the contours on a part of the CT's lattice, which may reach beyond the CT."""
     points = np.concatenate([points for contours in planes.values() for points in contours])
     low = np.floor(points.min(axis=0)).astype(int)
     high = np.ceil(points.max(axis=0)).astype(int) + 1
@@ -170,20 +165,17 @@ def _part(
     inside = np.zeros((width, height, last - first + 1), dtype=bool)
     for slice_, contours in planes.items():
         inside[:, :, slice_ - first] = fill([c - low for c in contours], (width, height))
-    box = boxed(inside)
-    if box is None:
-        return None
     own = affine.copy()
     own[:3, 3] += affine[:3, :3] @ [*low, first + off]
-    return MaskPart(structure, *box, (width, height, last - first + 1), own)
+    return MaskPart.cut(structure, inside, own)
 
 
 def fill(contours: list[Points], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Say which points of a lattice lie within closed contours or on them.
+    """Return which points of a lattice lie within closed contours or on them.
 
     Args:
         contours: (n, 2) each, vertices in voxels; the last is joined to the first.
-        shape: of the lattice, (columns, rows).
+        shape: (columns, rows) of the lattice.
 
     Returns:
         (columns, rows): whether an odd number of contours encloses the point, or one runs
@@ -205,15 +197,14 @@ def fill(contours: list[Points], shape: tuple[int, int]) -> npt.NDArray[np.bool_
         a, b = start[crossing], end[crossing]
         x = a[:, 0] + (row - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0])
         inside[:, row] = (x[:, None] > columns).sum(axis=0) % 2 == 1
-        near = _near(start, end, row, columns)
-        inside[:, row] |= near
+        inside[:, row] |= _near(start, end, row, columns)
     return inside
 
 
 def _near(
     start: Points, end: Points, row: int, columns: npt.NDArray[np.int_]
 ) -> npt.NDArray[np.bool_]:
-    """Say which lattice points of a row lie on an edge."""
+    """Return which lattice points of a row lie on an edge."""
     low = np.minimum(start[:, 1], end[:, 1]) - ON_LINE
     high = np.maximum(start[:, 1], end[:, 1]) + ON_LINE
     touching = (low <= row) & (row <= high)

@@ -1,7 +1,7 @@
-"""Reads DICOM segmentations (SEG): binary, fractional and label map, by highdicom.
+"""Read DICOM segmentations (SEG): binary, fractional and label map, by highdicom.
 
 Geometry comes from the object's own functional groups, in any order of frames; positions without
-a frame hold nothing. Tiled objects (slide microscopy) are refused.
+a frame are background. Tiled objects (slide microscopy) are refused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from typing import Any
 from monai_vfx.case.mask.dicom_objects import (
     MaskPart,
     Meaning,
-    boxed,
     check_frame_of_reference,
     structure_of_item,
 )
-from monai_vfx.core.arrays import Affine
-from monai_vfx.core.errors import CaseRefused
+from monai_vfx.core.errors import CaseRefused, refusing
 from monai_vfx.core.geometry import LPS_TO_RAS
 
 _NEEDED = (
@@ -25,7 +23,7 @@ _NEEDED = (
     *("Rows", "Columns", "BitsAllocated", "NumberOfFrames"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
-_OF_FRAMES = (  # functional group, and what a frame states there (PS3.3, C.7.6.16 and C.8.20.3)
+_OF_FRAMES = (  # functional group and attribute of each frame (PS3.3, C.7.6.16 and C.8.20.3)
     ("PlanePositionSequence", "ImagePositionPatient"),
     ("FrameContentSequence", "DimensionIndexValues"),
     ("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
@@ -37,18 +35,18 @@ _SAVE_ANEW = (
 )
 
 FRACTION = 0.5
-"""A voxel of a fractional segment belongs to it from this share of the largest value on."""
+"""Minimum share of the largest value at which a voxel belongs to a fractional segment."""
 
 
 def read_segments(
     dataset: Any, meaning: Meaning, frame_of_reference: str | None = None
 ) -> Iterator[MaskPart]:
-    """Yield the segments of a SEG that mean something, one by one: a volume of each may be large.
+    """Yield the segments of a SEG that ``meaning`` selects, one by one as each may be large.
 
     Args:
         dataset: the object, as pydicom reads it.
-        meaning: which segments are read, and as what.
-        frame_of_reference: UID of the CT's, None where it has none.
+        meaning: selects the segments to read, and as which structure.
+        frame_of_reference: FrameOfReferenceUID of the CT, None where it has none.
 
     Raises:
         CaseRefused: ``mask_grid_mismatch``, ``mask_labels_unknown``, ``mask_unreadable`` or
@@ -59,34 +57,37 @@ def read_segments(
     _check_whole(dataset)
     check_frame_of_reference(str(dataset.get("FrameOfReferenceUID", "")), frame_of_reference)
     if "TotalPixelMatrixRows" in dataset:
-        raise CaseRefused("mask_unreadable", "the SEG is tiled, as slides are; a volume is needed")
-    try:
+        raise CaseRefused("mask_unreadable", "the SEG is tiled as slides are; it must be a volume")
+    with refusing("mask_unreadable", "the SEG cannot be read"):
         seg = hd.seg.Segmentation.from_dataset(dataset, copy=False)
         geometry = seg.get_volume_geometry()
-    except Exception as error:  # a damaged object raises anything; its text may name the patient
-        raise _unreadable(error) from error
     if geometry is None:
         raise CaseRefused(
-            "geometry_invalid", "the frames of the SEG are not the evenly spaced slices of a volume"
+            "geometry_invalid", "the frames of the SEG must be evenly spaced slices of a volume"
         )
     affine = LPS_TO_RAS @ geometry.affine[:, [2, 1, 0, 3]]  # slice, row, column → column first
     for number, item in _items(dataset):
         structure = _structure(number, item, meaning)
-        part = None if structure is None else _part(seg, number, structure, affine)
+        if structure is None:
+            continue
+        with refusing("mask_unreadable", "the SEG cannot be read"):
+            values = seg.get_volume(segment_numbers=[number]).array[..., 0].T
+        inside = values >= FRACTION if values.dtype.kind == "f" else values > 0
+        part = MaskPart.cut(structure, inside, affine)
         if part is not None:
             yield part
 
 
 def _check_whole(dataset: Any) -> None:
-    """Refuse an object that does not say where its frames lie and which segment each shows."""
+    """Refuse an object that does not state the position and the segment of each frame."""
     lacking = [name for name in _NEEDED if name not in dataset]
     if lacking:
         raise _incomplete(f"the SEG lacks {', '.join(lacking)}")
     frames = dataset.PerFrameFunctionalGroupsSequence
     if len(frames) != int(dataset.NumberOfFrames):
         raise _incomplete(
-            f"the SEG has {dataset.NumberOfFrames} frames, and its "
-            f"PerFrameFunctionalGroupsSequence says something of {len(frames)}"
+            f"the SEG has {dataset.NumberOfFrames} frames, its PerFrameFunctionalGroupsSequence "
+            f"describes {len(frames)}"
         )
     label_map = str(dataset.SegmentationType) == "LABELMAP"  # its voxels name their segments
     for group, name in _OF_FRAMES[:2] if label_map else _OF_FRAMES:
@@ -116,7 +117,7 @@ def _check_segment_numbers(dataset: Any) -> None:
 
 
 def _stated(dataset: Any, frame: Any, group: str, name: str) -> Any:
-    """Return what a frame states itself, or all frames together; None where nothing does."""
+    """Return an attribute of a frame, or that of all frames; None where neither has it."""
     for groups in (frame, *dataset.SharedFunctionalGroupsSequence):
         for item in groups.get(group, []):
             if item.get(name) is not None:
@@ -144,20 +145,3 @@ def _structure(number: int, item: Any, meaning: Meaning) -> str | None:
     return meaning(
         number, names[0], structure_of_item(number, names, [*kinds, *modifiers], regions)
     )
-
-
-def _part(seg: Any, number: int, structure: str, affine: Affine) -> MaskPart | None:
-    try:
-        values = seg.get_volume(segment_numbers=[number]).array[..., 0]
-    except Exception as error:  # as above
-        raise _unreadable(error) from error
-    inside = (values >= FRACTION if values.dtype.kind == "f" else values > 0).T
-    box = boxed(inside)
-    if box is None:
-        return None
-    shape = (inside.shape[0], inside.shape[1], inside.shape[2])
-    return MaskPart(structure, *box, shape, affine)
-
-
-def _unreadable(error: Exception) -> CaseRefused:
-    return CaseRefused("mask_unreadable", f"the SEG cannot be read ({type(error).__name__})")

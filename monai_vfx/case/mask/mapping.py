@@ -1,8 +1,8 @@
-"""A person's own statement of what the labels of a mask mean (``--labels FILE``).
+"""Read the user's own table of what the labels of a mask mean (``--labels FILE``).
 
 The file is JSON or YAML (``data_schemas/label_mapping.schema.json``)::
 
-    content: vertebra          # or body; found out where it is left out
+    content: vertebra          # or body; found from the shape where it is left out
     labels:
       7: T12                   # a label value, or the number of a segment
       Lumbar 1: L1             # a name as the mask carries it
@@ -21,17 +21,17 @@ from monai_vfx.core.errors import SettingError
 from monai_vfx.core.schemas import violations
 
 ENDINGS = (".json", ".yaml", ".yml")
-"""Endings of the files that :func:`read_mapping` takes."""
+"""Endings of the files that :func:`read_mapping` reads."""
 
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """What labels mean, by number and by name (in small letters).
+    """The meaning of labels by number and by name.
 
     Attributes:
-        by_value: label value or segment's number → level or muscle.
-        by_name: name → level or muscle.
-        content: whether a vertebra's label covers its body or all of it; None: find out.
+        by_value: label value or number of a segment → level or muscle.
+        by_name: name in lower case → level or muscle.
+        content: whether a vertebra's label covers its body or all of it; None: not stated.
     """
 
     by_value: Mapping[int, str]
@@ -39,7 +39,7 @@ class LabelMapping:
     content: Literal["body", "vertebra"] | None
 
     def structure(self, value: int | None, name: str) -> str | None:
-        """Return what a label with this value and name means; a name outweighs a number.
+        """Return the meaning of a label with this value and name; the name takes precedence.
 
         >>> LabelMapping({1: "L1"}, {"second": "L2"}, None).structure(1, "Second ")
         'L2'
@@ -49,7 +49,7 @@ class LabelMapping:
 
 
 def is_mapping_file(scheme: str) -> bool:
-    """Say whether what was given as label scheme is the path of a mapping.
+    """Return whether the value of ``--labels`` is the path of a mapping.
 
     >>> is_mapping_file("verse"), is_mapping_file("site.yaml")
     (False, True)
@@ -64,8 +64,8 @@ def read_mapping(path: str | Path) -> LabelMapping:
         path: ending in ``.json``, ``.yaml`` or ``.yml``.
 
     Raises:
-        SettingError: the file cannot be read, an entry stands there twice or breaks the schema;
-            the message names the entry.
+        SettingError: the file cannot be read, or an entry is repeated or breaks the schema; the
+            message names the entry.
     """
     path = Path(path)
     try:
@@ -74,7 +74,9 @@ def read_mapping(path: str | Path) -> LabelMapping:
         raise SettingError(f"label mapping: cannot be read ({type(error).__name__})") from error
     document = _parse(text, path.suffix.lower() == ".json")
     if isinstance(document, dict) and isinstance(document.get("labels"), dict):
-        document["labels"] = _with_text_keys(document["labels"])
+        keys = [str(key).strip() for key in document["labels"]]
+        _refuse_twice(keys)
+        document["labels"] = dict(zip(keys, document["labels"].values(), strict=True))
     broken = violations(document, "label_mapping")
     if broken:
         raise SettingError("label mapping: " + "; ".join(broken))
@@ -82,28 +84,22 @@ def read_mapping(path: str | Path) -> LabelMapping:
     numbers = {int(key): value for key, value in labels.items() if key.isdecimal()}
     names = {key.lower(): value for key, value in labels.items() if not key.isdecimal()}
     if len(numbers) + len(names) < len(labels):
-        raise SettingError("label mapping: labels hold a number or name twice")
+        raise SettingError("label mapping: a number or name is repeated in labels")
     return LabelMapping(numbers, names, document.get("content"))
-
-
-def _with_text_keys(labels: dict[Hashable, Any]) -> dict[str, Any]:
-    texts = [str(key).strip() for key in labels]
-    _refuse_twice(texts)
-    return dict(zip(texts, labels.values(), strict=True))
 
 
 def _refuse_twice(keys: list[Any]) -> None:
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
-        raise SettingError(f"label mapping: {', '.join(twice)} stands there twice")
+        raise SettingError(f"label mapping: {', '.join(twice)} is repeated")
 
 
 def _parse(text: str, as_json: bool) -> Any:
-    """Parse JSON or YAML; both parsers would keep the last of two equal keys without a word."""
+    """Parse JSON or YAML and refuse repeated keys, of which both parsers keep the last."""
     import yaml
 
     class Once(yaml.SafeLoader):
-        """Builds plain values only, each key once."""
+        """Load plain values only, each key once."""
 
     def pairs(entries: list[tuple[str, Any]]) -> dict[str, Any]:
         _refuse_twice([key for key, _ in entries])
@@ -118,8 +114,8 @@ def _parse(text: str, as_json: bool) -> Any:
         if as_json:
             return json.loads(text, object_pairs_hook=pairs)
         return yaml.load(text, Loader=Once)
+    except SettingError:
+        raise
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        if isinstance(error, SettingError):
-            raise
         kind = "JSON" if as_json else "YAML"
-        raise SettingError(f"label mapping: this is no {kind}") from error
+        raise SettingError(f"label mapping: the file is not valid {kind}") from error

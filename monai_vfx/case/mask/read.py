@@ -1,12 +1,11 @@
-"""Reads a mask from whatever holds it; its labels become the project's own.
+"""Read a mask of any kind and give its labels the project's own values.
 
-NIfTI or NRRD label map, folder of per-structure files, DICOM SEG or RTSTRUCT (also as the only one
-in a folder or archive), or the record of a mask that could not be made.
+A mask is a NIfTI or NRRD label map, a folder of per-structure files, a DICOM SEG or RTSTRUCT (also
+as the only one in a folder or archive), or the record of a mask that could not be made.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,39 +14,37 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from monai_vfx.case.mask.dicom_objects import STRUCTURE_SET, MaskPart, find_mask_object
+from monai_vfx.case.mask.dicom_objects import STRUCTURE_SET, find_mask_object
 from monai_vfx.case.mask.mapping import LabelMapping, is_mapping_file, read_mapping
 from monai_vfx.case.mask.schemes import find_structures
 from monai_vfx.core.anatomy import (
     LEVELS,
     MUSCLES,
     SACRUM,
-    VERTEBRAE,
+    STUDY_LABELS,
     label_value,
     structure_of_name,
 )
 from monai_vfx.core.arrays import Affine
-from monai_vfx.core.errors import CaseRefused, reason
+from monai_vfx.core.errors import CaseRefused, refusing
+from monai_vfx.core.files import read_json
 from monai_vfx.io.label_map import LabelFile, called, is_label_file, read_label_file
 
 REFUSED_MASK = "mask_refused.json"
-"""Name of the file that stands in place of a mask that was to be made and was refused."""
+"""Name of the file that is written in place of a mask whose making was refused."""
 
-# Neighbours of the study's levels help to find axes and order, the sacrum to count.
-_READ = ("T11", *LEVELS, "L5", "T13", "L6", SACRUM, *MUSCLES)
-WANTED = {name: label_value(name) for name in _READ}
-"""Structure that is read → its label value."""
-
-_STUDY = tuple(VERTEBRAE[level] for level in LEVELS)
+WANTED = {name: label_value(name) for name in ("T11", *LEVELS, "L5", "T13", "L6", SACRUM, *MUSCLES)}
+"""Structure that is read → its label value. Neighbours of the study's levels help to find axes and
+order, the sacrum to count."""
 
 
 @dataclass(frozen=True)
 class ReadMask:
-    """The labels of a mask, each file or DICOM structure on a grid of its own.
+    """The labels of a mask, each file or DICOM structure on its own grid.
 
     Attributes:
         scheme: how they were understood: ``names``, ``files``, ``mapping``, ``dicom_seg``,
-            ``rtstruct`` or a label scheme's name.
+            ``rtstruct`` or the name of a label scheme.
         files: the labels.
         content: what a vertebra's label covers, where a mapping states it.
     """
@@ -63,21 +60,15 @@ def read_mask(
     scheme: str | None = None,
     frame_of_reference: str | None = None,
 ) -> ReadMask:
-    """Read a mask; what is not needed is left out.
+    """Read the structures in ``WANTED`` from a mask.
 
-    Args:
-        source: what holds it.
-        affine: (4, 4) of the CT; contours are filled on its lattice.
-        scheme: name of a label scheme or path of a mapping file; None: found out.
-        frame_of_reference: UID of the CT's, None where it has none.
-
-    Raises:
-        CaseRefused: see :func:`monai_vfx.case.mask.load.load_masks`.
-        SettingError: the mapping file cannot be used.
-        ValueError: when ``scheme`` is not a known name.
+    See :func:`monai_vfx.case.mask.load.load_masks` for arguments and errors; contours are filled on
+    the lattice of the CT's ``affine``.
     """
     if source.name == REFUSED_MASK:
-        raise _recorded_refusal(source)
+        with refusing("mask_unreadable", f"{REFUSED_MASK} holds no refusal"):
+            refusal = CaseRefused.from_json(read_json(source))
+        raise refusal
     mapping = read_mapping(scheme) if scheme is not None and is_mapping_file(scheme) else None
     content = None if mapping is None else mapping.content
     if source.is_dir() and (named := _named_files(source, mapping)):
@@ -90,26 +81,17 @@ def read_mask(
     if source.is_dir():
         raise CaseRefused(
             "mask_labels_unknown",
-            "no file of the folder is named after one of T12-L4, and none is a SEG or RTSTRUCT",
-            "Give a folder with files such as vertebrae_L1.nii.gz, or one label map.",
+            "the folder holds no file named after one of T12-L4, and no SEG or RTSTRUCT",
+            "Give a folder of files such as vertebrae_L1.nii.gz, or one label map.",
         )
     used, files = _read_map(source, scheme, mapping)
     return ReadMask(used, files, content)
 
 
-def _recorded_refusal(path: Path) -> CaseRefused:
-    """Return the refusal that was written when the mask of a case should have been made."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return CaseRefused(facts["code"], facts["message"], facts["remedy"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return CaseRefused("mask_unreadable", f"{REFUSED_MASK} holds no refusal ({reason(error)})")
-
-
 def _read_map(
     path: Path, scheme: str | None, mapping: LabelMapping | None
 ) -> tuple[str, list[LabelFile]]:
-    """Read one label map; its labels become the project's."""
+    """Read one label map."""
     found = read_label_file(path)
     if found.values.size == 0:
         raise CaseRefused("mask_empty", f"{called(path)} holds no label")
@@ -122,13 +104,13 @@ def _read_map(
         box = boxes[value - 1] if value > 0 else None
         if structure in WANTED and box is not None:
             values[box][found.values[box] == value] = WANTED[structure]
-    if not np.isin(values, _STUDY).any():
+    if not np.isin(values, STUDY_LABELS).any():
         raise CaseRefused("mask_empty", f"{called(path)} holds no voxel of T12-L4 ({used})")
     return used, [found.with_values(values)]
 
 
 def _mapped(found: LabelFile, mapping: LabelMapping) -> tuple[str, dict[int, str]]:
-    """Return what a mapping says of the labels that a file holds."""
+    """Return the meaning that a mapping gives the labels of a file."""
     present = [int(value) for value in np.unique(found.values) if value > 0]
     structures = {
         value: structure
@@ -145,13 +127,13 @@ def _unmapped(labels: Iterable[str]) -> CaseRefused:
     shown = ", ".join(listed[:12]) + (", ..." if len(listed) > 12 else "")
     return CaseRefused(
         "mask_labels_unknown",
-        f"the mapping names none of the mask's labels ({shown})",
-        "Correct the file that --labels names.",
+        f"the mapping contains none of the mask's labels ({shown})",
+        "Correct the file given with --labels.",
     )
 
 
 def _named_files(folder: Path, mapping: LabelMapping | None) -> dict[Path, int]:
-    """Return the label files of a folder that are named after a structure the project needs."""
+    """Return the label files of a folder that are named after a structure in ``WANTED``."""
     named = {}
     for path in sorted(folder.iterdir()):
         stem = path.name.split(".")[0]
@@ -160,7 +142,7 @@ def _named_files(folder: Path, mapping: LabelMapping | None) -> dict[Path, int]:
         )
         if is_label_file(path) and structure in WANTED:
             named[path] = WANTED[structure]
-    return named if set(named.values()) & set(_STUDY) else {}
+    return named if set(named.values()) & set(STUDY_LABELS) else {}
 
 
 def _read_files(named: dict[Path, int]) -> list[LabelFile]:
@@ -170,8 +152,8 @@ def _read_files(named: dict[Path, int]) -> list[LabelFile]:
         if (found := read_label_file(path, binary=True)).values.size
     ]
     files = [found for found in read if found.values.size]  # none may reach the foreground
-    if not any(int(found.values.max()) in _STUDY for found in files):
-        raise CaseRefused("mask_empty", "the vertebrae of the folder are empty")
+    if not any(int(found.values.max()) in STUDY_LABELS for found in files):
+        raise CaseRefused("mask_empty", "the files of T12-L4 in the folder hold no voxel")
     return files
 
 
@@ -193,32 +175,24 @@ def _read_object(
         return meant if meant in WANTED else None
 
     contours = str(getattr(dataset, "SOPClassUID", "")) == STRUCTURE_SET
-    found = (
-        read_contours(dataset, meaning, affine, frame_of_reference)
-        if contours
-        else read_segments(dataset, meaning, frame_of_reference)
-    )
-    try:
-        files = [_label_file(part) for part in found]
-    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-        # A damaged object lacks what it must have, or has it in another form.
-        kind = "RTSTRUCT" if contours else "SEG"
-        raise CaseRefused(
-            "mask_unreadable", f"the {kind} lacks attributes that it must have ({reason(error)})"
-        ) from error
-    if not any(int(file.values.max()) in _STUDY for file in files):
+    kind = "RTSTRUCT" if contours else "SEG"
+    with refusing("mask_unreadable", f"the {kind} lacks required attributes"):
+        found = (
+            read_contours(dataset, meaning, affine, frame_of_reference)
+            if contours
+            else read_segments(dataset, meaning, frame_of_reference)
+        )
+        files = [  # cropped: frames and contours end where the structure does
+            LabelFile(part.values * np.uint8(WANTED[part.structure]), *part.grid, {}, cropped=True)
+            for part in found
+        ]
+    if not any(int(file.values.max()) in STUDY_LABELS for file in files):
         if mapping is not None and not files:
             raise _unmapped(seen)
         raise CaseRefused(
             "mask_labels_unknown",
-            f"none of the {len(seen)} structures of the {'RTSTRUCT' if contours else 'SEG'} is "
-            "T12-L4 by its code or name, or those are empty",
-            "Name its structures L1 or vertebra L1 and so on, or give their names with --labels.",
+            f"none of the {len(seen)} structures of the {kind} is one of T12-L4 by code or name, "
+            "or those are empty",
+            "Name the structures L1 or vertebra L1 and so on, or give their names with --labels.",
         )
     return "rtstruct" if contours else "dicom_seg", files
-
-
-def _label_file(part: MaskPart) -> LabelFile:
-    """Return a structure as labels; frames and contours end where a structure ends."""
-    values = part.values * np.uint8(WANTED[part.structure])
-    return LabelFile(values, part.start, part.shape, part.affine, {}, cropped=True)

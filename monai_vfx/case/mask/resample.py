@@ -1,4 +1,4 @@
-"""Brings labels onto the CT's grid: exactly where grids coincide, else the nearest label.
+"""Bring labels onto the CT's grid: exactly where grids coincide, else by the nearest label.
 
 World is RAS+ in mm.
 """
@@ -13,28 +13,27 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from monai_vfx.core.anatomy import LEVEL_NAMES, LEVELS, VERTEBRAE
+from monai_vfx.core.anatomy import LEVEL_NAMES, STUDY_LABELS
 from monai_vfx.core.arrays import Affine, LabelVolume, Region
 from monai_vfx.core.errors import CaseRefused, CaseWarning
-from monai_vfx.core.geometry import long_axis, voxel_spacing
+from monai_vfx.core.geometry import long_axis, voxel_spacing, world_positions
 from monai_vfx.io.label_map import LabelFile
 
 GRID_TOLERANCE = 0.1
 """Grids coincide when their corners do within this share of the CT's smallest spacing."""
 
 OUTSIDE_SHARE = 0.05
-"""Largest share of T12-L4's voxels that may lie beside the CT (not above or below it)."""
+"""Maximum share of T12-L4's voxels that may lie beside the CT (not above or below it)."""
 
 OVERLAP_SHARE = 0.05
-"""Largest share of a vertebra's voxels that another vertebra may claim as well."""
+"""Maximum share of a vertebra's voxels that another vertebra may overlap."""
 
-_STUDY = tuple(VERTEBRAE[level] for level in LEVELS)
-_MARGIN = 8  # voxels around the labels, so that a box's edge is not taken for the volume's
+_MARGIN = 8  # voxels around the labels, so that the edge of the box is not taken for the volume's
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A file's labels on the CT's grid, and what was lost or changed on the way."""
+    """Labels of a file on the CT's grid, and how they were changed."""
 
     values: LabelVolume
     box: Region
@@ -46,7 +45,7 @@ class Placed:
 
 
 def place(found: LabelFile, shape: tuple[int, int, int], affine: Affine) -> Placed:
-    """Bring a file's labels onto the CT's grid, exactly where the grids' points coincide."""
+    """Bring the labels of a file onto the CT's grid."""
     to_ct = np.asarray(np.linalg.inv(affine), dtype=np.float64) @ found.affine
     exact = _lattice_map(to_ct, found.shape, affine)
     counts = _count_outside(found, to_ct, shape, affine)
@@ -60,7 +59,7 @@ def place(found: LabelFile, shape: tuple[int, int, int], affine: Affine) -> Plac
 def _lattice_map(
     to_ct: Affine, mask_shape: tuple[int, int, int], affine: Affine
 ) -> npt.NDArray[np.int64] | None:
-    """Return the whole-numbered index map (4, 4) from mask to CT, or None if there is none.
+    """Return the integer index map (4, 4) from mask to CT, or None if there is none.
 
     The mask's axes may be permuted, flipped and shifted against the CT's, and be longer or
     shorter, as long as the points of both grids coincide.
@@ -71,17 +70,15 @@ def _lattice_map(
         return None
     corners = np.array(list(product(*((0, size - 1) for size in mask_shape))), dtype=float)
     difference = to_ct - rounded
-    apart = (corners @ difference[:3, :3].T + difference[:3, 3]) @ affine[:3, :3].T
-    limit = GRID_TOLERANCE * voxel_spacing(affine).min()
-    if np.linalg.norm(apart, axis=1).max() > limit:
-        return None
-    return rounded.astype(np.int64)
+    apart = world_positions(difference, corners) @ affine[:3, :3].T
+    exact = np.linalg.norm(apart, axis=1).max() <= GRID_TOLERANCE * voxel_spacing(affine).min()
+    return rounded.astype(np.int64) if exact else None
 
 
 def _reindex(
     found: LabelFile, exact: npt.NDArray[np.int64], shape: tuple[int, int, int]
 ) -> tuple[LabelVolume, Region]:
-    """Turn and flip the box of labels; what lies outside the CT is dropped."""
+    """Permute and flip the axes of the box of labels; what lies outside the CT is dropped."""
     order = np.abs(exact[:3, :3]).argmax(axis=1)  # CT axis → mask axis
     signs = exact[np.arange(3), order]
     values = found.values.transpose(order)[tuple(slice(None, None, int(sign)) for sign in signs)]
@@ -100,10 +97,10 @@ def _reindex(
 def _resample(
     found: LabelFile, to_ct: Affine, shape: tuple[int, int, int]
 ) -> tuple[LabelVolume, Region]:
-    """Take at each CT voxel the label of the mask voxel that is nearest in the world."""
+    """Take at each CT voxel the label of the nearest mask voxel."""
     first = np.array(found.start)
     ends = np.array([first - 0.5, first + found.values.shape - 0.5])
-    corners = np.array(list(product(*ends.T))) @ to_ct[:3, :3].T + to_ct[:3, 3]
+    corners = world_positions(to_ct, list(product(*ends.T)))
     low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, shape)
     high = np.maximum(np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, shape), low)
     back = np.linalg.inv(to_ct)
@@ -122,11 +119,11 @@ def _resample(
 def _count_outside(
     found: LabelFile, to_ct: Affine, shape: tuple[int, int, int], affine: Affine
 ) -> tuple[int, int, int, frozenset[int]]:
-    """Count T12-L4's voxels in all, beside the CT and beyond its cranial and caudal ends."""
-    study = np.isin(found.values, _STUDY)
+    """Return how many voxels T12-L4 have, beside the CT and beyond its ends, and their levels."""
+    study = np.isin(found.values, STUDY_LABELS)
     levels = frozenset(int(value) for value in np.unique(found.values[study]))
     index = np.argwhere(study) + found.start
-    position = index @ to_ct[:3, :3].T + to_ct[:3, 3]
+    position = world_positions(to_ct, index)
     out = (position < -0.5) | (position > np.array(shape) - 0.5)
     along = long_axis(affine)
     beside = np.delete(out, along, axis=1).any(axis=1)
@@ -135,10 +132,10 @@ def _count_outside(
 
 
 def check_place(placed: list[Placed]) -> list[CaseWarning]:
-    """Refuse labels that do not lie in the CT; warn of those that do in part, or were resampled.
+    """Refuse labels that lie beside the CT; warn of those that leave it or were resampled.
 
-    A mask drawn on a longer scan may stick out above and below, which shows as cut or missing
-    levels. Beside the CT nothing of it has a reason to be.
+    A mask drawn on a longer scan may reach beyond the CT above and below, which shows as cut or
+    missing levels, but not beside it.
     """
     total, beside, beyond = (
         sum(getattr(part, name) for part in placed) for name in ("total", "beside", "beyond")
@@ -148,9 +145,10 @@ def check_place(placed: list[Placed]) -> list[CaseWarning]:
             "mask_grid_mismatch",
             f"{(beside + beyond) / total:.0%} of the voxels of T12-L4 lie outside the CT",
         )
-    text = "the mask's grid differs from the CT's: nearest label"
-    resampled = any(part.resampled for part in placed)
-    warnings = [CaseWarning("mask_resampled", text)] if resampled else []
+    warnings = []
+    if any(part.resampled for part in placed):
+        text = "the mask's grid differs from the CT's: each voxel has the nearest label"
+        warnings.append(CaseWarning("mask_resampled", text))
     if beside + beyond:
         text = f"{(beside + beyond) / total:.1%} of the voxels of T12-L4 lie outside the CT"
         warnings.append(CaseWarning("mask_partial", text))
@@ -158,29 +156,22 @@ def check_place(placed: list[Placed]) -> list[CaseWarning]:
 
 
 def enclosing(boxes: list[Region], shape: tuple[int, int, int]) -> Region:
-    """Return the box around boxes, a margin wider as far as the volume reaches."""
-    sides = [
+    """Return the box around boxes, with a margin as far as the volume reaches."""
+    i, j, k = (
         slice(
-            max(min(box[axis].start for box in boxes) - _MARGIN, 0),
-            min(max(box[axis].stop for box in boxes) + _MARGIN, shape[axis]),
+            max(min(side.start for side in sides) - _MARGIN, 0),
+            min(max(side.stop for side in sides) + _MARGIN, size),
         )
-        for axis in range(3)
-    ]
-    return sides[0], sides[1], sides[2]
+        for sides, size in zip(zip(*boxes, strict=True), shape, strict=True)
+    )
+    return i, j, k
 
 
 def join(placed: list[Placed], shape: tuple[int, int, int]) -> LabelVolume:
-    """Put the labels of several files into one volume.
+    """Join the labels of several files in one volume (i, j, k) of the CT's shape.
 
-    A vertebra outweighs a muscle. Where two vertebrae claim a voxel, the one above has it, as long
-    as the two share no more than ``OVERLAP_SHARE`` of the smaller one.
-
-    Args:
-        placed: each file's labels.
-        shape: (i, j, k) of the CT.
-
-    Returns:
-        (i, j, k) uint8.
+    Vertebrae take precedence over muscles. Where two vertebrae overlap the upper one takes
+    precedence, as long as they share at most ``OVERLAP_SHARE`` of the smaller one.
 
     Raises:
         CaseRefused: ``mask_overlaps``.
@@ -209,6 +200,6 @@ def _check_overlap(
             names = " and ".join(LEVEL_NAMES.get(value, "the sacrum") for value in (upper, lower))
             raise CaseRefused(
                 "mask_overlaps",
-                f"{names} share {share:.0%} of the smaller one's voxels; the rule is at most "
-                f"{OVERLAP_SHARE:.0%}",
+                f"{names} must share at most {OVERLAP_SHARE:.0%} of the smaller one's voxels, got "
+                f"{share:.0%}",
             )
