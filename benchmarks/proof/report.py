@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from monai_vfx.analysis.evaluation.figures import ForestRow, forest_figure
 from monai_vfx.outputs.report.figures import COLOURS, INK, QUIET, calm, figure_png
-from monai_vfx.outputs.report.pixels import grey, overlay
+from monai_vfx.outputs.report.slice_montage import HEAT_COLOURS, grey
 
 NAMES = {
     "bone": "image, bone-only",
@@ -305,7 +305,7 @@ def saliency_panel(pixels: dict[str, Any], path: Path) -> None:
             place.imshow(grey(image[..., at]), cmap="gray", vmin=0, vmax=255)
             shown = np.asarray(pixels[f"{key}_{n}"][..., at], np.float64)
             if key != "region":
-                place.imshow(overlay(shown))
+                place.imshow(HEAT_COLOURS(shown))
             region = np.asarray(pixels[f"region_{n}"][..., at], np.float64)
             place.contour(region, levels=[0.5], colors=[COLOURS[5]], linewidths=0.6)
             place.set_axis_off()

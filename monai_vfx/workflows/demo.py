@@ -23,8 +23,8 @@ from monai_vfx.analysis.evaluation.figures import roc_data
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
+from monai_vfx.outputs.report.case_page import write_case_page
 from monai_vfx.outputs.report.figures import RocData
-from monai_vfx.outputs.report.page import write_page
 from monai_vfx.simulation import simulate_hospital
 from monai_vfx.workflows.predictor import predict
 from monai_vfx.workflows.scoring import input_and_heat
@@ -84,7 +84,7 @@ def run_demo(
         compare_mask=False,  # its levels are true by construction
     )
     image, heat = input_and_heat({"image": patient["image"], "mask": patient["mask"]}, weights)
-    page = write_page(
+    page = write_case_page(
         out / "report.html",
         prediction=prediction.to_json(),
         image=image,

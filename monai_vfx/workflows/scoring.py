@@ -28,7 +28,7 @@ from monai_vfx.model.bundle.prediction import heat_maps, prediction_of, write_he
 from monai_vfx.model.bundle.prepared import NETWORK_SETTINGS
 from monai_vfx.model.checkpoint import TrainedModel
 from monai_vfx.model.gradcam import check_layer
-from monai_vfx.outputs.report.montage import montage, score_caption, slice_titles
+from monai_vfx.outputs.report.slice_montage import montage, score_caption, slice_titles
 from monai_vfx.workflows.run_bundle import quiet
 
 Item = dict[Hashable, Any]

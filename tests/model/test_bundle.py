@@ -39,7 +39,7 @@ from monai_vfx.core.schemas import schema, violations
 from monai_vfx.model.bundle import prediction, split_cohort
 from monai_vfx.model.checkpoint import TrainedModel, bundle_root, read_sidecar
 from monai_vfx.model.gradcam import to_ct_grid
-from monai_vfx.outputs.report.montage import montage
+from monai_vfx.outputs.report.slice_montage import montage
 from monai_vfx.vertebrae.training.checkpoints import load_state
 from phantoms import grid, make_phantom, nifti
 

@@ -10,9 +10,17 @@ from matplotlib.image import imread
 
 from monai_vfx.analysis.evaluation.discrimination import auroc, auroc_json
 from monai_vfx.analysis.evaluation.figures import roc_data
-from monai_vfx.outputs.report import figures, pixels
-from monai_vfx.outputs.report.montage import montage, score_caption, slice_titles
-from monai_vfx.outputs.report.page import write_page
+from monai_vfx.outputs.report import figures
+from monai_vfx.outputs.report.case_page import write_case_page
+from monai_vfx.outputs.report.page import data_uri
+from monai_vfx.outputs.report.slice_montage import (
+    HEAT_COLOURS,
+    grey,
+    montage,
+    png,
+    score_caption,
+    slice_titles,
+)
 
 HEIGHT, WIDTH, SLICES = 24, 36, 14
 LEVELS = [level for level in ("T12", "L1", "L2", "L3", "L4") for _ in range(3)][:SLICES]
@@ -82,7 +90,7 @@ def roc():
 
 def test_grey_levels_of_tissue():
     hu = np.array([-200.0, -150.0, 150.0, 450.0, 1000.0])
-    shown = pixels.grey((hu + 200) / 600 - 1)
+    shown = grey((hu + 200) / 600 - 1)
     assert shown.tolist() == [0, 0, 128, 255, 255]
 
 
@@ -90,25 +98,25 @@ def test_grey_levels_do_not_depend_on_the_window_of_the_network_s_input():
     hu = np.array([-150.0, 150.0, 450.0])
     for low, high in ((-200.0, 1000.0), (-1000.0, 3000.0), (-150.0, 450.0)):
         image = (hu - low) / (high - low) * 2 - 1
-        assert pixels.grey(image, (low, high)).tolist() == [0, 128, 255]
+        assert grey(image, (low, high)).tolist() == [0, 128, 255]
 
 
 def test_heat_opacity_grows_with_the_heat():
-    colours = pixels.overlay(np.array([[0.0, 0.5, 1.0]]))
+    colours = HEAT_COLOURS(np.array([[0.0, 0.5, 1.0]]), bytes=True)
     assert colours[0, :, 3].tolist() == [0, 96, 191]
     assert (colours[..., 0] > 4 * colours[..., 1]).all()  # red
 
 
 def test_png_round_trip():
     levels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    decoded = imread(BytesIO(pixels.png(levels)), format="png")
+    decoded = imread(BytesIO(png(levels)), format="png")
     np.testing.assert_allclose(decoded[..., 0] * 255, levels, atol=0.01)
 
 
 # montage
 
 
-def test_pictures_take_each_image_s_own_window(tmp_path):
+def test_montages_take_each_image_s_own_window(tmp_path):
     """One muscle of 50 HU looks alike, whatever windows its two networks read it through."""
     wide, narrow = (-1000.0, 1000.0), (-200.0, 200.0)
     image, second = (
@@ -126,7 +134,7 @@ def test_pictures_take_each_image_s_own_window(tmp_path):
 def test_the_page_takes_each_image_s_own_window(tmp_path, prediction):
     image = np.full((HEIGHT, WIDTH, SLICES), 0.05, np.float32)  # 50 HU of -1000…1000
     second = np.full((HEIGHT, WIDTH, SLICES), 0.25, np.float32)  # 50 HU of -200…200
-    page = write_page(
+    page = write_case_page(
         tmp_path / "page.html",
         prediction=prediction,
         image=image,
@@ -134,7 +142,7 @@ def test_the_page_takes_each_image_s_own_window(tmp_path, prediction):
         window_hu=(-1000.0, 1000.0),
         second_window_hu=(-200.0, 200.0),
     ).read_text()
-    encoded = pixels.data_uri(pixels.png(np.full((HEIGHT, WIDTH), 85, np.uint8)))
+    encoded = data_uri(png(np.full((HEIGHT, WIDTH), 85, np.uint8)))
     assert page.count(encoded) == 2 * SLICES
 
 
@@ -259,7 +267,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path, prediction, image, heat, roc):
-    path = write_page(
+    path = write_case_page(
         tmp_path / "report.html",
         prediction=prediction,
         image=image,
@@ -298,7 +306,7 @@ def test_page_is_readable_by_everyone(page):
 def test_page_shows_every_part(page, roc):
     tiles = [a for a in page.find("img") if a.get("class") == "heat"]
     assert len(tiles) == SLICES
-    assert tiles[5]["alt"] == "Heat on slice 75, level L1: largest 0.50 of 1"
+    assert tiles[5]["alt"] == "Heat map on slice 75, level L1: maximum 0.50 of 1"
     assert len(page.find("img")) == 2 * SLICES + 2
     low, high = roc["auroc_ci"]
     for words in (
@@ -327,7 +335,7 @@ def test_page_marks_simulated_weights_only_where_they_are(tmp_path, page, predic
         "risk_5y": 0.123,
         "risk_5y_interval": [0.08, 0.19],
     }
-    other = Page(write_page(tmp_path / "b.html", prediction=real))
+    other = Page(write_case_page(tmp_path / "b.html", prediction=real))
     assert "imulated" not in other.text
     assert "12.3 % (8.0 to 19.0 %)" in other.text
     assert "Not a medical device." in other.text
@@ -337,7 +345,7 @@ def test_page_escapes_what_it_is_given(tmp_path, prediction):
     nasty = '<img src=x onerror="alert(1)">'
     prediction["case_id"] = nasty
     prediction["warnings"] = [{"code": "level_cut", "message": nasty}]
-    page = Page(write_page(tmp_path / "a.html", prediction=prediction, facts={nasty: nasty}))
+    page = Page(write_case_page(tmp_path / "a.html", prediction=prediction, facts={nasty: nasty}))
     assert not page.find("img")
     assert page.text.count(nasty) >= 4
 
@@ -349,7 +357,7 @@ def test_page_of_a_refused_case(tmp_path, prediction):
         **{"levels": [], "slices": [], "warnings": [], "spacing_mm": None},
         "refusal": {"code": "mask_empty", "message": "no label", "remedy": "Check the mask."},
     }
-    page = Page(write_page(tmp_path / "a.html", prediction=refused))
+    page = Page(write_case_page(tmp_path / "a.html", prediction=refused))
     for words in ("was not accepted", "no label", "What to do: Check the mask.", "mask_empty"):
         assert words in page.text
     assert not page.find("table")
@@ -357,7 +365,7 @@ def test_page_of_a_refused_case(tmp_path, prediction):
 
 def test_page_with_two_image_classes_names_them(tmp_path, prediction, image, heat):
     page = Page(
-        write_page(
+        write_case_page(
             tmp_path / "a.html",
             prediction=prediction,
             image=image,
@@ -372,11 +380,11 @@ def test_page_with_two_image_classes_names_them(tmp_path, prediction, image, hea
 
 def test_page_says_when_chance_is_not_ruled_out(tmp_path, prediction, roc):
     doubtful = {**roc, "auroc": 0.55, "auroc_ci": [0.44, 0.66]}
-    page = Page(write_page(tmp_path / "a.html", prediction=prediction, evaluation=doubtful))
+    page = Page(write_case_page(tmp_path / "a.html", prediction=prediction, evaluation=doubtful))
     assert "no better than chance has not been ruled out" in page.text
 
 
 def test_page_rejects_pictures_of_other_slices(tmp_path, prediction, image):
     with pytest.raises(ValueError, match=r"bone \+ muscle has 13 slices; prediction has 14"):
-        write_page(tmp_path / "a.html", prediction=prediction, image=image[..., :13])
+        write_case_page(tmp_path / "a.html", prediction=prediction, image=image[..., :13])
     assert not (tmp_path / "a.html").exists()

@@ -20,7 +20,7 @@ from monai_vfx.analysis.evaluation.summary import evaluate_scores
 from monai_vfx.analysis.evaluation.thresholds import choose_thresholds
 from monai_vfx.core.files import write_json
 from monai_vfx.outputs.report.figures import save_figure
-from monai_vfx.outputs.report.pixels import png
+from monai_vfx.outputs.report.slice_montage import png
 
 STRENGTHS = {
     "image_bone": 0.8,

@@ -32,7 +32,7 @@ from monai_vfx.core.schemas import violations
 from monai_vfx.io.volume import open_volume
 from monai_vfx.outputs.hospital.dicom_seg import write_segmentation
 from monai_vfx.outputs.report.segmentation_preview import (
-    PictureVoxels,
+    PreviewVoxels,
     body_centres,
     slice_view,
     spine_view,
@@ -208,7 +208,7 @@ def test_dicom_seg_of_a_deidentified_series(series: Path, tmp_path: Path) -> Non
 
 
 def test_pictures_show_left_and_back_where_they_are(any_grid: Phantom) -> None:
-    voxels = PictureVoxels(any_grid.hu, any_grid.labels, any_grid.affine)
+    voxels = PreviewVoxels(any_grid.hu, any_grid.labels, any_grid.affine)
     spots = np.array(list(body_centres(any_grid.labels, any_grid.affine).values()))
     ends = (spots[-1, 2] - 20, spots[0, 2] + 20)
     lead = 700

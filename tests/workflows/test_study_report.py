@@ -13,19 +13,18 @@ from itertools import pairwise
 import pytest
 
 from monai_vfx.core.errors import MissingDependencyError, SettingError
-from monai_vfx.workflows.study.report import page as study_page
-from monai_vfx.workflows.study.report.blocks import Table
-from monai_vfx.workflows.study.report.checklists import (
+from monai_vfx.outputs.report.page import Table
+from monai_vfx.workflows.study.report import report as study_report
+from monai_vfx.workflows.study.report.folder import StudyFolder
+from monai_vfx.workflows.study.report.network_figure import architecture
+from monai_vfx.workflows.study.report.prose import cautions, methods, summary
+from monai_vfx.workflows.study.report.report import (
     CHECKLISTS,
     STATUSES,
     checklist_table,
     read_checklist,
+    write_study_report,
 )
-from monai_vfx.workflows.study.report.data import StudyFolder
-from monai_vfx.workflows.study.report.figures import architecture
-from monai_vfx.workflows.study.report.methods import methods
-from monai_vfx.workflows.study.report.page import write_study_report
-from monai_vfx.workflows.study.report.text import cautions, summary
 from study_folder import build_study
 
 CHROMIUM = shutil.which("chromium")
@@ -290,7 +289,7 @@ def test_methods_say_how_the_network_was_trained(bare):
 
     plain = said()
     assert "dropout 0.5. Adam, learning rate 1e-05, batches of 128 patients" in plain
-    assert "first weights: imagenet; cross-entropy. The epoch with" in plain
+    assert "pretrained weights: imagenet; cross-entropy. The epoch with" in plain
     off = {"weight_decay": 0.0, "encoder_rate": 1.0, "frozen_norms": False, "schedule": "none"}
     off |= {"warmup_epochs": 0, "gradient_clip": 0.0, "class_weights": None, "mixup": 0.0}
     assert said(**off, averaging=0.0, stop_after=0, augment_flip=0.0, bfloat16=False) == plain
@@ -301,21 +300,21 @@ def test_methods_say_how_the_network_was_trained(bare):
         bfloat16=True,
     )
     for words in (
-        "AdamW, weight decay 0.01, learning rate 1e-05, times 0.3 in the encoder, risen to",
-        "over 1 epoch(s), then lowered to 0 along a cosine, gradients of a norm up to 1, batches",
+        "AdamW, weight decay 0.01, learning rate 1e-05, times 0.3 in the encoder, with a",
+        "linear warm-up over 1 epoch(s), then lowered to 0 along a cosine, gradients clipped to a",
         "cross-entropy with weights that balance the classes, labels smoothed by 0.1. The valid",
-        "a moving average (decay 0.99 a step). Training was in mixed precision (bfloat16).",
+        "a moving average (decay 0.99 per step). Training used mixed precision (bfloat16).",
         "Training ended after 5 epochs without a better",
-        "in training: shifts up to 4 mm, left and right exchanged with probability 0.5. The epoch",
+        "in training: shifts up to 4 mm, left-right flips with probability 0.5. The epoch",
     ):
         assert words in first
     second = said(schedule="plateau", plateau_epochs=3, warmup_epochs=0, class_weights=[1.0, 2.5])
-    assert "a tenth of it after 3 epochs without a better AUROC" in second
+    assert "divided by ten after 3 epochs without a better AUROC" in second
     assert "with weights 1 (no fracture) and 2.5 (fracture)" in second
 
 
 def test_sampled_controls_are_said_to_be(page):
-    assert "Controls were sampled: this share is no risk." in page.said
+    assert "Controls were sampled: this proportion is not a risk." in page.said
     assert page.said.count("this is not the incidence among all patients") == 1
 
 
@@ -350,9 +349,9 @@ def test_a_reversed_score_and_a_lower_auroc_are_called_so(bare):
 
     change(bare / "evaluation/development/evaluation.json", reverse)
     said = " ".join(summary(StudyFolder(bare)))
-    assert "the score ranks patients the wrong way round" in said
-    assert "is lower by 0.200 against “Image, bone only”" in said
-    assert "The difference is clear after Holm's correction." in said
+    assert "the score ranks patients in the wrong order" in said
+    assert "is lower by 0.200 than that of “Image, bone only”" in said
+    assert "The difference is statistically significant after Holm's correction." in said
 
 
 def test_a_set_without_fractures_is_said_to_be_one(bare):
@@ -367,7 +366,7 @@ def test_a_set_without_fractures_is_said_to_be_one(bare):
 
     change(bare / "evaluation/external/evaluation.json", empty)
     text = write_study_report(bare).read_text(encoding="utf-8")
-    assert "The external set has no fracture: nothing can be said of discrimination." in text
+    assert "The external set has no fracture: discrimination cannot be assessed." in text
     assert "cannot be estimated: 199 (0) patients (fractures)" in text
     assert "nan" not in re.sub(r'src="data:[^"]*"', "", text).lower().split()
 
@@ -391,7 +390,7 @@ def test_real_patients_are_not_called_simulated_and_high_values_are_doubted(bare
     change(bare / "evaluation/external/evaluation.json", high)
     text = write_study_report(bare).read_text(encoding="utf-8")
     assert "Simulated patients." not in text
-    assert "look for leakage and for selection first" in text
+    assert "look for leakage and selection first" in text
 
 
 def test_few_fractures_bring_a_caution(study):
@@ -409,7 +408,10 @@ def test_parts_without_data_are_named(bare):
     page = Page(write_study_report(bare))
     absent = {row[0] for row in page.tables["absent"][1:]}
     assert {"Figure 2, architecture", "Participant flow", "Table 1", "Spread over seeds"} <= absent
-    assert "There is no external set: nothing here shows how the models travel." in page.said
+    assert (
+        "There is no external set: this study does not show how well the models generalise."
+        in page.said
+    )
     assert "table1" not in page.tables
 
 
@@ -511,7 +513,7 @@ def test_pdf_has_pages_and_asks_for_nothing(study, tmp_path):
     assert content.startswith(b"%PDF")
     outside = tmp_path / "outside.pdf"
     with pytest.raises(weasyprint.urls.FatalURLFetchingError):
-        study_page._write_pdf('<img src="http://localhost/x.png" alt="x">', outside)
+        study_report._write_pdf('<img src="http://localhost/x.png" alt="x">', outside)
 
 
 @pytest.mark.slow

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import ndimage
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from monai_vfx.analysis.morphometry.heights import BodyHeights
 from monai_vfx.analysis.morphometry.normals import NormalValues
 from monai_vfx.analysis.morphometry.ratios import HEIGHTS, ratios_of
 from monai_vfx.analysis.morphometry.rules import FRACTURED
 from monai_vfx.core.arrays import Json
+from monai_vfx.core.geometry import box_affine
 from monai_vfx.io.volume import Volume
-from monai_vfx.outputs.report.figures import INK, orientation_letter
-from monai_vfx.outputs.report.pixels import WINDOW_HU
+from monai_vfx.outputs.report.figures import INK, orientation_letters, outline
+from monai_vfx.outputs.report.planes import enclosing_box, plane_along_spine, sample
+from monai_vfx.outputs.report.slice_montage import WINDOW_HU
 
 STATUS_WORDS = {"normal": "normal", "fractured": "FRACTURED", "not_assessable": "not assessable"}
 STATUS_COLOURS = {"normal": "#5fd3f3", "fractured": "#ff7a59", "not_assessable": "#f2d544"}
@@ -73,27 +76,11 @@ def sagittal_view(volume: Volume, bodies: Mapping[str, BodyHeights]) -> Sagittal
     """
     ends = np.concatenate([body.lines.reshape(-1, 3) for body in bodies.values()])
     centres = np.array([body.centre for body in bodies.values()])
-    order = centres[:, 2].argsort()
     front, top = ends[:, 1].max() + _MARGIN_MM["front"], ends[:, 2].max() + _MARGIN_MM["head"]
     back, low = ends[:, 1].min() - _MARGIN_MM["back"], ends[:, 2].min() - _MARGIN_MM["feet"]
-    y = np.arange(front - _PIXEL_MM / 2, back, -_PIXEL_MM)
-    z = np.arange(top - _PIXEL_MM / 2, low, -_PIXEL_MM)
-    x = np.interp(z, centres[order, 2], centres[order, 0])
-    world = np.empty((len(z), len(y), 3))
-    world[..., 0], world[..., 1], world[..., 2] = x[:, None], y, z[:, None]
-    inverse = np.linalg.inv(volume.affine)
-    index = world @ inverse[:3, :3].T + inverse[:3, 3]
-    flat = index.reshape(-1, 3)
-    first = np.clip(np.floor(flat.min(axis=0)).astype(int), 0, np.array(volume.shape) - 1)
-    last = np.clip(np.ceil(flat.max(axis=0)).astype(int) + 1, first + 1, volume.shape)
-    i, j, k = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    hu = ndimage.map_coordinates(
-        volume.read((i, j, k)),
-        np.moveaxis(index - first, -1, 0),
-        order=1,
-        mode="nearest",
-    )
-    outside = ((index < -0.5) | (index > np.array(volume.shape) - 0.5)).any(axis=-1)
+    world = plane_along_spine(centres, 1, (front, back), (low, top), _PIXEL_MM)
+    box = enclosing_box(world, volume.affine, volume.shape)
+    hu, outside = sample(volume.read(box), box_affine(volume.affine, box), world)
     hu = np.where(outside, np.nan, hu).astype(np.float32)
     rows = np.flatnonzero(~outside.all(axis=1))
     columns = np.flatnonzero(~outside.all(axis=0))
@@ -137,8 +124,13 @@ def sagittal_figure(
     rows = by_level(vertebrae)
     for level, body in bodies.items():
         _draw_body(axes, level, body, rows.get(level))
-    _orientation(axes)
-    _scale_bar(axes, view)
+    orientation_letters(axes, "APHF")
+    bar = AnchoredSizeBar(
+        axes.transData, 30.0, "30 mm", "lower left", frameon=False, color="white", label_top=True
+    )
+    for artist in bar.findobj(match=lambda a: isinstance(a, Text | Rectangle)):
+        artist.set_path_effects(outline())
+    axes.add_artist(bar)
     _beside(figure, axes, view, bodies, rows)
     words = _rule_words(normal)
     figure.text(
@@ -162,7 +154,6 @@ def by_level(vertebrae: pd.DataFrame) -> dict[str, Json]:
 def _draw_body(axes: Axes, level: str, body: BodyHeights, row: Json | None) -> None:
     status = str(row["status"]) if row else "neighbour"
     colour = STATUS_COLOURS.get(status, "#ffffff")
-    outline = [patheffects.withStroke(linewidth=3.0, foreground="black")]
     up = body.up[1:] / np.linalg.norm(body.up[1:])
     across = np.array([up[1], -up[0]])  # square to the height, in (y, z)
     for low, high in body.lines[:, :, 1:]:
@@ -170,7 +161,7 @@ def _draw_body(axes: Axes, level: str, body: BodyHeights, row: Json | None) -> N
             *np.stack([low, high]).T,
             color=colour,
             linewidth=1.5,
-            path_effects=[patheffects.withStroke(linewidth=2.8, foreground="black")],
+            path_effects=outline(2.8),
         )
         for end in (low, high):
             cap = np.stack([end - 2.0 * across, end + 2.0 * across])
@@ -178,7 +169,7 @@ def _draw_body(axes: Axes, level: str, body: BodyHeights, row: Json | None) -> N
                 *cap.T,
                 color=colour,
                 linewidth=1.5,
-                path_effects=[patheffects.withStroke(linewidth=2.8, foreground="black")],
+                path_effects=outline(2.8),
             )
     front = body.lines[0, :, 1:].mean(axis=0)
     axes.text(
@@ -190,39 +181,7 @@ def _draw_body(axes: Axes, level: str, body: BodyHeights, row: Json | None) -> N
         fontweight="bold",
         ha="right",
         va="center",
-        path_effects=outline,
-    )
-
-
-def _orientation(axes: Axes) -> None:
-    for x, y, letter, ha, va in (
-        (0.015, 0.5, "A", "left", "center"),
-        (0.985, 0.5, "P", "right", "center"),
-        (0.5, 0.99, "H", "center", "top"),
-        (0.5, 0.01, "F", "center", "bottom"),
-    ):
-        orientation_letter(axes, x, y, letter, ha, va)
-
-
-def _scale_bar(axes: Axes, view: SagittalView) -> None:
-    left, _, bottom, _ = view.extent
-    outline = [patheffects.withStroke(linewidth=3.0, foreground="black")]
-    axes.plot(
-        [left - 5, left - 35],
-        [bottom + 6, bottom + 6],
-        color="white",
-        linewidth=2.5,
-        path_effects=[patheffects.withStroke(linewidth=4.0, foreground="black")],
-    )
-    axes.text(
-        left - 20,
-        bottom + 8,
-        "30 mm",
-        color="white",
-        fontsize=8.5,
-        ha="center",
-        va="bottom",
-        path_effects=outline,
+        path_effects=outline(),
     )
 
 

@@ -29,7 +29,7 @@ from monai_vfx.model.bundle.data import append_refusals, fracture_score
 from monai_vfx.model.bundle.hazards import CLASSES, yearly_risk
 from monai_vfx.model.checkpoint import TrainedModel
 from monai_vfx.model.gradcam import attention_heat, check_layer, gradcam, save_heat_map, to_ct_grid
-from monai_vfx.outputs.report.montage import montage, score_caption, slice_titles
+from monai_vfx.outputs.report.slice_montage import montage, score_caption, slice_titles
 
 
 def prediction_of(item: Mapping[Hashable, Any], score: float, sidecar: Json) -> Prediction:

@@ -1,5 +1,5 @@
-"""Pictures and pages for people: slice montage, curves, one self-contained HTML page a case.
+"""Pages and figures for people: case, check and study pages, slice montage, mask preview.
 
-Everything here takes plain arrays and the documents of ``data_schemas/``; nothing computes a
-result, and nothing shows a patient's name or ID.
+Everything here takes plain arrays and the documents of ``data_schemas/``; it computes no result
+and shows no patient's name or ID.
 """

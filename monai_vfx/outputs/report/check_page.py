@@ -1,22 +1,30 @@
-"""The pre-flight of many studies as one HTML file: what is refused and why, and who they are.
+"""The page of a check of many CTs: what is refused and why, and the distribution of their facts.
 
-The file needs nothing else; its own few lines of script sort and filter the table, and without
-them the table is there all the same.
+A short script in the page sorts and filters the table of cases; the table is complete without it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+import pandas as pd
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.codes import REFUSALS, WARNINGS, Code
+from monai_vfx.core.files import write_text
 from monai_vfx.core.schemas import schema
+from monai_vfx.outputs.report.page import (
+    RESEARCH_ONLY,
+    Block,
+    Part,
+    Prose,
+    Section,
+    Table,
+    render,
+)
 
 Row = Mapping[str, Any]
 
@@ -32,7 +40,7 @@ _COUNTED: tuple[str, ...] = (
     *("contrast_phase", "kernel_class", "kvp", "manufacturer", "sex", "fracture_status"),
     "dense_kind",
 )
-_MOST_BARS = 12
+_MAX_BARS = 12
 
 
 def write_check_page(path: str | Path, rows: Sequence[Row]) -> Path:
@@ -44,43 +52,59 @@ def write_check_page(path: str | Path, rows: Sequence[Row]) -> Path:
     """
     refused = [row for row in rows if row["status"] == "refused"]
     opened = [row for row in rows if row["slice_distance_mm"] is not None]
-    text = _template().render(
-        total=len(rows),
-        accepted=len(rows) - len(refused),
-        refused=len(refused),
-        refusals=_by_code([row["code"] for row in refused], REFUSALS),
-        warnings=_by_code([code for row in rows for code in row["warnings"]], WARNINGS),
-        facts=[_distribution(name, opened) for name in (*_STEPS, *_COUNTED)],
-        opened=len(opened),
-        columns=[_heading(name) for name in SHOWN],
-        rows=[[_shown(name, row[name]) for name in SHOWN] for row in rows],
-        states=[row["status"] for row in rows],
-        style=_resource("study.css"),
+    refusals = Counter(row["code"] for row in refused)
+    warnings = Counter(code for row in rows for code in row["warnings"])
+    known = (
+        f"{len(opened)} of {len(rows)} CTs could be opened. Values that a header does not state, "
+        "or that could not be measured, are shown as not known and are never filled in."
     )
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
-    return target
-
-
-def _resource(name: str) -> str:
-    return resources.files("monai_vfx.outputs.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _template() -> Any:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    cases = {
+        "codes": [*refusals, *warnings],
+        "columns": [_heading(name) for name in SHOWN],
+        "rows": [[_shown(name, row[name]) for name in SHOWN] for row in rows],
+        "states": [row["status"] for row in rows],
+    }
+    files = "check.csv holds all facts of every case, check.jsonl the full reports with messages."
+    sections = (
+        Section("refused", "Refused", (_by_code(refusals, REFUSALS, "What to do"),)),
+        Section("warnings", "Warnings", (_by_code(warnings, WARNINGS, "Meaning"),)),
+        Section(
+            "facts",
+            "Patients and CTs",
+            (
+                Prose((known,)),
+                Part(
+                    "distributions.html.j2",
+                    {"facts": [_distribution(name, opened) for name in (*_STEPS, *_COUNTED)]},
+                ),
+            ),
+        ),
+        Section("cases", "Cases", (Part("case_list.html.j2", cases), Prose((files,)))),
     )
-    return environment.from_string(_resource("check.html.j2"))
+    text = render(
+        f"{len(rows)} CT{'s' * (len(rows) != 1)} checked: {len(rows) - len(refused)} accepted, "
+        f"{len(refused)} refused",
+        (RESEARCH_ONLY,),
+        sections,
+        kind="Check",
+        subtitle="Which CTs are accepted, which are refused and why, and what they are. The page "
+        "shows no patient's name and no free text from a header.",
+        footer="Codes: docs/inputs.md; facts: docs/checking.md.",
+        script=True,
+    )
+    write_text(Path(path), text)
+    return Path(path)
 
 
-def _by_code(codes: Sequence[str], table: Mapping[str, Code]) -> list[Json]:
-    """Return each code with its count and meaning, the most frequent first."""
-    return [
-        {"code": code, "n": n, "meaning": table[code].remedy}
-        for code, n in Counter(codes).most_common()
+def _by_code(codes: Counter[str], table: Mapping[str, Code], heading: str) -> Block:
+    """Return a table of the codes with count and remedy, the most frequent first."""
+    rows = [
+        {"Code": code, "CTs": str(n), heading: table[code].remedy}
+        for code, n in codes.most_common()
     ]
+    if not rows:
+        return Prose(("None.",))
+    return Table(f"codes-{heading.split()[0].lower()}", "By code", pd.DataFrame(rows))
 
 
 def _column(name: str) -> Json:
@@ -122,7 +146,7 @@ def _counted(values: Sequence[Any]) -> list[tuple[str, int]]:
     ([('100', 1), ('120', 2)], [('F', 2), ('M', 1)])
     """
     counts = Counter(values).most_common()
-    kept, rest = counts[:_MOST_BARS], sum(n for _, n in counts[_MOST_BARS:])
+    kept, rest = counts[:_MAX_BARS], sum(n for _, n in counts[_MAX_BARS:])
     if kept and not isinstance(kept[0][0], str):
         kept = sorted(kept)
     spoken: Callable[[Any], str] = lambda v: v.replace("_", " ") if isinstance(v, str) else f"{v:g}"  # noqa: E731 - one line
@@ -138,7 +162,7 @@ def _binned(values: Sequence[float], step: float) -> list[tuple[str, int]]:
     """
     if not values:
         return []
-    while (max(values) // step - min(values) // step) >= _MOST_BARS:
+    while (max(values) // step - min(values) // step) >= _MAX_BARS:
         step *= 2
     bins = Counter(int(value // step) for value in values)
     return [

@@ -67,7 +67,7 @@ def roc_figure(curves: Sequence[RocData]) -> Figure:
     """Draw ROC curves; the legend gives each AUROC with its interval, events and patients.
 
     Args:
-        curves: from :func:`monai_vfx.analysis.evaluation.roc_curve` and ``auroc``; up to six.
+        curves: from :func:`monai_vfx.analysis.evaluation.figures.roc_data`; up to six.
 
     Raises:
         ValueError: no curve, or more than can be told apart.
@@ -110,6 +110,14 @@ def roc_figure(curves: Sequence[RocData]) -> Figure:
     return figure
 
 
+def figure_files(figure: Figure) -> tuple[bytes, bytes]:
+    """Return a figure as SVG and PNG; the same figure gives the same bytes."""
+    svg = BytesIO()
+    with rc_context({"svg.hashsalt": "monai_vfx", "svg.fonttype": "none"}):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    return svg.getvalue(), figure_png(figure)
+
+
 def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
     """Write a figure as ``stem.svg`` and ``stem.png``; the same figure gives the same bytes.
 
@@ -120,9 +128,8 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(stem.name + ending) for ending in (".svg", ".png")]
-    with rc_context({"svg.hashsalt": "monai_vfx", "svg.fonttype": "none"}):
-        figure.savefig(files[0], metadata={"Date": None})
-        figure.savefig(files[1], dpi=200)
+    for path, content in zip(files, figure_files(figure), strict=True):
+        path.write_bytes(content)
     return files
 
 
@@ -163,26 +170,31 @@ def calm(axes: Axes) -> None:
         spine.set_color(GRID)
 
 
-def orientation_letter(axes: Axes, x: float, y: float, letter: str, ha: str, va: str) -> None:
-    """Write a letter of the patient's axes (A, P, R, L, H, F) on an image.
+def orientation_letters(axes: Axes, letters: str, size: float = 12.0) -> None:
+    """Write the patient's directions at the edges of an image.
 
     Args:
         axes: of the image.
-        x: share of the axes' width, from the left.
-        y: share of their height, from below.
-        letter: what to write.
-        ha: horizontal alignment, as matplotlib's text takes it.
-        va: vertical alignment, likewise.
+        letters: for the left, right, upper and lower edge, such as ``APHF``.
+        size: points.
     """
-    axes.text(
-        x,
-        y,
-        letter,
-        transform=axes.transAxes,
-        ha=ha,
-        va=va,
-        color="white",
-        fontsize=12,
-        fontweight="bold",
-        path_effects=[patheffects.withStroke(linewidth=3.0, foreground="black")],
-    )
+    edges = ((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.0))
+    for letter, (x, y) in zip(letters, edges, strict=True):
+        axes.annotate(
+            letter,
+            (x, y),
+            ((0.5 - x) * 0.6 * size, (0.5 - y) * 0.6 * size),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha={0.0: "left", 1.0: "right"}.get(x, "center"),
+            va={0.0: "bottom", 1.0: "top"}.get(y, "center"),
+            color="white",
+            fontsize=size,
+            fontweight="bold",
+            path_effects=outline(size / 4),
+        )
+
+
+def outline(width: float = 3.0) -> list[patheffects.withStroke]:
+    """Return a black outline of so many points, for text and lines on a CT."""
+    return [patheffects.withStroke(linewidth=width, foreground="black")]

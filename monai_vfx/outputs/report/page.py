@@ -1,174 +1,265 @@
-"""One case as one HTML file that needs nothing else: no script, no request, no second file."""
+"""One HTML page that needs no other file, rendered from blocks: tables, figures, facts, prose.
+
+The pages of a case, of a check and of a study all come from :func:`render`, with one template and
+one style sheet. A page requests nothing; its content security policy forbids it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib import resources
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, StrictUndefined
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from monai_vfx.core.arrays import Json
-from monai_vfx.outputs.report.figures import RocData, figure_png, learning_curve, roc_figure
-from monai_vfx.outputs.report.pixels import (
-    HEAT_OPACITY,
-    HEAT_RGB,
-    INPUT_HU,
-    WINDOW_HU,
-    Bytes,
-    Stack,
-    View,
-    Window,
-    check_view,
-    data_uri,
-    grey,
-    overlay,
-    png,
+GROUP_SIGN = ": "
+"""Columns named ``Group: name`` share the heading ``Group``."""
+MIN_LONG_CELL = 30
+"""Characters; a text column with a longer cell keeps a minimum width when it wraps."""
+_WORD = "[A-Za-z]{3}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, identical on the page and in its CSV file.
+
+    Attributes:
+        key: file name without ending, and anchor on the page.
+        title: caption, such as ``Table 1. Participants``.
+        frame: (rows, columns) of strings, exactly as shown.
+        source: files, and keys in them, that the numbers come from; empty: not stated.
+        notes: paragraphs below the table.
+        group: a column whose values become subheadings within the table.
+    """
+
+    key: str
+    title: str
+    frame: pd.DataFrame
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    group: str | None = None
+    kind = "table"
+
+    @property
+    def file(self) -> str:
+        """Path of the CSV beside the page."""
+        return f"tables/{self.key}.csv"
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The columns that are shown as columns."""
+        return [str(name) for name in self.frame.columns if name != self.group]
+
+    def headings(self) -> list[tuple[str, int, list[str]]]:
+        """Return (group or empty, width in columns, names) from left to right."""
+        found: list[tuple[str, int, list[str]]] = []
+        for column in self.columns:
+            group, sign, name = column.partition(GROUP_SIGN)
+            if not sign:
+                found.append(("", 1, [column]))
+            elif found and found[-1][0] == group:
+                _, width, names = found.pop()
+                found.append((group, width + 1, [*names, name]))
+            else:
+                found.append((group, 1, [name]))
+        return found
+
+    def rows(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        """Yield (subheading above the row or empty, cells as (text, CSS class))."""
+        before = None
+        for row in self.frame.to_dict("records"):
+            heading = "" if self.group is None or row[self.group] == before else row[self.group]
+            before = row[self.group] if self.group is not None else None
+            yield str(heading), [(str(row[name]), self.classes[name]) for name in self.columns]
+
+    @cached_property
+    def classes(self) -> dict[str, str]:
+        """Column → CSS class: ``text`` (flush left), ``text long``, or empty for numbers."""
+        found = {}
+        for name in self.columns:
+            cells = self.frame[name]
+            words = name == self.columns[0] or cells.str.contains(_WORD).any()
+            long = (cells.str.len() > MIN_LONG_CELL).any()
+            found[name] = "text long" if words and long else "text" if words else ""
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Write ``tables/<key>.csv``."""
+        target = folder / self.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.frame.to_csv(target, index=False, lineterminator="\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, identical on the page and in its files.
+
+    Attributes:
+        key: file name without ending, and anchor on the page.
+        title: caption, such as ``Figure 1. Participant flow``.
+        alt: text alternative.
+        source: files that it was drawn from; empty: not stated.
+        svg: the drawing; None for photographs.
+        png: the pixels.
+        notes: paragraphs below the figure.
+        wide: whether it takes the full width of the page.
+    """
+
+    key: str
+    title: str
+    alt: str
+    source: str = ""
+    svg: bytes | None = None
+    png: bytes | None = None
+    notes: tuple[str, ...] = ()
+    wide: bool = False
+    kind = "figure"
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Path beside the page → content."""
+        found = {".svg": self.svg, ".png": self.png}
+        return {f"figures/{self.key}{end}": data for end, data in found.items() if data}
+
+    @property
+    def file(self) -> str:
+        """Paths of the files, in words."""
+        return f"figures/{self.key}" + ", ".join(Path(name).suffix for name in self.files)
+
+    @property
+    def uri(self) -> str:
+        """The drawing if there is one, else the pixels, as a data URI."""
+        return data_uri(self.svg, "svg+xml") if self.svg else data_uri(self.png or b"")
+
+    def write(self, folder: Path) -> None:
+        """Write ``figures/<key>.svg`` and ``.png``, as far as they exist."""
+        for name, content in self.files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Paragraphs of plain text, or a list of them, under an optional heading."""
+
+    paragraphs: tuple[str, ...]
+    title: str = ""
+    listed: bool = False
+    kind = "prose"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Pairs of (name, text), such as a model card, under an optional heading."""
+
+    pairs: tuple[tuple[str, str], ...]
+    title: str = ""
+    source: str = ""
+    kind = "facts"
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """Preformatted text that is folded away, such as settings."""
+
+    title: str
+    text: str
+    kind = "verbatim"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece that only one page has, with a template of its own that reads ``part``."""
+
+    template: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    kind = "part"
+
+
+Block = Table | Figure | Prose | Facts | Verbatim | Part
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its blocks; ``key`` is its anchor on the page."""
+
+    key: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A notice above the sections; ``tone`` is ``plain``, ``warn`` or ``stop``."""
+
+    lead: str
+    text: str = ""
+    items: tuple[str, ...] = ()
+    tone: str = "plain"
+
+
+RESEARCH_ONLY = Banner(
+    "Research software, not a medical device.",
+    "Do not use it to diagnose, to treat, or to make decisions about a patient.",
 )
 
-TEMPLATE = "page.html.j2"
 
-
-def write_page(
-    path: str | Path,
+def render(
+    title: str,
+    banners: Sequence[Banner],
+    sections: Sequence[Section],
     *,
-    prediction: Json,
-    image: Stack | None = None,
-    heat: Stack | None = None,
-    heat_name: str = "GradCAM",
-    second: View | None = None,
-    names: tuple[str, str] = ("bone + muscle", "bone only"),
-    history: Sequence[Mapping[str, float | None]] | None = None,
-    evaluation: RocData | None = None,
-    evaluated_on: str = "",
-    facts: Mapping[str, str] | None = None,
-    window_hu: Window = INPUT_HU,
-    second_window_hu: Window | None = None,
-) -> Path:
-    """Write the report of one case.
-
-    Parts without data are left out; the statement of what the result is not never is. The file
-    shows the case's name as ``prediction`` has it, and nothing else about the patient.
+    kind: str,
+    subtitle: str = "",
+    footer: str = "",
+    contents: bool = False,
+    script: bool = False,
+) -> str:
+    """Return a page as HTML.
 
     Args:
-        path: of the HTML file.
-        prediction: a document of ``data_schemas/prediction.schema.json``, ``ok`` or ``refused``.
-        image: (H, W, D), network input in [-1, 1], as
-        :func:`monai_vfx.outputs.report.montage.montage`
-            takes it; D is the number of slices of ``prediction``.
-        heat: (H, W, D), in [0, 1].
-        heat_name: what made the heat, such as ``GradCAM, layer3``.
-        second: another image class of the same slices with its heat.
-        names: of the two image classes; shown when there are two.
-        history: of the training, see :func:`monai_vfx.outputs.report.figures.learning_curve`.
-        evaluation: ROC curve and AUROC of the model on other patients.
-        evaluated_on: who these patients were ("200 unseen simulated patients").
-        facts: further rows of the table about the model, name → value.
-        window_hu: HU that -1 and 1 of ``image`` stand for; in the sidecar of the weights.
-        second_window_hu: of ``second``; by default the same.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        ValueError: arrays do not fit each other or the prediction.
+        title: of the page, and its first heading.
+        banners: notices, in order.
+        sections: in order; those without a block are left out.
+        kind: what kind of page it is, in small letters above the title.
+        subtitle: below the title.
+        footer: further sentences at the end.
+        contents: whether the page has a table of contents.
+        script: whether a part of the page brings a script of its own.
     """
-    views = [] if image is None else [(names[0], image, heat, window_hu)]
-    if second is not None:
-        views.append((names[1], *second, second_window_hu or window_hu))
-    slices: list[Json] = prediction["slices"]
-    for name, pixels, warm, _ in views:
-        check_view(pixels, warm, name)
-        if pixels.shape[2] != len(slices):
-            raise ValueError(f"{name} has {pixels.shape[2]} slices; prediction has {len(slices)}")
-    text = _template().render(
-        prediction=prediction,
-        views=[
-            {"name": name, "tiles": _tiles(grey(pixels, hu), warm, slices)}
-            for name, pixels, warm, hu in views
-        ],
-        has_heat=any(warm is not None for _, _, warm, _ in views),
-        heat_name=heat_name,
-        heat_colour=_css_colour(),
-        window=[int(bound) for bound in WINDOW_HU],
-        learning=_learning(history),
-        evaluation=_evaluation(evaluation, evaluated_on),
-        facts=dict(facts or {}),
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        title=title,
+        banners=banners,
+        sections=[section for section in sections if section.blocks],
+        kind=kind,
+        subtitle=subtitle,
+        footer=footer,
+        contents=contents,
+        script=script,
     )
-    target = Path(path)
-    target.write_text(text, encoding="utf-8")
-    return target
 
 
-def _template() -> Any:
-    source = (
-        resources.files("monai_vfx.outputs.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+def text_environment(package: str, folder: str = "templates") -> Environment:
+    """Return an environment for the templates of a package; a missing value is an error."""
+    return Environment(
+        loader=PackageLoader(package, folder),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source)
 
 
-def _tiles(image: Bytes, heat: Stack | None, slices: Sequence[Json]) -> list[Json]:
-    """Return one picture a slice, in the pixels of the network, the heat apart from the CT."""
-    tiles = []
-    for n, entry in enumerate(slices):
-        where = f"slice {entry['index']}, level {entry['level']}"
-        tile = {
-            "level": entry["level"],
-            "index": entry["index"],
-            "ct": data_uri(png(image[:, :, n])),
-            "ct_alt": f"CT {where}, cropped around the vertebral body",
-            "heat": None,
-            "width": image.shape[1],
-            "height": image.shape[0],
-        }
-        if heat is not None:
-            tile["heat"] = data_uri(png(overlay(heat[:, :, n])))
-            tile["heat_alt"] = f"Heat on {where}: largest {float(heat[:, :, n].max()):.2f} of 1"
-        tiles.append(tile)
-    return tiles
+def _environment() -> Environment:
+    return text_environment("monai_vfx.outputs.report")
 
 
-def _learning(history: Sequence[Mapping[str, float | None]] | None) -> Json | None:
-    """Return the learning curve and its description, or None without a history."""
-    if not history:
-        return None
-    measured = [
-        (float(row["validation_auroc"] or 0.0), row["epoch"])
-        for row in history
-        if row.get("validation_auroc") is not None
-    ]
-    words = f"{len(history)} epochs."
-    if measured:
-        best, epoch = max(measured, key=lambda pair: pair[0])
-        words += f" Best validation AUROC {best:.3f} in epoch {epoch:.0f}."
-    return {"picture": data_uri(figure_png(learning_curve(history))), "words": words}
-
-
-def _evaluation(evaluation: RocData | None, evaluated_on: str) -> Json | None:
-    """Return the ROC curve and the numbers beside it, or None without an evaluation."""
-    if evaluation is None:
-        return None
-    low, high = evaluation["auroc_ci"]
-    return {
-        "picture": data_uri(figure_png(roc_figure([evaluation]))),
-        "auroc": f"{evaluation['auroc']:.3f}",
-        "interval": f"{low:.3f} to {high:.3f}",
-        "n": evaluation["n"],
-        "events": evaluation["events"],
-        "cohort": evaluated_on,
-        "better_than_chance": low > 0.5,
-    }
-
-
-def _css_colour() -> Json:
-    """Return the two ends of the heat's scale as colours of a style sheet."""
-    red, green, blue = (int(c) for c in np.rint(np.array(HEAT_RGB) * 255))
-    return {
-        "low": f"rgba({red}, {green}, {blue}, 0)",
-        "high": f"rgba({red}, {green}, {blue}, {HEAT_OPACITY})",
-    }
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """Return an image as the ``src`` of an ``img``."""
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")

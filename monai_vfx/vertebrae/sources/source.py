@@ -280,17 +280,14 @@ class MaskSource:
         title: str,
         notes: dict[str, str] | None = None,
     ) -> None:
-        from monai_vfx.outputs.report.segmentation_preview import (
-            PictureSlices,
-            segmentation_picture,
-        )
+        from monai_vfx.outputs.report.segmentation_preview import PreviewSlices, write_preview
         from monai_vfx.transforms.loading import locate_bodies
         from monai_vfx.transforms.slices import equidistant_indices
 
         bodies = locate_bodies(case, case.region(), MIN_AREA, include_discs=False)
         taken = equidistant_indices(len(bodies.indices), PICTURE_SLICES)
-        slices = PictureSlices(bodies.centres[taken], bodies.levels[taken])
-        segmentation_picture(case.volume, labels, path, title=title, notes=notes, slices=slices)
+        slices = PreviewSlices(bodies.centres[taken], bodies.levels[taken])
+        write_preview(case.volume, labels, path, title=title, notes=notes, slices=slices)
 
 
 def _count_warning(found: VertebraSegmentation) -> tuple[CaseWarning, ...]:

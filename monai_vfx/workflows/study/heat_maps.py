@@ -104,7 +104,7 @@ def _weights(images: Path, model: str, fold: int) -> Path:
 def _draw_inputs(plan: Plan, images: Path, table: pd.DataFrame, out: Path) -> Path:
     """Draw what the networks of both image classes take of one patient."""
     from monai_vfx.model.checkpoint import TrainedModel
-    from monai_vfx.outputs.report.montage import montage
+    from monai_vfx.outputs.report.slice_montage import montage
     from monai_vfx.workflows.run_bundle import quiet
     from monai_vfx.workflows.scoring import IMAGE_CLASSES
 

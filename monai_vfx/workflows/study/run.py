@@ -66,7 +66,7 @@ def run_study(
         MissingDependencyError: a PDF is wanted and cannot be made here.
     """
     if pdf:  # before hours of work
-        from monai_vfx.workflows.study.report.page import require_pdf
+        from monai_vfx.workflows.study.report.report import require_pdf
 
         require_pdf()
     plan = read_plan(plan_file)
@@ -406,7 +406,7 @@ class Study:
 
     def finish(self, pdf: bool) -> Json:
         """Write ``study.json`` and the report; return what a reader wants to know first."""
-        from monai_vfx.workflows.study.report.page import write_study_report
+        from monai_vfx.workflows.study.report.report import write_study_report
 
         simulated = any(
             bool(read_patients(self.selected_path(side)).get("simulated", pd.Series([0])).any())

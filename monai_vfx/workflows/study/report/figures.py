@@ -1,260 +1,290 @@
-"""The figures of a study: those its jobs drew, and the few that belong to the whole of it.
+"""The figures of a study: those its jobs drew, and curves from its evaluation and predictions.
 
-The jobs' drawings are taken as they are. Drawn here: the network as it was set up (Figure 2). For
-the curves of the evaluation see :mod:`monai_vfx.workflows.study.report.curves`.
+The evaluation's own job draws every score under its column's name; here are the figures of the
+paper, with the labels of its tables and both sets side by side where they belong together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable
+from dataclasses import replace
 
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.figure import Figure as Drawing
 
+from monai_vfx.analysis.cohort.variables import label as variable_label
+from monai_vfx.analysis.evaluation.figures import (
+    ForestRow,
+    RocPanel,
+    calibration_figure,
+    decision_figure,
+    forest_figure,
+    incidence_figure,
+    roc_data,
+    roc_panels,
+)
 from monai_vfx.core.arrays import Json
-from monai_vfx.outputs.report.figures import COLOURS, INK, QUIET, save_figure
-from monai_vfx.workflows.study.report.blocks import Picture
-from monai_vfx.workflows.study.report.data import SET_LABELS, StudyFolder, number
+from monai_vfx.outputs.report.figures import RocData, figure_files
+from monai_vfx.outputs.report.page import Figure
+from monai_vfx.workflows.study.report.cells import SET_LABELS, SETS, label_of, number
+from monai_vfx.workflows.study.report.folder import StudyFolder
+from monai_vfx.workflows.study.report.tables import image_scores
 
-LARGEST_SVG = 1_500_000
-"""Bytes; a larger drawing is embedded as pixels."""
-RGBA = tuple[float, float, float, float]
-TINTS = ("#eef3f7", "#e3edf5", "#fbeee9", "#eaf2e7")
-
-
-def drawn(figure: Figure) -> tuple[bytes, bytes]:
-    """Return a figure as SVG and PNG; the same figure gives the same bytes."""
-    with TemporaryDirectory() as folder:
-        svg, png = (path.read_bytes() for path in save_figure(figure, Path(folder) / "figure"))
-    return svg, png
+MAX_SVG_BYTES = 1_500_000
+"""A larger drawing is embedded as pixels."""
+MAX_CURVES = 8
+"""More cannot be told apart."""
+ROC_SCORES = (*(f"clinical_{m}" for m in "ABCD"), "frax_major", "imaging_baseline")
+"""Beside the image models, in this order, up to :data:`MAX_CURVES`."""
 
 
 def job_figure(
     study: StudyFolder, path: str, *, key: str, title: str, alt: str, wide: bool = False
-) -> Picture | None:
-    """Return a figure that a job left as SVG and PNG, None where it left none.
+) -> Figure | None:
+    """Return a figure that a job left as SVG or PNG, or None.
 
     Args:
         study: the folder.
         path: of the figure without ending.
-        key: its file name in the report.
+        key: see :class:`~monai_vfx.outputs.report.page.Figure`, as for the rest.
         title: caption.
-        alt: what it shows.
+        alt: text alternative.
         wide: whether it takes the full width.
     """
     svg, png = study.content(path + ".svg"), study.content(path + ".png")
-    if svg is not None and len(svg) > LARGEST_SVG and png is not None:
+    if svg is not None and len(svg) > MAX_SVG_BYTES and png is not None:
         svg = None
     if svg is None and png is None:
         return None
-    return Picture(key, title, alt, path + (".svg" if svg else ".png"), svg, png, wide=wide)
+    return Figure(key, title, alt, path + (".svg" if svg else ".png"), svg, png, wide=wide)
 
 
-def architecture(study: StudyFolder) -> Picture | None:
-    """Return Figure 2: the network that was trained, from the sidecar of its weights."""
-    wanted = study.main.removeprefix("image_")
-    sidecar = study.sidecars.get(wanted) or next(iter(study.sidecars.values()), None)
-    if sidecar is None:
-        study.miss("Figure 2, architecture", "no image model was trained")
-        return None
-    fused = sorted(name for name in study.sidecars if name.startswith("fusion_"))
-    clinical = [name.removeprefix("fusion_") for name in fused]
-    steps = network_steps(sidecar["config"], clinical)
-    svg, png = drawn(architecture_figure(steps))
-    alt = "Network, from left to right: " + "; ".join(
-        " ".join([title, *lines]).replace("\n", " ") for title, lines in steps
+def flows(study: StudyFolder) -> list[Figure | None]:
+    """Return Figure 1: the participant flow of each set."""
+    found = []
+    for n, name in enumerate(side for side in SETS if (study.root / "cohort" / side).is_dir()):
+        flow = study.json(f"cohort/{name}/flow.json") or {"steps": []}
+        side = SET_LABELS[name].split(" (")[0].lower()
+        said = ", ".join(f"{s.get('label') or s['name']}: {s['n']:,}" for s in flow["steps"])
+        found.append(
+            job_figure(
+                study,
+                f"cohort/{name}/figures/flow",
+                key=f"flow_{name}",
+                title=f"Figure 1{'ab'[n]}. Participant flow: {side}",
+                alt=f"Participant flow of the {side}. {said}.",
+                wide=True,
+            )
+        )
+    return found
+
+
+def balance(study: StudyFolder) -> Figure | None:
+    """Return the love plot of the matching."""
+    return job_figure(
+        study,
+        "cohort/development/figures/love",
+        key="love",
+        title="Supplement Figure 2. Balance before and after matching",
+        alt="Love plot: standardised mean difference of each variable before and after matching; "
+        "the numbers are in the table of balance",
     )
-    model = next(name for name, found in study.sidecars.items() if found is sidecar)
-    return Picture(
-        "architecture",
-        "Figure 2. The network",
-        alt,
-        f"image/{model}/fold_0/model.json: config",
+
+
+def input_images(study: StudyFolder) -> Figure | None:
+    """Return the slices that the networks of both image classes read."""
+    found = job_figure(
+        study,
+        "gallery/inputs",
+        key="inputs",
+        title="Supplement Figure 1. Input images of both classes",
+        alt="Axial CT slices as read by the networks, bone only beside bone + muscle",
+        wide=True,
+    )
+    if found is None:
+        study.miss("Supplement Figure 1, input images", "gallery/inputs.png is not there")
+    return found
+
+
+def heat_maps(study: StudyFolder) -> list[Figure]:
+    """Return Figure 3: heat maps of a few patients, identified by number only."""
+    figures = []
+    for n, entry in enumerate((study.json("gallery/gallery.json") or {}).get("pictures") or (), 1):
+        path, case = f"gallery/{entry['png']}", entry["case_number"]
+        png = study.content(path)
+        if png is None:
+            study.miss(f"Figure 3, patient {case}", f"{entry['png']} is not there")
+            continue
+        side, outcome = SET_LABELS[entry["set"]].split(" (")[0], entry["fracture"]
+        title = (
+            f"Figure 3.{n}. {side}, case {case}, {'with' if outcome else 'without'} fracture, "
+            f"score {entry['score']:.2f}"
+        )
+        figures.append(Figure(f"gradcam_{n:02d}", title, entry["alt"], path, png=png, wide=True))
+    if not figures:
+        study.miss("Figure 3, GradCAM", "gallery/gallery.json lists no figure")
+    return figures
+
+
+def roc(study: StudyFolder) -> Figure | None:
+    """Return Figure 4: image models against clinical ones, both sets side by side."""
+    images = image_scores(study)[-2:]
+    wanted = [*images, *(s for s in ROC_SCORES if s in study.scores)][:MAX_CURVES]
+    panels: list[RocPanel] = []
+    files = []
+    for name, evaluation in study.evaluations.items():
+        curves = _roc_curves(study, name, evaluation, wanted)
+        if curves:
+            panels.append({"title": SET_LABELS[name], "curves": curves})
+            files.append(f"predictions/{name}.csv")
+    if not panels:
+        study.miss("Figure 4, ROC curves", "predictions/development.csv is not there")
+        return None
+    svg, png = figure_files(roc_panels(panels))
+    said = "; ".join(
+        f"{panel['title']}: "
+        + ", ".join(f"{curve['name']} {curve['auroc']:.3f}" for curve in panel["curves"])
+        for panel in panels
+    )
+    return Figure(
+        "roc",
+        "Figure 4. ROC curves: image against clinical models",
+        f"ROC curves, sensitivity against 1 − specificity. AUROC: {said}.",
+        f"{', '.join(files)}; evaluation/…/evaluation.json: scores[].auroc, auroc_ci",
         svg,
         png,
         wide=True,
     )
 
 
-def network_steps(config: Json, clinical: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return the stations of a patient's way through the network, each with what it does.
-
-    Args:
-        config: settings of the weights' sidecar.
-        clinical: letters of the clinical models that were fused with this network.
-    """
-    rows, columns = config["crop_size"]
-    low, high = config["window_hu"]
-    stages = [str(layer).replace("layer", "layer ") for layer in config["attention_layers"]]
-    steps: list[tuple[str, list[str]]] = [
-        (
-            "CT, T12 to L4",
-            [
-                f"{config['slices']} axial slices",
-                f"{rows} × {columns} pixels of {config['pixel_mm']:g} mm",
-                f"{number(low, 0)} to {number(high, 0)} HU → −1 to 1",
-                "outside the bodies blanked" if config["masked"] else "bone and muscle",
-            ],
-        ),
-        (str(config["backbone"]).replace("_", " "), ["encoder, each slice alone"]),
+def _roc_curves(
+    study: StudyFolder, name: str, evaluation: Json, wanted: list[str]
+) -> list[RocData]:
+    """Return the curves of one set, of the scores that can have one."""
+    table = study.table(f"predictions/{name}.csv")
+    if table is None:
+        return []
+    entries = {score: evaluation["scores"].get(score) or {"auroc": None} for score in wanted}
+    return [
+        roc_data(label_of(score).split(" (")[0], table[evaluation["label"]], table[score], entry)
+        for score, entry in entries.items()
+        if score in table and entry["auroc"] is not None
     ]
-    if config["attention"] == "none":
-        steps.append(("Average", ["of the last stage"]))
-    else:
-        more = ["with the global vector"] if config.get("include_global") else []
-        steps.append(
-            ("Spatial attention", [f"score {config['attention']}", " and ".join(stages), *more])
-        )
-    if config["decoder"] == "gru":
-        ways = "both ways" if config.get("bidirectional") else "T12 → L4"
-        steps.append(
-            (
-                f"GRU, {config['rnn_hidden']}",
-                [
-                    f"slices {ways}",
-                    f"dropout {config['dropout']:g} before",
-                    "attention over slices"
-                    if config.get("slice_pooling") == "attention"
-                    else "last state",
-                ],
-            )
-        )
-    else:
-        steps.append(("Mean over slices", [f"dropout {config['dropout']:g} before"]))
-    lines = ["two logits: fracture, none"]
-    if clinical:
-        lines += [f"fused: clinical {', '.join(clinical)}", "join before this layer"]
-    return [*steps, ("Linear layer", lines)]
 
 
-def architecture_figure(steps: Sequence[tuple[str, Sequence[str]]]) -> Figure:
-    """Draw stations with arrows between them; a small sketch in each says what kind it is.
-
-    Args:
-        steps: (title, lines below it) each, from left to right.
-    """
-    figure = Figure(figsize=(10.4, 2.7), facecolor="white")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_axis_off()
-    axes.set_xlim(0, len(steps))
-    axes.set_ylim(0, 1)
-    for n, (title, lines) in enumerate(steps):
-        _station(axes, n, title, lines)
-        if n:
-            _arrow(axes, (n - 0.08, 0.5), (n + 0.08, 0.5))
-    return figure
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    arrow = FancyArrowPatch(
-        start,
-        end,
-        color=QUIET,
-        linewidth=1.0,
-        arrowstyle="-|>",
-        mutation_scale=10,
-        shrinkA=0,
-        shrinkB=0,
-    )
-    axes.add_patch(arrow)
-
-
-def _station(axes: Axes, n: int, title: str, lines: Sequence[str]) -> None:
-    box = FancyBboxPatch(
-        (n + 0.09, 0.04),
-        0.82,
-        0.92,
-        boxstyle="round,pad=0,rounding_size=0.04",
-        facecolor=TINTS[n % len(TINTS)],
-        edgecolor=COLOURS[0],
-        linewidth=1.0,
-        mutation_aspect=2,
-    )
-    axes.add_patch(box)
-    middle = n + 0.5
-    axes.text(middle, 0.87, title, ha="center", va="center", fontsize=10, weight="bold", color=INK)
-    words = "\n".join(lines)
-    axes.text(middle, 0.78, words, ha="center", va="top", fontsize=8.2, color=INK, linespacing=1.45)
-    sketch = _SKETCHES.get(title.split(",")[0].split(" ")[0])
-    (sketch or (_encoder if n == 1 else _slices if n == 0 else _logits))(axes, middle)
-
-
-def _rectangle(
-    axes: Axes, corner: tuple[float, float], size: tuple[float, float], colour: RGBA = (1, 1, 1, 1)
-) -> None:
-    axes.add_patch(Rectangle(corner, *size, facecolor=colour, edgecolor=INK, linewidth=0.7))
-
-
-def _slices(axes: Axes, middle: float) -> None:
-    """A stack of slices."""
-    for k in range(6):
-        _rectangle(axes, (middle - 0.19 + 0.035 * k, 0.20 - 0.022 * k), (0.2, 0.15))
-
-
-def _encoder(axes: Axes, middle: float) -> None:
-    """Stages that shrink the image."""
-    for k, height in enumerate((0.24, 0.18, 0.12, 0.07)):
-        _rectangle(axes, (middle - 0.2 + 0.11 * k, 0.21 - height / 2), (0.06, height))
-
-
-def _attention(axes: Axes, middle: float) -> None:
-    """A grid of positions, some heavier than others."""
-    weights = ((0.05, 0.15, 0.1, 0.05), (0.2, 0.85, 0.6, 0.1), (0.1, 0.5, 0.3, 0.05))
-    for row, line in enumerate(weights):
-        for column, weight in enumerate(line):
-            place = (middle - 0.14 + 0.07 * column, 0.26 - 0.075 * row)
-            _rectangle(axes, place, (0.07, 0.075), (*to_rgb(COLOURS[1]), weight))
-
-
-def _recurrence(axes: Axes, middle: float) -> None:
-    """States that hand on to the next."""
-    for k in range(4):
-        x = middle - 0.24 + 0.16 * k
-        axes.plot(x, 0.2, "o", markersize=9, markerfacecolor="white", markeredgecolor=INK)
-        if k:
-            _arrow(axes, (x - 0.115, 0.2), (x - 0.04, 0.2))
-
-
-def _logits(axes: Axes, middle: float) -> None:
-    """Two outputs."""
-    for k, colour in enumerate((COLOURS[1], "white")):
-        x = middle - 0.08 + 0.16 * k
-        axes.plot(x, 0.16, "o", markersize=10, markerfacecolor=colour, markeredgecolor=INK)
-
-
-_SKETCHES = {"Spatial": _attention, "GRU": _recurrence, "Mean": _recurrence, "Average": _attention}
-"""First word of a station's title → what is drawn in it."""
-
-
-def gallery(study: StudyFolder) -> list[Picture]:
-    """Return Figure 3: heat maps of a few patients, named by number only."""
-    entries = (study.json("gallery/gallery.json") or {}).get("pictures") or []
-    pictures = []
-    for n, entry in enumerate(entries, start=1):
-        png = study.content(f"gallery/{entry['png']}")
-        if png is None:
-            study.miss(f"Figure 3, patient {entry['case_number']}", f"{entry['png']} is not there")
+def _by_set(
+    study: StudyFolder,
+    key: str,
+    title: str,
+    source: str,
+    draw: Callable[[Json], tuple[Drawing, str] | None],
+    *,
+    wide: bool = True,
+) -> list[Figure]:
+    """Return a figure for each set in which ``draw`` finds data, with its text alternative."""
+    figures = []
+    ordinal, _, words = title.partition(". ")
+    for letter, (name, label) in zip("ab", SET_LABELS.items(), strict=True):
+        found = draw(study.evaluations[name]) if name in study.evaluations else None
+        if found is None:
             continue
-        outcome = "with" if entry["fracture"] else "without"
-        title = (
-            f"Figure 3.{n}. {SET_LABELS[entry['set']].split(' (')[0]}, case "
-            f"{entry['case_number']}, {outcome} fracture, score {entry['score']:.2f}"
-        )
-        pictures.append(
-            Picture(
-                f"gradcam_{n:02d}",
-                title,
-                entry["alt"],
-                f"gallery/{entry['png']}",
-                None,
+        drawing, alt = found
+        svg, png = figure_files(drawing)
+        figures.append(
+            Figure(
+                f"{key}_{name}",
+                f"{ordinal}{letter}. {words}, {label.lower()}",
+                f"{label}: {alt}",
+                f"evaluation/{name}/evaluation.json: {source}",
+                svg,
                 png,
-                wide=True,
+                wide=wide,
             )
         )
-    if not pictures:
-        study.miss("Figure 3, GradCAM", "gallery/gallery.json lists no picture")
-    return pictures
+    return figures
+
+
+def calibration(study: StudyFolder) -> list[Figure]:
+    """Return reliability plots of the image models' scores and of the absolute risks."""
+    images = image_scores(study)
+
+    def draw(evaluation: Json) -> tuple[Drawing, str] | None:
+        found = {
+            label_of(score): entry["calibration"]
+            for score, entry in evaluation["scores"].items()
+            if (score in images or score.startswith("risk_")) and entry.get("calibration")
+        }
+        if not found:
+            return None
+        said = "; ".join(
+            f"{name}: slope {number(c['slope'], 2)}, mean predicted "
+            f"{number(c['mean_predicted'])}, observed {number(c['observed'])}"
+            for name, c in found.items()
+        )
+        return calibration_figure(found), f"observed share of fractures against predicted. {said}."
+
+    title = "Supplement Figure 3. Calibration: scores, and risks after correction"
+    return _by_set(study, "calibration", title, "scores[].calibration", draw)
+
+
+def decision(study: StudyFolder) -> list[Figure]:
+    """Return decision curves of the scores that are absolute risks."""
+
+    def draw(evaluation: Json) -> tuple[Drawing, str] | None:
+        found = {
+            label_of(score): entry["decision_curve"]
+            for score, entry in evaluation["scores"].items()
+            if entry.get("decision_curve")
+        }
+        if not found:
+            return None
+        found = dict(list(found.items())[:MAX_CURVES])
+        said = "net benefit against the risk threshold, beside treating all and treating none"
+        return decision_figure(found), f"{said}: {', '.join(found)}."
+
+    title = "Supplement Figure 4. Decision curves"
+    figures = _by_set(study, "decision", title, "scores[].decision_curve", draw)
+    if not figures:
+        study.miss("Decision curves", "no score is an absolute risk")
+    return figures
+
+
+def incidence(study: StudyFolder) -> list[Figure]:
+    """Return the cumulative incidence of fracture, death competing."""
+
+    def draw(evaluation: Json) -> tuple[Drawing, str] | None:
+        found = evaluation.get("cumulative_incidence")
+        if not found:
+            return None
+        last = f"{100 * found['fracture'][-1]:.1f} % fractured and {100 * found['death'][-1]:.1f} %"
+        said = f"cumulative incidence; after {found['times'][-1]:g} years {last} died before."
+        return incidence_figure(found), said
+
+    title = "Supplement Figure 5. Cumulative incidence of fracture"
+    figures = _by_set(study, "incidence", title, "cumulative_incidence", draw, wide=False)
+    if not figures:
+        study.miss("Cumulative incidence", "no follow-up times were evaluated")
+    note = ("Controls were sampled: this is not the incidence among all patients.",)
+    return [
+        replace(figure, notes=note) if study.matched and "development" in figure.key else figure
+        for figure in figures
+    ]
+
+
+def forest(study: StudyFolder) -> list[Figure]:
+    """Return the main score's AUROC by subgroup."""
+
+    def draw(evaluation: Json) -> tuple[Drawing, str] | None:
+        groups = (evaluation["scores"].get(study.main) or {}).get("subgroups")
+        if not groups:
+            return None
+        keys = ("n", "events", "auroc", "ci", "note")
+        rows: list[ForestRow] = [
+            {key: group[key] for key in keys}  # type: ignore[misc]
+            | {"variable": variable_label(group["variable"]), "value": str(group["value"])}
+            for group in groups
+        ]
+        said = ", ".join(f"{r['variable']} {r['value']} {number(r['auroc'], 2)}" for r in rows)
+        return forest_figure(rows), f"AUROC with 95 % interval by subgroup: {said}."
+
+    title = f"Supplement Figure 6. Subgroups of “{label_of(study.main)}”"
+    return _by_set(study, "subgroups", title, f"scores.{study.main}.subgroups", draw)

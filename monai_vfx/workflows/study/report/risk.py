@@ -1,66 +1,63 @@
-"""Absolute risk in a study: calibration, the correction for sampling, sets, and unlike cases."""
+"""Absolute risk in a study: calibration, correction for sampling, prediction sets, outliers."""
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Iterator
 
 from monai_vfx.analysis.cohort.variables import label as variable_label
 from monai_vfx.core.arrays import Json
-from monai_vfx.workflows.study.report.blocks import Facts, Table
-from monai_vfx.workflows.study.report.data import (
+from monai_vfx.outputs.report.page import Facts, Prose
+from monai_vfx.workflows.study.report.cells import (
     SET_LABELS,
-    StudyFolder,
     counts,
     estimate,
     label_of,
     number,
     percent,
 )
-from monai_vfx.workflows.study.report.supplement import entries_with
+from monai_vfx.workflows.study.report.folder import StudyFolder
+from monai_vfx.workflows.study.report.tables import PATIENTS, Row, entries, lead, report_table
 
 
-def calibration_table(study: StudyFolder) -> Table | None:
-    """Return how well scores and risks agree with what happened."""
-    rows = [
-        {
-            "Set": SET_LABELS[name],
-            "Model": label_of(score),
-            "Patients (fractures)": counts(entry["n"], entry["events"]),
-            "Read as": "absolute risk" if found["kind"] == "risk" else "score",
-            "Slope": estimate(found["slope"], found["slope_ci"], 2),
-            "Intercept": estimate(found["intercept"], found["intercept_ci"], 2),
-            "Brier": number(found["brier"]),
-            "ICI": number(found["ici"]),
-            "Mean predicted": number(found["mean_predicted"]),
-            "Observed": number(found["observed"]),
-        }
-        for name, score, entry, found in entries_with(study, "calibration")
-    ]
-    if not rows:
-        study.miss("Calibration", "no calibration in evaluation.json")
-        return None
-    return Table(
-        "calibration",
-        "Supplement Table 4. Calibration",
-        pd.DataFrame(rows),
-        "evaluation/{development,external}/evaluation.json: scores[].calibration",
-        notes=(
-            "Slope 1 and intercept 0 are ideal; ICI: mean absolute distance from the smoothed "
-            "calibration curve. A score of a network trained on sampled controls is no risk: its "
-            "mean is not meant to equal the observed share.",
-            *dict.fromkeys(
-                f"{SET_LABELS[name]}, {label_of(score)}: {note}"
-                for name, score, _, found in entries_with(study, "calibration")
-                for note in found.get("notes") or ()
-            ),
-        ),
-        group="Set",
+@report_table(
+    "calibration",
+    "Supplement Table 4. Calibration",
+    "{evaluations}: scores[].calibration",
+    "Slope 1 and intercept 0 are ideal; ICI: mean absolute distance from the smoothed calibration "
+    "curve. A score of a network trained on sampled controls is not a risk: its mean is not meant "
+    "to equal the observed proportion.",
+    absent=("Calibration", "no calibration in evaluation.json"),
+)
+def calibration_table(study: StudyFolder) -> Iterator[Row]:
+    """Return how well scores and risks agree with the outcomes."""
+    for name, score, entry in entries(study):
+        found = entry.get("calibration")
+        if found:
+            yield lead(name, score, entry) | {
+                "Read as": "absolute risk" if found["kind"] == "risk" else "score",
+                "Slope": estimate(found["slope"], found["slope_ci"], 2),
+                "Intercept": estimate(found["intercept"], found["intercept_ci"], 2),
+                "Brier": number(found["brier"]),
+                "ICI": number(found["ici"]),
+                "Mean predicted": number(found["mean_predicted"]),
+                "Observed": number(found["observed"]),
+            }
+
+
+def calibration_remarks(study: StudyFolder) -> Prose | None:
+    """Return the evaluation's notes on single calibrations."""
+    notes = (
+        f"{SET_LABELS[name]}, {label_of(score)}: {note}"
+        for name, score, entry in entries(study)
+        for note in (entry.get("calibration") or {}).get("notes") or ()
     )
+    found = tuple(dict.fromkeys(notes))
+    return Prose(found, "Remarks on the calibration", listed=True) if found else None
 
 
 def correction_facts(study: StudyFolder) -> Facts | None:
-    """Return what the correction to absolute risk rests on."""
-    title, path = "The correction to absolute risk", "calibration/calibration.json"
+    """Return the basis of the correction to absolute risk."""
+    title, path = "Correction to absolute risk", "calibration/calibration.json"
     found = study.json(path)
     if found is None:
         reason = study.json("calibration/uncalibrated.json") or {}
@@ -96,38 +93,37 @@ def _fitted(study: StudyFolder, name: str, title: str) -> Json | None:
 
 
 def conformal_facts(study: StudyFolder) -> Facts | None:
-    """Return how often the prediction sets decide, and how often they hold the truth."""
+    """Return how often the prediction sets are decisive, and how often they contain the outcome."""
     title = "Conformal prediction sets of the external patients"
     found = _fitted(study, "conformal", title)
     if found is None:
         return None
-    pairs = [
+    pairs = (
         ("Score", label_of(found["score"])),
         ("Nominal coverage, each outcome", percent(found["confidence"])),
-        ("Patients (fractures)", counts(found["n"], found["events"])),
-    ]
-    pairs += [
-        (f"Set: {name}", f"{count:,} of {found['n']:,} patients")
-        for name, count in found["sets"].items()
-    ]
-    pairs += [
-        (f"Set holds the truth, patients with: {name}", percent(share))
-        for name, share in found["coverage"].items()
-    ]
-    return Facts(tuple(pairs), title, "calibration/conformal.json")
+        (PATIENTS, counts(found["n"], found["events"])),
+        *(
+            (f"Set: {name}", f"{count:,} of {found['n']:,} patients")
+            for name, count in found["sets"].items()
+        ),
+        *(
+            (f"Coverage, patients with: {name}", percent(covered))
+            for name, covered in found["coverage"].items()
+        ),
+    )
+    return Facts(pairs, title, "calibration/conformal.json")
 
 
 def outlier_facts(study: StudyFolder) -> Facts | None:
-    """Return how many external patients are unlike those the network was trained on."""
-    title = "External patients unlike those the network was trained on"
+    """Return how many external patients lie outside the training distribution."""
+    title = "External patients outside the training distribution"
     found = _fitted(study, "outliers", title)
     if found is None:
         return None
-    sizes = ", ".join(str(size) for size in found["training_n"])
     pairs = (
         ("Flagged", f"{found['flagged']:,} of {found['n']:,} patients"),
-        ("Flagged beyond", f"the {found['quantile']:g} quantile of the training distances"),
-        ("Training patients by fold", sizes),
+        ("Threshold", f"the {found['quantile']:g} quantile of the training distances"),
+        ("Training patients by fold", ", ".join(str(size) for size in found["training_n"])),
         ("Rule", "Mahalanobis distance of the network's features; most folds must agree"),
     )
     return Facts(pairs, title, "calibration/outliers.json")

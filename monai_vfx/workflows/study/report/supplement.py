@@ -1,195 +1,255 @@
-"""The analyses that the paper does not show, as tables, from follow-up to the leakage audit."""
+"""The analyses that the paper does not show, as tables and facts: one function for each."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
-
-import pandas as pd
 
 from monai_vfx.analysis.cohort.variables import label as variable_label
 from monai_vfx.core.arrays import Json
-from monai_vfx.workflows.study.report.blocks import Table
-from monai_vfx.workflows.study.report.data import (
+from monai_vfx.outputs.report.page import Prose, Table
+from monai_vfx.workflows.study.report.cells import (
     DASH,
     SET_LABELS,
     SETS,
-    StudyFolder,
     counts,
     estimate,
     label_of,
     number,
+    p_value,
 )
-from monai_vfx.workflows.study.report.tables import CONTROL
+from monai_vfx.workflows.study.report.folder import StudyFolder
+from monai_vfx.workflows.study.report.tables import (
+    CONTROL,
+    PATIENTS,
+    QUANTITIES,
+    Row,
+    entries,
+    lead,
+    report_table,
+    share,
+)
 
 PREDICTORS = {"A": 2, "B": 3, "C": 7, "D": 11}
-"""Variables of the clinical models, by the paper's letters."""
+"""Number of variables of the clinical models, by the paper's letters."""
+_FITTED = ("clinical_", "logistic_")
 
 
-def entries_with(study: StudyFolder, key: str) -> Iterator[tuple[str, str, Json, Any]]:
-    """Yield (set, score, entry, entry[key]) for the scores that have this part."""
-    for name, evaluation in study.evaluations.items():
-        for score in study.scores:
-            entry = evaluation["scores"].get(score)
-            if entry is not None and entry.get(key):
-                yield name, score, entry, entry[key]
+def evaluation_remarks(study: StudyFolder) -> Prose | None:
+    """Return the evaluation's notes on a whole set."""
+    notes = (
+        f"{SET_LABELS[name]}: {note}"
+        for name, evaluation in study.evaluations.items()
+        for note in evaluation.get("notes") or ()
+    )
+    found = tuple(notes)
+    return Prose(found, "Remarks on the evaluation", listed=True) if found else None
 
 
-def time_table(study: StudyFolder) -> Table | None:
+@report_table(
+    "time",
+    "Supplement Table 5. Discrimination at the horizon, weighted for censoring",
+    "{evaluations}: scores[].time",
+    "IPCW: patients are weighted by the inverse probability of not being censored; death without "
+    "fracture counts as a competing event.",
+    absent=("Time analyses", "no follow-up times were evaluated"),
+)
+def time_table(study: StudyFolder) -> Iterator[Row]:
     """Return discrimination with censoring and death taken into account."""
-    rows = [
-        {
-            "Set": SET_LABELS[name],
-            "Model": label_of(score),
-            "Patients (fractures)": counts(found["n"], found["events"]),
-            "Censored": number(found["censored"], 0),
-            "Deaths": number(found["deaths"], 0),
-            "Horizon, years": number(found["horizon_years"], 1),
-            "AUROC (IPCW)": estimate(found["auroc"], found["ci"]),
-            "AUROC (binary)": number(entry["auroc"]),
-            "Brier (IPCW)": number(found["brier"]),
-        }
-        for name, score, entry, found in entries_with(study, "time")
-    ]
-    if not rows:
-        study.miss("Time analyses", "no follow-up times were evaluated")
-        return None
-    return Table(
-        "time",
-        "Supplement Table 5. Discrimination at the horizon, censoring weighted",
-        pd.DataFrame(rows),
-        "evaluation/{development,external}/evaluation.json: scores[].time",
-        notes=(
-            "IPCW: patients are weighted by the inverse probability of not being censored; death "
-            "without fracture counts as an event of another kind.",
-        ),
-        group="Set",
-    )
+    for name, score, entry in entries(study):
+        found = entry.get("time")
+        if found:
+            yield lead(name, score, found) | {
+                "Censored": number(found["censored"], 0),
+                "Deaths": number(found["deaths"], 0),
+                "Horizon, years": number(found["horizon_years"], 1),
+                "AUROC (IPCW)": estimate(found["auroc"], found["ci"]),
+                "AUROC (binary)": number(entry["auroc"]),
+                "Brier (IPCW)": number(found["brier"]),
+            }
 
 
-def subgroup_table(study: StudyFolder) -> Table | None:
-    """Return the main score's discrimination apart by group."""
-    rows = [
-        {
-            "Set": SET_LABELS[name],
-            "Variable": variable_label(group["variable"]),
-            "Group": str(group["value"]),
-            "Patients (fractures)": counts(group["n"], group["events"]),
-            "AUROC (95 % interval)": estimate(group["auroc"], group["ci"]),
-            "Remark": str(group.get("note") or ""),
-        }
-        for name, score, _, found in entries_with(study, "subgroups")
-        if score == study.main
-        for group in found
-    ]
-    if not rows:
-        study.miss("Subgroups", f"no subgroups of {study.main} in evaluation.json")
-        return None
-    return Table(
-        "subgroups",
-        f"Supplement Table 6. Subgroups: {label_of(study.main)}",
-        pd.DataFrame(rows),
-        f"evaluation/{{development,external}}/evaluation.json: scores.{study.main}.subgroups",
-        notes=("Groups were not planned to be compared with each other: no p-values.",),
-        group="Set",
-    )
+@report_table(
+    "subgroups",
+    "Supplement Table 6. Subgroups: {main}",
+    "{evaluations}: scores.{main}.subgroups",
+    "The study was not planned to compare groups with each other: no p-values.",
+    absent=("Subgroups", "no subgroups of the main score in evaluation.json"),
+)
+def subgroup_table(study: StudyFolder) -> Iterator[Row]:
+    """Return the main score's discrimination by group."""
+    for name, _, entry in entries(study, study.main):
+        for group in entry.get("subgroups") or ():
+            yield {
+                "Set": SET_LABELS[name],
+                "Variable": variable_label(group["variable"]),
+                "Group": str(group["value"]),
+                PATIENTS: counts(group["n"], group["events"]),
+                "AUROC (95 % interval)": estimate(group["auroc"], group["ci"]),
+                "Remark": str(group.get("note") or ""),
+            }
 
 
-def control_table(study: StudyFolder) -> Table | None:
-    """Return the negative control and the AUROC with the matched variables adjusted for."""
+@report_table(
+    "negative_control",
+    "Supplement Table 7. Negative control and adjustment for matched variables",
+    f"{{evaluations}}: scores.{CONTROL}, adjusted_auroc",
+    "In a matched development set the control lies at 0.5 or, out of fold, slightly below: the "
+    "matched variables no longer separate cases from controls. The same holds for the clinical "
+    "models A and B, which an image model therefore outperforms by design. An external set is not "
+    "matched.",
+)
+def control_table(study: StudyFolder) -> list[Row]:
+    """Return the negative control and the AUROC adjusted for the matched variables."""
     rows = []
-    for name, evaluation in study.evaluations.items():
-        for score in (CONTROL, study.main):
-            entry = evaluation["scores"].get(score)
-            if entry is None:
-                continue
-            adjusted = entry.get("adjusted_auroc") or {}
-            rows.append(
-                {
-                    "Set": SET_LABELS[name],
-                    "Model": label_of(score),
-                    "Patients (fractures)": counts(entry["n"], entry["events"]),
-                    "AUROC": estimate(entry["auroc"], entry["auroc_ci"]),
-                    "Adjusted AUROC": estimate(adjusted.get("auroc"), adjusted.get("ci")),
-                    "Adjusted for": ", ".join(
-                        variable_label(v) for v in adjusted.get("adjusted_for", ())
-                    )
-                    or DASH,
-                }
-            )
-    if not any(row["Model"] == label_of(CONTROL) for row in rows):
+    for name, score, entry in entries(study, CONTROL, study.main):
+        adjusted = entry.get("adjusted_auroc") or {}
+        variables = ", ".join(variable_label(v) for v in adjusted.get("adjusted_for", ()))
+        rows.append(
+            lead(name, score, entry)
+            | {
+                "AUROC": estimate(entry["auroc"], entry["auroc_ci"]),
+                "Adjusted AUROC": estimate(adjusted.get("auroc"), adjusted.get("ci")),
+                "Adjusted for": variables or DASH,
+            }
+        )
+    controlled = any(row["Model"] == label_of(CONTROL) for row in rows)
+    adjusted_any = any(row["Adjusted AUROC"] != DASH for row in rows)
+    if not controlled:
         study.miss("Negative control", f"no score {CONTROL}")
-    if not any(row["Adjusted AUROC"] != DASH for row in rows):
+    if not adjusted_any:
         study.miss("Covariate-adjusted AUROC", "no adjusted_auroc in evaluation.json")
-    if not rows or set(study.absent) >= {"Negative control", "Covariate-adjusted AUROC"}:
-        return None
-    return Table(
-        "negative_control",
-        "Supplement Table 7. Negative control and adjustment for matched variables",
-        pd.DataFrame(rows),
-        f"evaluation/{{development,external}}/evaluation.json: scores.{CONTROL}, adjusted_auroc",
-        notes=(
-            "In a matched development set the control lies at 0.5 or, out of fold, somewhat below: "
-            "the matched variables tell cases and controls apart no more. The same holds for the "
-            "clinical models A and B, which an image model therefore beats by design. An external "
-            "set is not matched.",
-        ),
-        group="Set",
-    )
+    return rows if controlled or adjusted_any else []
 
 
-def spread_table(study: StudyFolder) -> Table | None:
-    """Return how much the AUROC moves when training is repeated from other seeds."""
+@report_table(
+    "seeds",
+    "Supplement Table 8. Spread of the development AUROC over training seeds",
+    "seeds/spread.csv",
+    "The spread shows how repeatable training is. It is not a confidence interval.",
+    group=None,
+    absent=("Spread over seeds", "the networks were trained from one seed only"),
+)
+def spread_table(study: StudyFolder) -> Iterator[Row]:
+    """Return how much the AUROC changes when training is repeated from other seeds."""
     frame = study.table("seeds/spread.csv")
     if frame is None:
-        study.miss("Spread over seeds", "the networks were trained from one seed only")
-        return None
-    rows = [
-        {
+        return
+    for score, values in frame.groupby("score", sort=False)["auroc"]:
+        yield {
             "Model": label_of(str(score)),
             "Seeds": str(len(values)),
             "Mean AUROC": number(values.mean()),
             "SD": number(values.std() if len(values) > 1 else None),
-            "Least": number(values.min()),
-            "Greatest": number(values.max()),
+            "Minimum": number(values.min()),
+            "Maximum": number(values.max()),
         }
-        for score, values in frame.groupby("score", sort=False)["auroc"]
-    ]
-    return Table(
-        "seeds",
-        "Supplement Table 8. Spread of the development AUROC over training seeds",
-        pd.DataFrame(rows),
-        "seeds/spread.csv",
-        notes=("This is how repeatable training is. It is no confidence interval.",),
-    )
 
 
-def refusal_table(study: StudyFolder) -> Table | None:
+@report_table(
+    "auroc_comparisons",
+    "Supplement Table 9. All differences in AUROC",
+    "{evaluations}: scores, comparisons",
+    "Difference with DeLong's 95 % interval, and DeLong's test.",
+)
+def auroc_comparisons(study: StudyFolder) -> Iterator[Row]:
+    """Return every test of two AUROCs, so that Holm's correction can be verified."""
+    for name, test in _tests(study, "delong"):
+        yield {
+            "Set": SET_LABELS[name],
+            "First": label_of(test["a"]),
+            "Second": label_of(test["b"]),
+            PATIENTS: counts(test["n"], test["events"]),
+            "First − second": estimate(test["difference"], test["difference_ci"]),
+            "p": p_value(test["p"]),
+            "p (Holm)": p_value(test["p_holm"]),
+        }
+
+
+@report_table(
+    "decision_comparisons",
+    "Supplement Table 10. All comparisons of decisions",
+    "{evaluations}: scores, comparisons",
+    "Only one correct: patients that only the first / only the second score classifies correctly, "
+    "of all patients (accuracy), those with (sensitivity) and those without a fracture "
+    "(specificity). Exact McNemar test.",
+)
+def decision_comparisons(study: StudyFolder) -> list[Row]:
+    """Return every McNemar test, a row for each pair of scores and threshold rule."""
+    rows: dict[tuple[str, str, str, str], Row] = {}
+    for name, test in _tests(study, "mcnemar"):
+        row = rows.setdefault((name, test["a"], test["b"], test["rule"]), {})
+        quantity = test["quantity"].capitalize()
+        row |= {
+            "Set": SET_LABELS[name],
+            "First": label_of(test["a"]),
+            "Second": label_of(test["b"]),
+            "Threshold": test["rule"],
+            f"{quantity}: only one correct": f"{test['only_a']} / {test['only_b']} of {test['n']}",
+            f"{quantity}: p": p_value(test["p"]),
+            f"{quantity}: p (Holm)": p_value(test["p_holm"]),
+        }
+    return list(rows.values())
+
+
+def _tests(study: StudyFolder, kind: str) -> Iterator[tuple[str, Json]]:
+    for name, evaluation in study.evaluations.items():
+        for test in evaluation.get("comparisons", ()):
+            if test["test"] == kind:
+                yield name, test
+
+
+@report_table(
+    "operating_points",
+    "Supplement Table 11. Every score at every threshold",
+    "{evaluations}: scores, comparisons[].operating_points",
+    "Wilson intervals, 95 %. Predictive values apply to the proportion of fractures in the set, "
+    "not to the population if controls were sampled.",
+    absent=("Operating points", "no threshold was given"),
+)
+def operating_points(study: StudyFolder) -> Iterator[Row]:
+    """Return every score at every threshold, predictive values included."""
+    for name, score, entry in entries(study):
+        for point in entry.get("operating_points") or ():
+            threshold = point["threshold"]
+            yield lead(name, score) | {
+                "Rule": point["rule"],
+                "Threshold": "by fold" if threshold is None else number(threshold),
+                "Chosen on": str(point["chosen_on"]),
+                **{q.capitalize(): share(point, q) for q in QUANTITIES},
+                "PPV": share(point, "ppv"),
+                "NPV": share(point, "npv"),
+            }
+
+
+@report_table(
+    "refused",
+    "Supplement Table 12. Refused cases",
+    "imaging/*_refused.csv, image/*/fold_*/**/refused.jsonl",
+    "One case may be refused by several steps. The names of cases are in the files only.",
+    group=None,
+)
+def refusal_table(study: StudyFolder) -> list[Row]:
     """Return how many cases each step refused, and why; without names."""
-    rows = [
-        {"Step": step, "Code": entry["code"], "Case": entry["case_id"], "Message": entry["message"]}
-        for step, entries in _refusals(study)
-        for entry in entries
-    ]
-    if not rows:
-        return None
-    shown = [
+    groups: dict[tuple[str, str], list[Json]] = {}
+    for step, refused in _refusals(study):
+        for entry in refused:
+            groups.setdefault((step, entry["code"]), []).append(entry)
+    return [
         {
-            "Step": str(step),
-            "Code": str(code),
-            "Cases": str(group["Case"].nunique()),
-            "Message (of the first)": str(group["Message"].iloc[0]),
+            "Step": step,
+            "Code": code,
+            "Cases": str(len({entry["case_id"] for entry in found})),
+            "Message (of the first)": found[0]["message"],
         }
-        for (step, code), group in pd.DataFrame(rows).groupby(["Step", "Code"], sort=False)
+        for (step, code), found in groups.items()
     ]
-    return Table(
-        "refused",
-        "Supplement Table 12. Refused cases",
-        pd.DataFrame(shown),
-        "imaging/*_refused.csv, image/*/fold_*/**/refused.jsonl",
-        notes=("One case may be refused by several steps. Names stand in the files alone.",),
-    )
+
+
+def refusals(study: StudyFolder) -> Table | Prose:
+    """Return the table of refused cases, or a sentence that none was refused."""
+    nothing = Prose(("No case was refused: no step left a list of refusals with an entry.",))
+    return refusal_table(study) or nothing
 
 
 def _refusals(study: StudyFolder) -> Iterator[tuple[str, list[Json]]]:
@@ -208,81 +268,59 @@ def _refusals(study: StudyFolder) -> Iterator[tuple[str, list[Json]]]:
             yield f"{label_of(f'image_{model}')}, {side}", entries
 
 
-def audit_table(study: StudyFolder) -> Table | None:
-    """Return the leakage audit: each rule, how often it held, and every breach."""
-    document = study.json("audit/leakage.json")
-    checks = (document or {}).get("checks") or []
-    if not checks:
-        study.miss("Leakage audit", "audit/leakage.json is not there")
-        return None
-    rows = []
+@report_table(
+    "leakage",
+    "Supplement Table 13. Leakage audit",
+    "audit/leakage.json: checks",
+    "Each check recomputes from the study's files what must hold if nothing leaked.",
+    group=None,
+    absent=("Leakage audit", "audit/leakage.json is not there"),
+)
+def audit_table(study: StudyFolder) -> Iterator[Row]:
+    """Return the leakage audit: each rule, how often it held, and every violation."""
+    checks = _checks(study)
     for name in dict.fromkeys(check["name"] for check in checks):
         same = [check for check in checks if check["name"] == name]
-        failed = [check for check in same if not check["passed"]]
+        failed = [check["detail"] for check in same if not check["passed"]]
         first = same[0]["detail"] + (f" (and {len(same) - 1} more)" if len(same) > 1 else "")
-        rows.append(
-            {
-                "Rule": name,
-                "Result": "FAILED" if failed else "passed",
-                "Checks": str(len(same)),
-                "Failed": str(len(failed)),
-                "Detail": "; ".join(check["detail"] for check in failed) or first,
-            }
-        )
-    return Table(
-        "leakage",
-        "Supplement Table 13. Leakage audit",
-        pd.DataFrame(rows),
-        "audit/leakage.json: checks",
-        notes=("Each check recomputes from the study's files what must hold if nothing leaked.",),
-    )
+        yield {
+            "Rule": name,
+            "Result": "FAILED" if failed else "passed",
+            "Checks": str(len(same)),
+            "Failed": str(len(failed)),
+            "Detail": "; ".join(failed) or first,
+        }
 
 
 def failed_checks(study: StudyFolder) -> list[str]:
-    """Return what the leakage audit found wrong."""
-    checks = (study.json("audit/leakage.json") or {}).get("checks") or []
-    return [f"{check['name']}: {check['detail']}" for check in checks if not check["passed"]]
+    """Return the violations that the leakage audit found."""
+    return [f"{c['name']}: {c['detail']}" for c in _checks(study) if not c["passed"]]
 
 
-def sample_size_table(study: StudyFolder) -> Table | None:
+def _checks(study: StudyFolder) -> list[Json]:
+    return (study.json("audit/leakage.json") or {}).get("checks") or []
+
+
+@report_table(
+    "sample_size",
+    "Supplement Table 14. Sample size",
+    "{evaluations}: scores[].n, events, auroc_ci",
+    "Events per predictor: the smaller of the two classes divided by the number of variables, all "
+    "folds together; each fold's fit uses fewer. Not defined for networks.",
+    absent=("Sample size", "no evaluation is there"),
+)
+def sample_size_table(study: StudyFolder) -> Iterator[Row]:
     """Return fractures per predictor of the clinical models, and the width of each interval."""
-    rows = []
-    for name, evaluation in study.evaluations.items():
-        for score in study.scores:
-            entry = evaluation["scores"].get(score)
-            if entry is None:
-                continue
-            bounds = entry.get("auroc_ci")
-            predictors = PREDICTORS.get(score[-1]) if score[:-1] in _FITTED else None
-            per = None
-            if predictors is not None and name == "development":
-                per = min(entry["events"], entry["n"] - entry["events"]) / predictors
-            rows.append(
-                {
-                    "Set": SET_LABELS[name],
-                    "Model": label_of(score),
-                    "Patients (fractures)": counts(entry["n"], entry["events"]),
-                    "Candidate predictors": DASH if predictors is None else str(predictors),
-                    "Events per predictor": number(per, 1),
-                    "Half width of the AUROC's interval": number(
-                        None if bounds is None else (bounds[1] - bounds[0]) / 2
-                    ),
-                }
-            )
-    if not rows:
-        study.miss("Sample size", "no evaluation is there")
-        return None
-    return Table(
-        "sample_size",
-        "Supplement Table 14. Sample size",
-        pd.DataFrame(rows),
-        "evaluation/{development,external}/evaluation.json: scores[].n, events, auroc_ci",
-        notes=(
-            "Events per predictor: the smaller of the two classes over the number of variables, "
-            "all folds together; each fold's fit sees fewer. Networks have no such number.",
-        ),
-        group="Set",
-    )
-
-
-_FITTED = ("clinical_", "logistic_")
+    for name, score, entry in entries(study):
+        bounds = entry.get("auroc_ci")
+        predictors = PREDICTORS.get(score[-1]) if score[:-1] in _FITTED else None
+        per = None
+        if predictors is not None and name == "development":
+            per = min(entry["events"], entry["n"] - entry["events"]) / predictors
+        yield lead(name, score, entry) | {
+            "Candidate predictors": DASH if predictors is None else str(predictors),
+            "Events per predictor": number(per, 1),
+            "Half width of the AUROC's interval": number(
+                None if bounds is None else (bounds[1] - bounds[0]) / 2
+            ),
+        }

@@ -1,4 +1,4 @@
-"""The tables of the paper, filled from a study's files and widened by what it left out.
+"""The tables of the paper, filled from a study's files, with intervals, counts and tests added.
 
 Added to the paper's layout: DeLong's and the bootstrap interval, patients and fractures at every
 AUROC, and p-values after Holm. No number is computed here; cells are the files' numbers, rounded.
@@ -6,26 +6,25 @@ AUROC, and p-values after Holm. No number is computed here; cells are the files'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 
 import pandas as pd
 
 from monai_vfx.core.arrays import Json
-from monai_vfx.workflows.study.report.blocks import Table
-from monai_vfx.workflows.study.report.data import (
+from monai_vfx.outputs.report.page import Table
+from monai_vfx.workflows.study.report.cells import (
     DASH,
     SET_LABELS,
     SETS,
-    StudyFolder,
-    comparison,
     counts,
     estimate,
     interval,
     label_of,
-    main_rule,
     number,
     p_value,
 )
+from monai_vfx.workflows.study.report.folder import StudyFolder, comparison, main_rule
 
 QUANTITIES = ("accuracy", "sensitivity", "specificity")
 COMPARATORS = (
@@ -39,6 +38,96 @@ COMPARATORS = (
 FUSIONS = (*(f"fusion_{m}" for m in "ABCD"), *(f"late_fusion_{m}" for m in "ABCD"))
 """Scores of Supplement Table 1 beside the image model."""
 CONTROL = "matched_only"
+
+Row = dict[str, str]
+Rows = Callable[[StudyFolder], Iterable[Row]]
+
+
+def report_table(
+    key: str,
+    title: str,
+    source: str,
+    *notes: str,
+    group: str | None = "Set",
+    absent: tuple[str, str] | None = None,
+) -> Callable[[Rows], Callable[[StudyFolder], Table | None]]:
+    """Turn a generator of rows into the builder of a table.
+
+    Args:
+        key: see :class:`~monai_vfx.outputs.report.page.Table`, as for ``notes`` and ``group``.
+        title: caption; ``{main}`` stands for the main score's label.
+        source: where the numbers come from; ``{evaluations}`` stands for the evaluations' files,
+            ``{main}`` for the main score.
+        notes: below the table.
+        group: column of subheadings.
+        absent: the part of the report and the reason to record if there are no rows.
+
+    Returns:
+        A decorator. The builder returns None if there are no rows.
+    """
+
+    def decorate(rows: Rows) -> Callable[[StudyFolder], Table | None]:
+        @wraps(rows)
+        def build(study: StudyFolder) -> Table | None:
+            found = list(rows(study))
+            if not found:
+                if absent:
+                    study.miss(*absent)
+                return None
+            return Table(
+                key,
+                title.format(main=label_of(study.main)),
+                pd.DataFrame(found),
+                source.format(evaluations=_files(study), main=study.main),
+                notes,
+                group,
+            )
+
+        return build
+
+    return decorate
+
+
+def _files(study: StudyFolder) -> str:
+    return ", ".join(f"evaluation/{name}/evaluation.json" for name in study.evaluations)
+
+
+def lead(name: str, score: str, entry: Json | None = None) -> Row:
+    """Return the first cells of a row: set and score, and the counts of ``entry``."""
+    row = {"Set": SET_LABELS[name], "Model": label_of(score)}
+    return row if entry is None else row | {PATIENTS: counts(entry["n"], entry["events"])}
+
+
+def entries(study: StudyFolder, *scores: str) -> Iterator[tuple[str, str, Json]]:
+    """Yield (set, score, entry) of the given scores, by default of all."""
+    for name, evaluation in study.evaluations.items():
+        for score in scores or study.scores:
+            entry = evaluation["scores"].get(score)
+            if entry is not None:
+                yield name, score, entry
+
+
+PATIENTS = "Patients (fractures)"
+
+
+@report_table(
+    "key_results",
+    "Key results: AUROC with 95 % DeLong interval",
+    "{evaluations}: scores[].auroc, auroc_ci, n, events",
+    group=None,
+)
+def key_results(study: StudyFolder) -> Iterator[Row]:
+    """Return AUROCs of the main scores in both sets, the table of the summary."""
+    wanted = [*image_scores(study), *(s for s in COMPARATORS if not s.startswith("logistic_"))]
+    for score in [*wanted, CONTROL]:
+        if score not in study.scores:
+            continue
+        row = {"Model": label_of(score)}
+        for name, heading in SET_LABELS.items():
+            entry = (study.evaluations.get(name) or {"scores": {}})["scores"].get(score) or {}
+            row[f"{heading}: AUROC"] = estimate(entry.get("auroc"), entry.get("auroc_ci"))
+            row[f"{heading}: patients (fractures)"] = counts(entry.get("n"), entry.get("events"))
+        yield row
 
 
 def image_scores(study: StudyFolder) -> list[str]:
@@ -67,7 +156,7 @@ def table_3(study: StudyFolder) -> Table | None:
         "table3",
         "Table 3. Image models: bone only against bone + muscle",
         pd.DataFrame(columns),
-        evaluation_source(study),
+        f"{_files(study)}: scores, comparisons",
         notes=(_how_tested(label_of(study.main)), *_rule_notes(study, scores)),
     )
 
@@ -159,7 +248,9 @@ def _model_table(study: StudyFolder, key: str, title: str, scores: Sequence[str]
         if score in evaluation["scores"]
     ]
     notes = (_how_tested(label_of(reference)), *_rule_notes(study, scores))
-    return Table(key, title, pd.DataFrame(rows), evaluation_source(study), notes, group="Set")
+    return Table(
+        key, title, pd.DataFrame(rows), f"{_files(study)}: scores, comparisons", notes, group="Set"
+    )
 
 
 def _model_row(evaluation: Json, score: str, reference: str) -> dict[str, str]:
@@ -210,12 +301,6 @@ def _rule_notes(study: StudyFolder, scores: Sequence[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def evaluation_source(study: StudyFolder) -> str:
-    """Return where the numbers of an evaluation's tables come from."""
-    files = ", ".join(f"evaluation/{name}/evaluation.json" for name in study.evaluations)
-    return f"{files}: scores, comparisons"
-
-
 def participants(study: StudyFolder) -> list[Table]:
     """Return Tables 1 and 2 as the cohort's job wrote them."""
     tables = []
@@ -249,30 +334,6 @@ def _baseline(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-def balance_table(study: StudyFolder) -> Table | None:
-    """Return how alike cases and controls are before and after matching."""
-    path = "cohort/development/balance.csv"
-    frame = study.table(path)
-    if frame is None:
-        study.miss("Balance of matching", f"{path} is not there")
-        return None
-    shown = {"Variable": frame["label"].astype(str)}
-    for when in ("before", "after"):
-        for part, title, digits in _BALANCE:
-            cells = frame[f"{part}_{when}"].map(lambda value, d=digits: number(value, d))
-            shown[f"{when.capitalize()} matching: {title}"] = cells
-    return Table(
-        "balance",
-        "Supplement Table 2. Balance of cases and controls before and after matching",
-        pd.DataFrame(shown),
-        path,
-        notes=(
-            "Mean or share of cases and of others. SMD: standardised mean difference; below 0.1 in "
-            "size counts as balanced by custom. VR: ratio of the variances.",
-        ),
-    )
-
-
 _BALANCE = (
     ("n", "known", 0),
     ("missing", "missing", 0),
@@ -284,29 +345,41 @@ _BALANCE = (
 """Column of ``balance.csv`` without its ending, heading, digits."""
 
 
-def flow_table(study: StudyFolder) -> Table | None:
+@report_table(
+    "balance",
+    "Supplement Table 2. Balance of cases and controls before and after matching",
+    "cohort/development/balance.csv",
+    "Mean or proportion of cases and of others. SMD: standardised mean difference, by convention "
+    "balanced below 0.1 in absolute value. VR: variance ratio.",
+    group=None,
+    absent=("Balance of matching", "cohort/development/balance.csv is not there"),
+)
+def balance_table(study: StudyFolder) -> Iterator[Row]:
+    """Return how similar cases and controls are before and after matching."""
+    frame = study.table("cohort/development/balance.csv")
+    for row in [] if frame is None else frame.to_dict("records"):
+        yield {"Variable": str(row["label"])} | {
+            f"{when.capitalize()} matching: {title}": number(row[f"{part}_{when}"], digits)
+            for when in ("before", "after")
+            for part, title, digits in _BALANCE
+        }
+
+
+@report_table(
+    "flow",
+    "Figure 1 in numbers. Exclusions and their reasons",
+    "cohort/{{development,external}}/flow.json: steps",
+    absent=("Participant flow", "cohort/development/flow.json is not there"),
+)
+def flow_table(study: StudyFolder) -> Iterator[Row]:
     """Return the participant flow of each set as numbers, every exclusion counted."""
-    rows = []
     for name in SETS:
-        flow = study.json(f"cohort/{name}/flow.json")
-        for step in (flow or {}).get("steps", ()):
+        for step in (study.json(f"cohort/{name}/flow.json") or {}).get("steps", ()):
             excluded = step.get("excluded") or []
-            rows.append(
-                {
-                    "Set": SET_LABELS[name].split(" (")[0],
-                    "Step": step.get("label") or step["name"],
-                    "Excluded": "; ".join(f"{e['reason']}: {e['n']:,}" for e in excluded) or DASH,
-                    "Patients": number(step["n"], 0) if step["n"] < 1000 else f"{step['n']:,}",
-                    "Fractures": number(step.get("events"), 0),
-                }
-            )
-    if not rows:
-        study.miss("Participant flow", "cohort/development/flow.json is not there")
-        return None
-    return Table(
-        "flow",
-        "Figure 1 in numbers. Who was left out, and why",
-        pd.DataFrame(rows),
-        "cohort/{development,external}/flow.json: steps",
-        group="Set",
-    )
+            yield {
+                "Set": SET_LABELS[name].split(" (")[0],
+                "Step": step.get("label") or step["name"],
+                "Excluded": "; ".join(f"{e['reason']}: {e['n']:,}" for e in excluded) or DASH,
+                "Patients": f"{step['n']:,}",
+                "Fractures": number(step.get("events"), 0),
+            }

@@ -1,15 +1,12 @@
-"""What a study left behind: the files of its folder, read once each and accounted for.
+"""The folder of a study, whose files hold every number of its report.
 
-The report of a study takes every number from these files and computes no result anew. Whatever is
-read is noted with its SHA-256, so that the report can say where its numbers come from.
+Each file that is read is recorded with its SHA-256, so that the report can list its sources.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,114 +16,8 @@ import pandas as pd
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
-
-SETS = ("development", "external")
-SET_LABELS = {
-    "development": "Development set (out-of-fold)",
-    "external": "External set",
-}
-DASH = "–"
-"""Shown where a number does not exist."""
-
-SCORE_LABELS = {
-    "image_bone": "Image, bone only",
-    "image_bone_muscle": "Image, bone + muscle",
-    "image_hazard": "Image, yearly hazards",
-    **{f"clinical_{m}": f"Clinical {m} (XGBoost)" for m in "ABCD"},
-    **{f"logistic_{m}": f"Clinical {m} (logistic)" for m in "ABCD"},
-    "imaging_baseline": "Imaging baseline (logistic, mask features)",
-    "frax_major": "FRAX major osteoporotic",
-    "frax_hip": "FRAX hip",
-    **{f"fusion_{m}": f"Image + clinical {m} (in the network)" for m in "ABCD"},
-    **{f"late_fusion_{m}": f"Image + clinical {m} (late fusion)" for m in "ABCD"},
-    "matched_only": "Matched variables only (negative control)",
-}
-"""Name of a score in the study's files → what people read, in the order of the tables."""
-
-
-def label_of(score: str) -> str:
-    """Return what people read for a score; an unknown one keeps its own name.
-
-    >>> label_of("clinical_A"), label_of("image_tall")
-    ('Clinical A (XGBoost)', 'Image, tall')
-    """
-    if score in SCORE_LABELS:
-        return SCORE_LABELS[score]
-    if score.startswith("risk_"):
-        return f"Five-year risk ({label_of(score.removeprefix('risk_')).lower()})"
-    rest = score.removeprefix("image_")
-    return score if rest == score else f"Image, {rest.replace('_', ' ')}"
-
-
-def in_order(scores: Iterable[str]) -> list[str]:
-    """Sort scores as the tables show them; unknown ones follow by name."""
-    order = {name: n for n, name in enumerate(SCORE_LABELS)}
-    return sorted(scores, key=lambda name: (order.get(name, len(order)), name))
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with fixed digits, a dash where there is none.
-
-    >>> number(0.73949), number(None), number(-0.0001)
-    ('0.739', '–', '0.000')
-    """
-    if value is None or pd.isna(value):
-        return DASH
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
-
-
-def interval(bounds: Sequence[float | None] | None, digits: int = 3) -> str:
-    """Return an interval in brackets, a dash where there is none.
-
-    >>> interval([0.674, 0.68]), interval([-0.1, 0.2], 1), interval(None)
-    ('(0.674–0.680)', '(−0.1 to 0.2)', '–')
-    """
-    if bounds is None or any(bound is None or pd.isna(bound) for bound in bounds):
-        return DASH
-    low, high = (number(bound, digits) for bound in bounds)
-    between = " to " if "\N{MINUS SIGN}" in low + high else "–"
-    return f"({low}{between}{high})"
-
-
-def estimate(value: float | None, bounds: Sequence[float | None] | None, digits: int = 3) -> str:
-    """Return a value with its interval.
-
-    >>> estimate(0.677, [0.674, 0.68]), estimate(None, None)
-    ('0.677 (0.674–0.680)', '–')
-    """
-    if value is None:
-        return DASH
-    return number(value, digits) + ("" if bounds is None else " " + interval(bounds, digits))
-
-
-def percent(share: float | None) -> str:
-    """Return a share in percent.
-
-    >>> percent(0.12323).split(), percent(None)
-    (['12.3', '%'], '–')
-    """
-    return DASH if share is None else f"{number(100 * share, 1)}\N{NO-BREAK SPACE}%"
-
-
-def p_value(p: float | None) -> str:
-    """Return a p-value as journals print it.
-
-    >>> p_value(0.0004), p_value(0.0449), p_value(1.0), p_value(None)
-    ('<0.001', '0.045', '1.000', '–')
-    """
-    if p is None or pd.isna(p):
-        return DASH
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def counts(n: int | None, events: int | None) -> str:
-    """Return patients and fractures as one cell.
-
-    >>> counts(495, 61)
-    '495 (61)'
-    """
-    return DASH if n is None else f"{n:,} ({number(events, 0)})"
+from monai_vfx.core.hashing import digest_of
+from monai_vfx.workflows.study.report.cells import SETS, in_order
 
 
 @dataclass
@@ -158,7 +49,7 @@ class StudyFolder:
         if not target.is_file():
             return None
         content = target.read_bytes()
-        self.used[path] = hashlib.sha256(content).hexdigest()
+        self.used[path] = digest_of(content)
         return content
 
     def json(self, path: str) -> Any:
