@@ -21,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ import yaml
 RULES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 IGNORED: list[str] = RULES["ignored_fields"]
 RENAMED: dict[str, str] = RULES["renamed"]
+COMPARED: dict[str, str] = {}
 ACCEPTED: list[dict[str, str]] = RULES["accepted"]
 
 
@@ -404,6 +406,11 @@ def new_name(path: str) -> str:
     return "/".join(RENAMED.get(part, part) for part in path.split("/"))
 
 
+def kind_of(path: Path) -> str:
+    """Return the ending that says what a file holds."""
+    return ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+
+
 def compare(old: Path, new: Path) -> Iterator[tuple[str, str]]:
     """Yield every difference as its file and what differs."""
     files = sorted(
@@ -418,12 +425,13 @@ def compare(old: Path, new: Path) -> Iterator[tuple[str, str]]:
         if not other.is_file():
             yield name, "is missing"
             continue
+        COMPARED[name] = kind_of(other)
         for difference in _differences(old / name, other):
             yield name, difference
 
 
 def _differences(first: Path, second: Path) -> Iterator[str]:
-    kind = "".join(first.suffixes[-2:]) if first.name.endswith(".nii.gz") else first.suffix
+    kind = kind_of(first)
     if kind == ".json":
         a, b = (json.loads(p.read_text(encoding="utf-8")) for p in (first, second))
         yield from _values(a, b, "")
@@ -436,12 +444,14 @@ def _differences(first: Path, second: Path) -> Iterator[str]:
     elif kind == ".csv":
         a, b = (list(csv.DictReader(p.open(encoding="utf-8"))) for p in (first, second))
         yield from _values(a, b, "")
-    elif kind == ".nii.gz":
+    elif kind in (".nii.gz", ".nii"):
         yield from _images(nib.load(first), nib.load(second))
     elif kind in (".dcm", ""):
         yield from _dicom(first, second)
     elif kind == ".pt":
         yield from _tensors(first, second)
+    elif first.read_bytes() != second.read_bytes():
+        yield "other bytes"
 
 
 def _values(a: Any, b: Any, where: str) -> Iterator[str]:
@@ -540,11 +550,14 @@ def _report(stage: str, out: Path) -> int:
     global _loose
     left = 0
     _loose = bool(RULES["within_1e-9"].get(stage))
+    COMPARED.clear()
     for name, what in compare(out / "old" / stage, out / "new" / stage):
         line = f"{stage}/{name}: {what}"
         reasons = [a["reason"] for a in ACCEPTED if fnmatch.fnmatch(line, a["line"])]
         left += not reasons
         print(line + (f"  (accepted: {reasons[0]})" if reasons else ""), flush=True)
+    kinds = ", ".join(f"{n} {kind or 'nameless'}" for kind, n in Counter(COMPARED.values()).items())
+    print(f"{stage}: compared {kinds or 'nothing'}", flush=True)
     return left
 
 
