@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -11,15 +10,29 @@ from monai_vfx.analysis.calibration.conformal import OUTCOMES, ConformalSets, na
 from monai_vfx.analysis.calibration.model import Calibration
 from monai_vfx.analysis.calibration.outliers import MIN_CASES, OutlierDetector
 from monai_vfx.analysis.calibration.risk import MATCHED, fit_calibration
+from monai_vfx.analysis.evaluation.thresholds import FIXED
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import read_json, write_json
 from monai_vfx.workflows.study.plan import Plan
 from monai_vfx.workflows.study.scores import main_score
 from monai_vfx.workflows.study.scores import score_names as scores_of
 
+RISK_THRESHOLDS = (0.05, 0.10, 0.20)
+"""Five-year risks from which a patient counts as positive, fixed before any patient was seen."""
 QUANTILES = (0.99, 0.95, 0.9)
 """Of training patients' distances, where the flag begins: the highest that their number allows."""
+
+
+def with_fixed_thresholds(chosen: pd.DataFrame, risks: list[str]) -> pd.DataFrame:
+    """Return chosen thresholds and, for scores that are absolute risks, those fixed in advance."""
+    fixed = [
+        {"score": name, "fold": "frozen", "rule": f"risk_{risk:.2f}", "threshold": risk}
+        | {"chosen_on": FIXED, "n": 0, "events": 0}
+        for name in risks
+        for risk in RISK_THRESHOLDS
+    ]
+    return pd.concat([chosen, pd.DataFrame(fixed)], ignore_index=True)
 
 
 def calibrate(
@@ -64,26 +77,27 @@ def read_calibration(folder: Path) -> tuple[Calibration | None, str]:
     """Return what :func:`save_calibration` left: the calibration, if any, and its score."""
     path = folder / "calibration.json"
     if not path.is_file():
-        reason = json.loads((folder / "uncalibrated.json").read_text(encoding="utf-8"))
+        reason = read_json(folder / "uncalibrated.json")
         return None, reason["score"]
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read_json(path)
     return Calibration.from_json(document), document["score"]
 
 
-def prediction_sets(score: str, home: pd.DataFrame, away: pd.DataFrame) -> Json:
+def prediction_sets(score: str, development: pd.DataFrame, external: pd.DataFrame) -> Json:
     """Give the external patients the outcomes that their score does not rule out.
 
     Args:
         score: column of both tables.
-        home: development patients with out-of-fold scores.
-        away: external patients.
+        development: patients with out-of-fold scores, which the sets are fitted on.
+        external: patients who get a set.
 
     Returns:
         ``confidence``, ``n`` patients with a score, how many have which set, and by outcome the
         share of patients whose set holds it (``coverage``, null where nobody has it); or the
         ``reason`` why there are none.
     """
-    known, judged = home[home[score].notna()], away[away[score].notna()]
+    known = development[development[score].notna()]
+    judged = external[external[score].notna()]
     try:
         fitted = ConformalSets.fit(known[score], known["fracture"])
     except SettingError as error:
@@ -122,7 +136,7 @@ def outlier_flags(folders: list[Path], part: str) -> tuple[pd.DataFrame, Json]:
     """
     ratios, sizes, quantile = [], [], 0.0
     for folder in folders:
-        trained = json.loads((folder / "split.json").read_text(encoding="utf-8"))["train"]
+        trained = read_json(folder / "split.json")["train"]
         everyone = _features(folder / "everyone")
         known = everyone[everyone.index.isin(trained)]
         quantile = next((q for q in QUANTILES if len(known) + 1 >= 1 / (1 - q)), 0.0)

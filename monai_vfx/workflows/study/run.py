@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,13 +19,11 @@ from monai_vfx.analysis.cohort.job import run_cohort
 from monai_vfx.analysis.cohort.matching import Matching
 from monai_vfx.analysis.cohort.patients_csv import read_patients
 from monai_vfx.analysis.cohort.training_items import FILLED_TABLE
-from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.analysis.evaluation.job import run_evaluation
-from monai_vfx.analysis.evaluation.thresholds import FIXED
 from monai_vfx.case.mask.read import REFUSED_MASK
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import only_run_in, write_json
+from monai_vfx.core.files import only_run_in, read_json, write_frame, write_json
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.results import run_record
 from monai_vfx.vertebrae.sources.source import MASK
@@ -40,20 +37,17 @@ from monai_vfx.workflows.study.steps import Steps, same_study
 
 Step = tuple[str, Callable[[], Iterable[Path]]]
 
-RISK_THRESHOLDS = (0.05, 0.10, 0.20)
-"""Five-year risks from which a patient counts as positive, fixed before any patient was seen."""
-
 
 def run_study(
     plan_file: str | Path, out: str | Path, pdf: bool = False, made_masks: str = "auto"
 ) -> Json:
-    """Run a study, or go on with one that was stopped.
+    """Run a study, or resume one that was stopped.
 
     Args:
         plan_file: a STUDY.yaml (:func:`monai_vfx.workflows.study.plan.read_plan`).
         out: folder of the study.
         pdf: also write the report as PDF.
-        made_masks: who makes the masks of rows that name none: ``auto`` (the segmentation) or
+        made_masks: what makes the masks of rows that name none: ``auto`` (the segmentation),
             ``totalsegmentator`` or ``spine-segment``.
 
     Returns:
@@ -71,7 +65,8 @@ def run_study(
         require_pdf()
     plan = read_plan(plan_file)
     images.check_models(plan)
-    study = Study(plan, Path(out).resolve(), _tell, made_masks)
+    tell = partial(print, file=sys.stderr, flush=True)
+    study = Study(plan, Path(out).resolve(), tell, made_masks)
     with only_run_in(study.out):
         same_study(study.out, study.fingerprint())
         for name, work in study.steps():
@@ -79,19 +74,8 @@ def run_study(
         return study.finish(pdf)
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 class Study:
-    """One study in its folder; every method that is a step returns the files that it leaves.
-
-    Args:
-        plan: what is done.
-        out: where.
-        tell: called with a line about each step.
-        made_masks: who makes the masks of rows that name none.
-    """
+    """One study in its folder; every method that is a step returns the files that it writes."""
 
     def __init__(
         self, plan: Plan, out: Path, tell: Callable[[str], None], made_masks: str = "auto"
@@ -108,11 +92,11 @@ class Study:
     def fingerprint(self) -> Json:
         """Return all that decides the numbers: the settings, the tables, files of overlays."""
         settings = self.plan.to_json()
-        for side, hospital in self.hospitals.items():
+        for site, hospital in self.hospitals.items():
             if hospital.table is not None:
-                settings[f"{side}_sha256"] = sha256_of(hospital.table)
+                settings[f"{site}_sha256"] = sha256_of(hospital.table)
             if hospital.gate is not None:
-                settings[f"{side}_gate_sha256"] = sha256_of(hospital.gate)
+                settings[f"{site}_gate_sha256"] = sha256_of(hospital.gate)
         files = {name for m in images.image_models(self.plan) for name in m.overlays}
         for name in sorted(files | {self.plan.images.pretrained or ""}):
             if Path(name).is_file():
@@ -125,117 +109,104 @@ class Study:
 
     def steps(self) -> Iterator[Step]:
         """Name every step with its work, in order: the external patients come last."""
-        for side, hospital in self.hospitals.items():
+        for site, hospital in self.hospitals.items():
             if hospital.simulate is not None:
-                yield f"simulate/{side}", partial(self.simulate, side, hospital.simulate)
-            yield f"cohort/{side}", partial(self.cohort, side)
-            if self.plan.images.models and count_missing_masks(self.selected_path(side)):
-                yield f"masks/{side}", partial(self.masks, side)
-            yield f"imaging/{side}", partial(self.imaging, side)
+                yield f"simulate/{site}", partial(self.simulate, site, hospital.simulate)
+            yield f"cohort/{site}", partial(self.cohort, site)
+            if self.plan.images.models and count_missing_masks(self.selected_path(site)):
+                yield f"masks/{site}", partial(self.masks, site)
+            yield f"imaging/{site}", partial(self.imaging, site)
         if "external" in self.hospitals:
             yield "cohort/table1", self.baseline_tables
-        selected = self.masked_path("development")
+        table = self.masked_path("development")
         for model in images.image_models(self.plan):
             for fold in range(self.plan.folds):
-                folder = self.fold_folder(model.name, fold)
-                yield (
-                    f"image/{model.name}/fold_{fold}",
-                    partial(
-                        images.train_fold, self.plan, model, fold, selected, folder, self.cache
-                    ),
-                )
+                name, folder = f"image/{model.name}/fold_{fold}", self.fold_folder(model.name, fold)
+                train = partial(images.train_fold, self.plan, model, fold, table)
+                yield name, partial(train, folder, self.cache)
         yield "predictions/development", self.predict_development
         yield "calibration", self.calibrate
         if "external" in self.hospitals:
             yield from self._external_steps()
-        for side in self.hospitals:
-            yield f"evaluation/{side}", partial(self.evaluate, side)
+        for site in self.hospitals:
+            yield f"evaluation/{site}", partial(self.evaluate, site)
         if self.plan.images.models:
             yield "gallery", self.gallery
         yield "audit", self.audit
 
     def _external_steps(self) -> Iterator[Step]:
+        table = self.masked_path("external")
         for model in images.image_models(self.plan):
             for fold in range(0 if model.further_seed else self.plan.folds):
-                yield (
-                    f"external/{model.name}/fold_{fold}",
-                    partial(
-                        images.score_external,
-                        self.plan,
-                        self.masked_path("external"),
-                        self.fold_folder(model.name, fold),
-                        self.cache,
-                    ),
-                )
+                name, folder = f"{model.name}/fold_{fold}", self.fold_folder(model.name, fold)
+                score = partial(images.score_external, self.plan, table, folder, self.cache)
+                yield f"external/{name}", score
         yield "predictions/external", self.predict_external
 
     # places
 
-    def table(self, side: str) -> Path:
+    def table(self, site: str) -> Path:
         """Return a hospital's patient table."""
-        given = self.hospitals[side].table
-        return given if given is not None else self.out / "hospitals" / side / "cohort.csv"
+        given = self.hospitals[site].table
+        return given if given is not None else self.out / "hospitals" / site / "cohort.csv"
 
-    def selected_path(self, side: str) -> Path:
+    def selected_path(self, site: str) -> Path:
         """Return the table of the patients that a study scores."""
-        return self.out / "cohort" / side / "selected.csv"
+        return self.out / "cohort" / site / "selected.csv"
 
-    def masked_path(self, side: str) -> Path:
+    def masked_path(self, site: str) -> Path:
         """Return the same table with a mask in every row, where some had to be made."""
-        made = self.out / "masks" / side / FILLED_TABLE
-        return made if made.is_file() else self.selected_path(side)
+        made = self.out / "masks" / site / FILLED_TABLE
+        return made if made.is_file() else self.selected_path(site)
 
     def fold_folder(self, model: str, fold: int) -> Path:
         """Return the folder of one training."""
         return self.out / "image" / model / f"fold_{fold}"
 
-    def patients(self, side: str) -> scores.Patients:
+    def patients(self, site: str) -> scores.Patients:
         """Return the selected patients with their measurements."""
-        frame = read_patients(self.selected_path(side))
-        measured = pd.read_csv(self.out / "imaging" / f"{side}.csv", dtype={"case_id": str})
+        frame = read_patients(self.selected_path(site))
+        measured = pd.read_csv(self.out / "imaging" / f"{site}.csv", dtype={"case_id": str})
         return scores.Patients(frame, measured)
 
     # steps
 
-    def simulate(self, side: str, settings: Json) -> Iterable[Path]:
+    def simulate(self, site: str, settings: Json) -> Iterable[Path]:
         """Write a simulated hospital."""
         from monai_vfx.simulation import simulate_hospital
 
-        table = self.table(side)
-        if not table.is_file():  # a complete hospital may lack its record alone
-            simulate_hospital(
-                table.parent,
-                **{"file_format": "nifti", "field_of_view": "quick", **settings},
-            )
+        table = self.table(site)
+        if not table.is_file():  # a complete site may lack its record alone
+            quick = {"file_format": "nifti", "field_of_view": "quick"}
+            simulate_hospital(table.parent, **{**quick, **settings})
         return [table, table.parent / "hospital.json"]
 
-    def cohort(self, side: str) -> Iterable[Path]:
-        """Choose the patients: eligibility, at home matching and folds as well."""
-        out = self.out / "cohort" / side
-        home, hospital = side == "development", self.hospitals[side]
-        gate = None
+    def cohort(self, site: str) -> Iterable[Path]:
+        """Select the patients: by eligibility, and for development by matching and folds too."""
+        out, hospital = self.out / "cohort" / site, self.hospitals[site]
+        development, gate = site == "development", None
         if hospital.gate is not None:
             gate = read_gate(hospital.gate, hospital.exclude_warnings)
         run_cohort(
-            self.table(side),
+            self.table(site),
             out,
             eligibility=self.plan.eligibility,
-            matching=self.plan.matching if home else Matching(method="none"),
-            folds=self.plan.folds if home else None,
+            matching=self.plan.matching if development else Matching(method="none"),
+            folds=self.plan.folds if development else None,
             seed=self.plan.seed,
             need=scores.columns(self.plan),
             gate=gate,
         )
         return [out / name for name in ("flow.json", "analysed.csv", "selected.csv", "table2.csv")]
 
-    def masks(self, side: str) -> Iterable[Path]:
+    def masks(self, site: str) -> Iterable[Path]:
         """Make the masks that the table does not name; a CT that is refused is listed later."""
-        folder = self.out / "masks" / side
-        table = fill_missing_masks(self.selected_path(side), folder, self.made_masks, self.log.tell)
+        folder = self.out / "masks" / site
+        table = fill_missing_masks(self.selected_path(site), folder, self.made_masks, self.log.tell)
         made = [*folder.glob(f"*/{MASK}"), *folder.glob(f"*/{REFUSED_MASK}")]
         return [table, table.with_suffix(".json"), *made]
 
-    def imaging(self, side: str) -> Iterable[Path]:
+    def imaging(self, site: str) -> Iterable[Path]:
         """Measure bone and muscle on every CT; a CT that is refused has no measurement.
 
         A study without networks takes tables without CTs as well; nobody is measured then.
@@ -243,27 +214,26 @@ class Study:
         from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES, feature_table
 
         need = ("image", "mask")
-        frame = read_patients(self.masked_path(side), need if self.plan.images.models else ())
+        frame = read_patients(self.masked_path(site), need if self.plan.images.models else ())
         refusals: list[Json] = []
         if set(need) <= set(frame):
             table, refusals = feature_table(frame, workers=max(1, self.plan.images.workers))
         else:
-            self.log.tell(f"imaging/{side}: the table names no images and masks, none is measured")
+            self.log.tell(f"imaging/{site}: the table names no images and masks, none is measured")
             table = frame[["case_id"]].reindex(columns=["case_id", *IMAGING_VARIABLES, "note"])
-        folder = self.out / "imaging"
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / f"{side}.csv", index=False)
-        columns = ["case_id", "code", "message"]
-        pd.DataFrame(refusals, columns=columns).to_csv(folder / f"{side}_refused.csv", index=False)
-        return [folder / f"{side}.csv", folder / f"{side}_refused.csv"]
+        refused = pd.DataFrame(refusals, columns=["case_id", "code", "message"])
+        made = [self.out / "imaging" / f"{name}.csv" for name in (site, f"{site}_refused")]
+        write_frame(made[0], table)
+        write_frame(made[1], refused)
+        return made
 
     def baseline_tables(self) -> Iterable[Path]:
         """Write Table 1, which compares the hospitals; Table 2 is the cohort's own."""
         frames = [
-            read_patients(self.selected_path(side)).assign(hospital=side) for side in self.hospitals
+            read_patients(self.selected_path(site)).assign(hospital=site) for site in self.hospitals
         ]
         path = self.out / "cohort" / "table1.csv"
-        baseline_table(pd.concat(frames, ignore_index=True), "hospital").to_csv(path, index=False)
+        write_frame(path, baseline_table(pd.concat(frames, ignore_index=True), "hospital"))
         return [path]
 
     def predict_development(self) -> Iterable[Path]:
@@ -272,28 +242,14 @@ class Study:
             self.plan, self.out / "image", self.patients("development")
         )
         folder = self.out / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / "development.csv", index=False)
-        thresholds.to_csv(folder / "thresholds.csv", index=False)
-        made = save_fits(self.out / "clinical", fits)
-        spread = self._spread(table)
-        return [folder / "development.csv", folder / "thresholds.csv", *spread, *made]
-
-    def _spread(self, table: pd.DataFrame) -> list[Path]:
-        """Write the AUROC of every seed: how far training alone moves it, patients apart."""
-        rows = []
-        for model in images.image_models(self.plan):
-            if model.name in self.plan.images.models or model.further_seed:
-                own = images.out_of_fold(self.out / "image", model, self.plan.folds)
-                known = table["case_id"].isin(own.index)
-                result = auroc(table.loc[known, "fracture"], own.loc[table.loc[known, "case_id"]])
-                rows.append({"score": model.score, "seed": model.seed, "auroc": result.value})
-        if not self.plan.images.further_seeds:
-            return []
-        path = self.out / "seeds" / "spread.csv"
-        path.parent.mkdir(exist_ok=True)
-        pd.DataFrame(rows).sort_values(["score", "seed"]).to_csv(path, index=False)
-        return [path]
+        write_frame(folder / "development.csv", table)
+        write_frame(folder / "thresholds.csv", thresholds)
+        made = [folder / "development.csv", folder / "thresholds.csv"]
+        made += save_fits(self.out / "clinical", fits)
+        if self.plan.images.further_seeds:
+            made.append(self.out / "seeds" / "spread.csv")
+            write_frame(made[-1], scores.spread_over_seeds(self.plan, self.out / "image", table))
+        return made
 
     def calibrate(self) -> Iterable[Path]:
         """Fit the correction from sampled controls to absolute risk."""
@@ -310,10 +266,10 @@ class Study:
         )
         return [absolute.save_calibration(folder, document)]
 
-    def predictions(self, side: str) -> pd.DataFrame:
+    def predictions(self, site: str) -> pd.DataFrame:
         """Return a predictions table."""
         text = {"case_id": str, "patient_id": str, "pair_id": str}
-        return pd.read_csv(self.out / "predictions" / f"{side}.csv", dtype=text)
+        return pd.read_csv(self.out / "predictions" / f"{site}.csv", dtype=text)
 
     def predict_external(self) -> Iterable[Path]:
         """Score the external patients once, with everything frozen, and give absolute risks."""
@@ -325,24 +281,24 @@ class Study:
         if calibration is not None:
             table[f"risk_{score}"] = calibration.risk(table[score], patients.frame)
         path = self.out / "predictions" / "external.csv"
-        table.to_csv(path, index=False)
+        write_frame(path, table)
         sets = absolute.prediction_sets(score, development, table)
         write_json(folder / "conformal.json", sets)
         made = [path, folder / "conformal.json"]
         if self.plan.images.models:
             folds = [self.fold_folder(self.plan.images.main, k) for k in range(self.plan.folds)]
             flags, facts = absolute.outlier_flags(folds, "external")
-            flags.to_csv(folder / "outliers.csv")
+            write_frame(folder / "outliers.csv", flags, index=True)
             write_json(folder / "outliers.json", facts)
             made += [folder / "outliers.csv", folder / "outliers.json"]
         return made
 
-    def evaluate(self, side: str) -> Iterable[Path]:
+    def evaluate(self, site: str) -> Iterable[Path]:
         """Judge all scores of a hospital."""
-        table = self.predictions(side)
+        table = self.predictions(site)
         names = scores.score_names(table)
         risks = [name for name in names if name.startswith("risk_")]
-        selected = read_patients(self.selected_path(side))
+        selected = read_patients(self.selected_path(site))
         further = [
             name
             for name in dict.fromkeys((*self.plan.subgroups, "age", "sex", "bmi"))
@@ -350,16 +306,17 @@ class Study:
         ]
         for name in self.plan.subgroups:
             if name not in selected or selected[name].isna().all():
-                self.log.tell(f"evaluation/{side}: no column {name} for subgroups")
+                self.log.tell(f"evaluation/{site}: no column {name} for subgroups")
         table = table.merge(selected[["case_id", *further]], on="case_id", validate="1:1")
         timed = "time_years" in table
-        out = self.out / "evaluation" / side
+        chosen = pd.read_csv(self.out / "predictions" / "thresholds.csv", dtype={"fold": str})
+        out = self.out / "evaluation" / site
         run_evaluation(
             table,
             "fracture",
             names,
             out,
-            thresholds=self._thresholds(risks),
+            thresholds=absolute.with_fixed_thresholds(chosen, risks),
             subgroups=[name for name in self.plan.subgroups if name in table],
             adjust_for=[name for name in ("age", "sex", "bmi") if name in table],
             time="time_years" if timed else None,
@@ -371,26 +328,15 @@ class Study:
         )
         return [out / "evaluation.json"]
 
-    def _thresholds(self, risks: list[str]) -> pd.DataFrame:
-        """Return all thresholds; those on absolute risk are fixed in advance, not chosen."""
-        chosen = pd.read_csv(self.out / "predictions" / "thresholds.csv", dtype={"fold": str})
-        fixed = [
-            {"score": name, "fold": "frozen", "rule": f"risk_{risk:.2f}", "threshold": risk}
-            | {"chosen_on": FIXED, "n": 0, "events": 0}
-            for name in risks
-            for risk in RISK_THRESHOLDS
-        ]
-        return pd.concat([chosen, pd.DataFrame(fixed)], ignore_index=True)
-
     def gallery(self) -> Iterable[Path]:
         """Draw the pictures: of external patients where there are such."""
-        side = list(self.hospitals)[-1]
+        site = list(self.hospitals)[-1]
         return draw_gallery(
             self.plan,
             self.out / "image",
-            read_patients(self.masked_path(side)),
-            self.predictions(side),
-            side,
+            read_patients(self.masked_path(site)),
+            self.predictions(site),
+            site,
             self.out / "gallery",
         )
 
@@ -409,8 +355,8 @@ class Study:
         from monai_vfx.workflows.study.report.report import write_study_report
 
         simulated = any(
-            bool(read_patients(self.selected_path(side)).get("simulated", pd.Series([0])).any())
-            for side in self.hospitals
+            bool(read_patients(self.selected_path(site)).get("simulated", pd.Series([0])).any())
+            for site in self.hospitals
         )
         record = run_record("study", self.plan.to_json(), {})
         write_json(
@@ -432,12 +378,11 @@ class Study:
 
     def _headline(self) -> Json:
         facts: Json = {}
-        for side in self.hospitals:
-            path = self.out / "evaluation" / side / "evaluation.json"
-            entries = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        for site in self.hospitals:
+            entries = read_json(self.out / "evaluation" / site / "evaluation.json")["scores"]
             name = scores.main_score(self.plan, list(entries))
             entry = entries[name]
-            facts[side] = {
+            facts[site] = {
                 "score": name,
                 **{key: entry[key] for key in ("auroc", "auroc_ci", "n", "events")},
             }

@@ -37,6 +37,7 @@ from monai_vfx.analysis.clinical.scores import (
 )
 from monai_vfx.analysis.clinical.variables import MATCHING_VARIABLES, MODELS
 from monai_vfx.analysis.cohort.patients_csv import outcome_times
+from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.workflows.study.images import (
     ImageModel,
     ensemble,
@@ -183,6 +184,18 @@ def load_all_models(folder: Path, predictions: pd.DataFrame) -> dict[str, FoldMo
     """
     names = [name for name in score_names(predictions) if (folder / name).is_dir()]
     return {name: load_models(folder / name) for name in names}
+
+
+def spread_over_seeds(plan: Plan, root: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the AUROC of every seed: how far training alone moves it, patients apart."""
+    rows = []
+    for model in image_models(plan):
+        if model.name in plan.images.models or model.further_seed:
+            own = out_of_fold(root, model, plan.folds)
+            known = table[table["case_id"].isin(own.index)]
+            result = auroc(known["fracture"], own.loc[known["case_id"]])
+            rows.append({"score": model.score, "seed": model.seed, "auroc": result.value})
+    return pd.DataFrame(rows).sort_values(["score", "seed"])
 
 
 def score_names(table: pd.DataFrame) -> list[str]:
