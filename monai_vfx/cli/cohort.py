@@ -64,7 +64,8 @@ def cohort(
     Faults of the table are named all at once, here and in OUT/faults.csv (exit status 3).
     """
     from monai_vfx.analysis.cohort.check_table import read_gate
-    from monai_vfx.analysis.cohort.job import read_settings, run_cohort
+    from monai_vfx.analysis.cohort.job import run_cohort
+    from monai_vfx.analysis.cohort.settings import read_settings
 
     check_gate(gate, exclude_warnings)
     eligibility, matching = read_settings(settings, assignments)

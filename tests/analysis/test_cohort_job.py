@@ -14,9 +14,10 @@ from click.testing import CliRunner
 
 from monai_vfx.analysis.cohort.figures import flow_figure, love_plot
 from monai_vfx.analysis.cohort.flow import Eligibility
-from monai_vfx.analysis.cohort.job import read_settings, run_cohort
+from monai_vfx.analysis.cohort.job import run_cohort
 from monai_vfx.analysis.cohort.matching import Matching
 from monai_vfx.analysis.cohort.patients_csv import read_patients, write_patients
+from monai_vfx.analysis.cohort.settings import read_settings
 from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.cli import main
 from monai_vfx.core.errors import CaseRefused, SettingError
@@ -237,7 +238,7 @@ def test_settings_come_from_a_file_and_words(tmp_path: Path) -> None:
     [
         (
             "eligibility: {min_aeg: 55}\n",
-            "eligibility has no setting min_aeg; eligibility has min_age",
+            "eligibility has no setting min_aeg; it has min_age",
         ),
         ("elegibility: {min_age: 55}\n", "no section elegibility"),
         ("eligibility: 55\n", "no section eligibility"),

@@ -383,9 +383,9 @@ def test_the_flow_counts_whom_the_gate_left_out(gated: Path) -> None:
     step = found["flow"]["steps"][1]
     assert (step["name"], step["n"], step["events"]) == ("gate", 7, 3)
     assert step["excluded"] == [
-        {"reason": "Pre-flight refuses: gantry_tilt", "n": 1, "events": 1},
-        {"reason": "Pre-flight warns: age_outside_study", "n": 1, "events": 1},
-        {"reason": "Pre-flight warns: metal_or_cement", "n": 1, "events": 0},
+        {"reason": "The check refuses: gantry_tilt", "n": 1, "events": 1},
+        {"reason": "The check warns: age_outside_study", "n": 1, "events": 1},
+        {"reason": "The check warns: metal_or_cement", "n": 1, "events": 0},
     ]
     record = json.loads((gated / "out" / "run.json").read_text(encoding="utf-8"))
     assert record["inputs_sha256"]["gate"] == gate.sha256
@@ -463,7 +463,7 @@ def test_a_training_lists_whom_the_gate_left_out(tmp_path: Path) -> None:
     split = json.loads((out / "split.json").read_text(encoding="utf-8"))
     assert "p2" not in json.dumps(split)
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert record["settings"]["gate"]["reasons"] == {"Pre-flight refuses: file_truncated": 1}
+    assert record["settings"]["gate"]["reasons"] == {"The check refuses: file_truncated": 1}
 
 
 def test_a_clinical_row_of_another_patient_is_refused(hospital: Path, tmp_path: Path) -> None:

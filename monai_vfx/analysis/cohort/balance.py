@@ -7,17 +7,14 @@ before and after, so that only the difference of the means changes; variance rat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from monai_vfx.analysis.cohort.variables import VARIABLES, label
 from monai_vfx.core.cells import Kind
 from monai_vfx.core.errors import CaseRefused
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,14 +41,11 @@ def balance(before: pd.DataFrame, after: pd.DataFrame, variables: Sequence[str])
     Raises:
         CaseRefused: ``cohort_invalid`` naming the columns that a table lacks.
 
-    >>> import pandas as pd
     >>> table = pd.DataFrame({"fracture": [1, 1, 0, 0], "age": [70.0, 74.0, 60.0, 64.0]})
     >>> balance(table, table.iloc[:3], ["age"])[["label", "smd_before", "smd_after"]].round(2)
             label  smd_before  smd_after
     0  Age, years        3.54       4.24
     """
-    import pandas as pd
-
     rows = []
     for name in variables:
         kind = kind_of(before, name)
@@ -94,8 +88,6 @@ def _check_column(frame: pd.DataFrame, name: str) -> None:
 
 def _as_numbers(frame: pd.DataFrame, name: str, kind: Kind) -> dict[str, pd.Series[float]]:
     """Return the values under the level's name: empty for a variable without levels."""
-    import pandas as pd
-
     _check_column(frame, name)
     if name == "scan_year":
         return {"": pd.to_datetime(frame["scan_date"]).dt.year.astype(float)}

@@ -10,17 +10,15 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from monai_vfx.analysis.cohort.balance import kind_of
 from monai_vfx.analysis.cohort.variables import CLINICAL, label
 from monai_vfx.core.errors import CaseRefused
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SMALLEST_EXPECTED = 5
 """With a smaller expected count in a 2 × 2 table Fisher's exact test takes chi-square's place."""
@@ -58,15 +56,12 @@ def baseline_table(
         CaseRefused: ``cohort_invalid`` when a column is missing, ``by`` is unknown for a patient,
             or there are not two groups.
 
-    >>> import pandas as pd
     >>> table = pd.DataFrame({"fracture": [0, 0, 0, 1, 1, 1], "age": [60, 64, 68, 70, 74, 78]})
     >>> baseline_table(table, "fracture", smd=False)[["label", "0", "1", "p", "test"]]
               label           0           1      p       test
     0  Participants           3           3
     1    Age, years  64.0 ± 4.0  74.0 ± 4.0  0.038  Student t
     """
-    import pandas as pd
-
     frame = frame.reset_index(drop=True)
     groups = _group_names(frame, by)
     names = list(variables) if variables is not None else _present(frame, by)
@@ -150,8 +145,6 @@ def _group_names(frame: pd.DataFrame, by: str) -> list[str]:
 
 def _prepared(frame: pd.DataFrame, name: str, kind: str) -> pd.Series[Any]:
     """Return numbers for a continuous variable, text or None for the others."""
-    import pandas as pd
-
     if name == "scan_year":
         return pd.to_datetime(frame["scan_date"]).dt.year.astype(float)
     if kind == "continuous":
@@ -178,7 +171,6 @@ def _layout(
     described: pd.DataFrame, by: str, names: list[str], kinds: Mapping[str, str]
 ) -> pd.DataFrame:
     """Return tableone's table of the variables that anyone has, indexed by variable and level."""
-    import pandas as pd
     from tableone import TableOne
 
     if not names:
@@ -221,7 +213,6 @@ def _smd(layout: pd.DataFrame, name: str) -> str:
 
 
 def _test(described: pd.DataFrame, by: str, name: str, kind: str, welch: bool) -> tuple[float, str]:
-    import pandas as pd
     from scipy.stats import ttest_ind
 
     known = described[[by, name]].dropna()

@@ -1,26 +1,21 @@
-"""The quality gate: which rows of a table the pre-flight let through.
+"""The table that ``vfx check`` writes, used as a gate: which rows of a cohort it accepts.
 
-``check.csv`` (:mod:`monai_vfx.workflows.check`) says of each case whether it was accepted and what
-it was
-warned of. It counts only while image and mask are the ones that were checked.
+``check.csv`` holds for each case whether it was accepted, and its warnings. It counts only while
+image and mask are the ones that were checked.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.codes import REFUSALS, WARNINGS
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.files import write_csv
-from monai_vfx.core.hashing import content_hash, file_state
+from monai_vfx.core.hashing import content_hash, file_state, sha256_of
 from monai_vfx.core.tables import read_table
 
 GATED_TABLE = "cohort.csv"
@@ -29,7 +24,7 @@ _NEEDED = (
     *("case_id", "status", "code", "message", "remedy", "warnings"),
     *("image_state", "image_sha256", "mask_state", "mask_sha256"),
 )
-_LISTED = 10
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -77,20 +72,14 @@ def read_gate(path: str | Path, exclude_warnings: Sequence[str] = ()) -> Gate:
             f"exclude_warning ({', '.join(unknown)}) must be a warning's code: "
             f"{', '.join(sorted(WARNINGS))}"
         )
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CaseRefused("gate_stale", f"the gate cannot be read ({type(error).__name__})") from (
-            error
-        )
-    table = csv.DictReader(StringIO(text, newline=""))
-    missing = [name for name in _NEEDED if name not in (table.fieldnames or ())]
-    if missing:
-        raise CaseRefused("gate_stale", f"the gate is no check.csv: it lacks {', '.join(missing)}")
-    rows = {row["case_id"]: row for row in table}
+    table = read_table(path)
+    table.check_header((), _NEEDED)
+    if table.faults:
+        raise CaseRefused("gate_stale", f"the gate is not a check.csv: {table.faults[0]}")
+    rows = {row["case_id"]: row for _, row in table.rows()}
     if any(row["status"] == "refused" and row["code"] not in REFUSALS for row in rows.values()):
         raise CaseRefused("gate_stale", "the gate holds codes that this version does not know")
-    return Gate(rows, hashlib.sha256(text.encode()).hexdigest(), tuple(exclude_warnings))
+    return Gate(rows, sha256_of(path), tuple(exclude_warnings))
 
 
 def judge(gate: Gate, cases: Iterable[tuple[str, str, str]]) -> dict[str, LeftOut]:
@@ -105,7 +94,8 @@ def judge(gate: Gate, cases: Iterable[tuple[str, str, str]]) -> dict[str, LeftOu
             mask is not the one that was checked.
     """
     left_out: dict[str, LeftOut] = {}
-    absent, changed = [], []
+    absent: list[str] = []
+    changed: list[str] = []
     for case, image, mask in cases:
         row = gate.rows.get(case)
         if row is None:
@@ -114,15 +104,15 @@ def judge(gate: Gate, cases: Iterable[tuple[str, str, str]]) -> dict[str, LeftOu
             changed.append(case)
         elif (verdict := _verdict(row, gate.exclude_warnings)) is not None:
             left_out[case] = verdict
-    found = [
-        f"{len(names)} of the rows {what}: {', '.join(names[:_LISTED])}"
-        + (" …" if len(names) > _LISTED else "")
-        for names, what in (
-            (absent, "are not in the gate"),
-            (changed, "have another image or mask than was checked"),
-        )
-        if names
-    ]
+    found = []
+    for names, what in (
+        (absent, "are not in the check's table"),
+        (changed, "have another image or mask than was checked"),
+    ):
+        if names:
+            more = " …" if len(names) > _MAX_LISTED else ""
+            listed = ", ".join(names[:_MAX_LISTED])
+            found.append(f"{len(names)} of the rows {what}: {listed}{more}")
     if found:
         raise CaseRefused("gate_stale", "; ".join(found))
     return left_out
@@ -134,8 +124,7 @@ def apply_gate(
     """Return a table without the rows that the gate leaves out.
 
     Args:
-        table: with ``case_id`` and ``image``, checked
-        (:func:`monai_vfx.analysis.cohort.training_items.read_cohort`).
+        table: checked, with ``case_id`` and ``image``.
         gate: of :func:`read_gate`.
         folder: for the shorter table, ``cohort.csv``.
 
@@ -174,13 +163,13 @@ def gate_facts(gate: Gate, left_out: dict[str, LeftOut]) -> Json:
 def _verdict(row: dict[str, str], exclude: Sequence[str]) -> LeftOut | None:
     if row["status"] == "refused":
         refusal = CaseRefused(row["code"], row["message"], row["remedy"])
-        return LeftOut(f"Pre-flight refuses: {row['code']}", refusal)
+        return LeftOut(f"The check refuses: {row['code']}", refusal)
     warned = set(row["warnings"].split(";"))
     code = next((code for code in exclude if code in warned), None)
     if code is None:
         return None
     text = f"the check warned of {code} ({WARNINGS[code].remedy})"
-    return LeftOut(f"Pre-flight warns: {code}", CaseRefused("gate_excluded", text))
+    return LeftOut(f"The check warns: {code}", CaseRefused("gate_excluded", text))
 
 
 def _same(path: str, row: dict[str, str], what: str) -> bool:
@@ -188,10 +177,10 @@ def _same(path: str, row: dict[str, str], what: str) -> bool:
     state, digest = row[f"{what}_state"], row[f"{what}_sha256"]
     if not path:
         return not state
-    if what == "image" and not state:  # its check did not come so far
+    if what == "image" and not state:  # the check refused the case before it came to the image
         return row["status"] == "refused"
-    place: Any = Path(path)
+    place = Path(path)
     try:
-        return bool(file_state(place) == state or (digest and content_hash(place) == digest))
+        return file_state(place) == state or (bool(digest) and content_hash(place) == digest)
     except OSError:
         return False

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.outputs.report.figures import COLOURS, GRID, INK, QUIET, SIZE, calm
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BALANCED = 0.1
 """A standardised difference below it is commonly called balanced (Austin 2009)."""

@@ -1,13 +1,13 @@
-"""Who is eligible: the rules in the study's order, and the flow of participants they make.
+"""Eligibility: the rules in the study's order, and the flow of participants that they make.
 
-Every row that a rule leaves out is counted once, at the first rule that it breaks, under its
-reason. What a rule needs and the table does not say is a reason of its own.
+Every excluded row is counted once, at the first rule that it breaks. A value that a rule needs and
+that is not known is a reason of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
@@ -49,12 +49,10 @@ class Eligibility:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (number and 0 <= value < float("inf")):
                 raise SettingError(f"{name} ({value!r}) must be a number of years from 0, or null")
-        for name in (
-            *("exclude_baseline_fracture", "exclude_spinal_surgery"),
-            *("first_scan_only", "need_image_quality"),
-        ):
-            if not isinstance(getattr(self, name), bool):
-                raise SettingError(f"{name} ({getattr(self, name)!r}) must be true or false")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise SettingError(f"{field.name} ({value!r}) must be true or false")
         if self.min_age is not None and self.max_age is not None and self.min_age > self.max_age:
             raise SettingError(f"min_age ({self.min_age}) must not be above max_age")
 
@@ -100,16 +98,13 @@ class Flow:
     def leave_out(
         self, name: str, label: str, frame: pd.DataFrame, rules: Iterator[Rule] | list[Rule]
     ) -> tuple[pd.DataFrame, Flow]:
-        """Add a step.
+        """Return the rows that remain after a step, in their order, and the flow with the step.
 
         Args:
             name: of the step.
             label: of its box.
-            frame: what the last step left.
+            frame: the rows that the last step left.
             rules: reasons with their rows, (n,) each; a row counts at the first that holds.
-
-        Returns:
-            The rows that remain, in their order, and the flow with this step.
         """
         reason = pd.Series("", index=frame.index, dtype=object)
         counts: list[tuple[str, int, int]] = []
@@ -126,21 +121,12 @@ class Flow:
 
     def to_json(self) -> Json:
         """Return the flow as ``flow.json`` holds it: n and events (fractures) at every number."""
-        return {
-            "steps": [
-                {
-                    "name": step.name,
-                    "label": step.label,
-                    "excluded": [
-                        {"reason": reason, "n": n, "events": events}
-                        for reason, n, events in step.excluded
-                    ],
-                    "n": step.n,
-                    "events": step.events,
-                }
-                for step in self.steps
-            ]
-        }
+        names = ("reason", "n", "events")
+        steps: list[Json] = []
+        for step in self.steps:
+            excluded = [dict(zip(names, entry, strict=True)) for entry in step.excluded]
+            steps.append(asdict(step) | {"excluded": excluded})
+        return {"steps": steps}
 
 
 def select_eligible(
@@ -157,8 +143,8 @@ def select_eligible(
         flow: that ends in these rows; by default it begins with them.
 
     Returns:
-        The analysed rows, in the table's order, those with inadequate images among them (they
-        belong to the population that the study speaks of), and the flow.
+        The analysed rows, in the table's order, including those with inadequate images (they belong
+        to the population that the study describes), and the flow.
 
     Raises:
         SettingError: the table lacks a column that a rule needs; names every such rule and the

@@ -1,19 +1,15 @@
-"""From a patient table to the set that models are made of: flow, matching, folds, tables, figures.
+"""Select cases and controls from a patient table: flow, matching, folds, tables, figures.
 
-Nobody is lost silently: every row of the table is selected or stands in ``excluded.csv`` with the
-step and the reason.
+Every row of the table is either selected or listed in ``excluded.csv`` with the step and reason.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pandas as pd
-import yaml
 
 from monai_vfx.analysis.cohort.balance import balance
 from monai_vfx.analysis.cohort.baseline_tables import baseline_table
@@ -26,13 +22,11 @@ from monai_vfx.analysis.cohort.variables import CLINICAL, VARIABLES
 from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import write_csv, write_frame, write_json
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.results import run_record
 from monai_vfx.core.tables import Fault, FaultyTable
 from monai_vfx.outputs.report.figures import save_figure
-
-Section = TypeVar("Section", Eligibility, Matching)
 
 
 def run_cohort(
@@ -49,8 +43,7 @@ def run_cohort(
 
     Writes ``flow.json``; ``analysed.csv`` (who passed the rules of eligibility), ``selected.csv``
     (cases and controls with adequate images, with ``pair_id`` and ``fold``), ``excluded.csv``
-    (case,
-    step, reason), ``balance.csv``, ``table2.csv``, ``cohort.json`` (what is returned),
+    (case_id, step, reason), ``balance.csv``, ``table2.csv``, ``cohort.json`` (what is returned),
     ``run.json``, and ``figures/flow`` and ``figures/love``, each as SVG and PNG. Without matching
     there is no balance and no love plot. The same inputs give the same bytes, but for the time
     in ``run.json``.
@@ -65,16 +58,14 @@ def run_cohort(
         seed: of matching and folds.
         need: columns that the table must have, such as ``image`` and ``mask``, which must then be
             there for every row. Images and masks that are named must exist in any case.
-
-        gate: verdicts of the pre-flight; who it leaves out is counted in the flow's first step.
+        gate: results of ``vfx check``; cases it leaves out are counted in the flow's first step.
 
     Returns:
         Counts with n and events, settings, the result of matching, and the files.
 
     Raises:
         FaultyTable: the table has faults; all are in ``out/faults.csv``.
-        CaseRefused: ``cohort_invalid``, when no case or no non-case is left.
-            ``gate_stale``.
+        CaseRefused: ``cohort_invalid``, when no case or no non-case is left; ``gate_stale``.
         SettingError: a rule needs a column that the table lacks, or ``folds`` cannot be had.
     """
     table, out = Path(table), Path(out)
@@ -112,87 +103,20 @@ def run_cohort(
     return result
 
 
-def read_settings(
-    path: str | Path | None = None, assignments: Sequence[str] = ()
-) -> tuple[Eligibility, Matching]:
-    """Return the rules that a file and ``NAME=VALUE`` words set; the study's where they do not.
-
-    Args:
-        path: YAML with the sections ``eligibility`` and ``matching``, either or both.
-        assignments: words such as ``min_age=55``; the value is YAML. They win over the file.
-
-    Raises:
-        SettingError: an unknown section or name, or a value that cannot be used.
-
-    >>> read_settings(None, ["min_age=55", "ratio=2"])[1].ratio
-    2
-    >>> read_settings(None, ["min_aeg=55"])
-    Traceback (most recent call last):
-    ...
-    monai_vfx.core.errors.SettingError: there is no setting min_aeg; eligibility has min_age, ...
-    """
-    sections: dict[str, Json] = {"eligibility": {}, "matching": {}}
-    known = {
-        name: [field.name for field in fields(kind)]
-        for name, kind in (("eligibility", Eligibility), ("matching", Matching))
-    }
-    listed = "; ".join(f"{name} has {', '.join(names)}" for name, names in known.items())
-    for name, section in _load_yaml(path).items() if path else ():
-        if name not in sections or not isinstance(section, dict | None):
-            raise SettingError(f"there is no section {name} of settings; {listed}")
-        unknown = [str(key) for key in section or {} if key not in known[name]]
-        if unknown:
-            raise SettingError(f"{name} has no setting {', '.join(unknown)}; {listed}")
-        sections[name] |= section or {}
-    for word in assignments:
-        key, sign, value = word.partition("=")
-        where = next((name for name, names in known.items() if key in names), None)
-        if where is None or not sign:
-            raise SettingError(f"there is no setting {word if not sign else key}; {listed}")
-        sections[where][key] = yaml.safe_load(value)
-    return _section(Eligibility, sections["eligibility"]), _section(Matching, sections["matching"])
-
-
-def _load_yaml(path: str | Path) -> Mapping[str, object]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SettingError(f"the settings cannot be read as YAML ({error})") from error
-    if not isinstance(content, dict | None):
-        raise SettingError("the settings must be sections: eligibility, matching")
-    return content or {}
-
-
-def _section(kind: type[Section], settings: Json) -> Section:
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
-    }
-    try:
-        return kind(**values)
-    except SettingError:
-        raise
-    except (TypeError, ValueError) as error:  # such as a word where a number belongs
-        raise SettingError(f"{kind.__name__.lower()}: {settings}: {error}") from error
-
-
 def _read(table: Path, out: Path, need: Sequence[str]) -> pd.DataFrame:
     """Read the table; where it has faults, list them all in ``faults.csv``."""
     listing = out / "faults.csv"
     try:
         frame = read_patients(table, need, check_paths=True)
     except FaultyTable as refusal:
-        _write_rows(
-            listing,
-            [field.name for field in fields(Fault)],
-            [(f.row, f.column, f.value, f.rule) for f in refusal.faults],
-        )
+        write_csv(listing, [f.name for f in fields(Fault)], map(vars, refusal.faults))
         raise
     listing.unlink(missing_ok=True)  # of an earlier run, before the table was corrected
     return frame
 
 
 def _gated(frame: pd.DataFrame, gate: Gate) -> tuple[pd.DataFrame, Flow]:
-    """Leave out whom the pre-flight refused or warned of."""
+    """Leave out the cases that the check refused or warned of."""
     if "image" not in frame:
         raise SettingError("gate: the table needs the column image, whose CTs were checked")
     masks = frame["mask"] if "mask" in frame else pd.Series("", index=frame.index)
@@ -201,7 +125,7 @@ def _gated(frame: pd.DataFrame, gate: Gate) -> tuple[pd.DataFrame, Flow]:
     why = frame["case_id"].map(lambda case: left_out[case].reason if case in left_out else "")
     rules = [(reason, why == reason) for reason in sorted({*why} - {""})]
     flow = Flow.start(frame)
-    return flow.leave_out("gate", "Accepted by the pre-flight", frame, rules)
+    return flow.leave_out("gate", "Accepted by the check", frame, rules)
 
 
 def _check_groups(pool: pd.DataFrame) -> None:
@@ -248,7 +172,10 @@ def _write_tables(
     files = {name: out / f"{name}.csv" for name in ("analysed", "selected", "excluded")}
     write_patients(analysed, files["analysed"])
     write_patients(selected, files["selected"])
-    _write_rows(files["excluded"], ["case_id", "step", "reason"], flow.excluded)
+    columns = ["case_id", "step", "reason"]
+    write_csv(
+        files["excluded"], columns, (dict(zip(columns, r, strict=True)) for r in flow.excluded)
+    )
     return files
 
 
@@ -257,7 +184,7 @@ def _write_comparisons(
 ) -> dict[str, Path]:
     """Write Table 2 and, after matching, how alike the groups are."""
     files = {"table2": out / "table2.csv"}
-    baseline_table(compared, "fracture").to_csv(files["table2"], index=False, lineterminator="\n")
+    write_frame(files["table2"], baseline_table(compared, "fracture"))
     if settings.method == "none":
         return files
     columns = {*pool.columns, *(["scan_year"] if "scan_date" in pool else [])}
@@ -266,7 +193,7 @@ def _write_comparisons(
     names = [name for name in names if name == "scan_year" or pool[name].notna().any()]
     result = balance(pool, compared, names)
     files["balance"] = out / "balance.csv"
-    result.to_csv(files["balance"], index=False, lineterminator="\n")
+    write_frame(files["balance"], result)
     # A case's follow-up ends at its fracture, so its length cannot and need not be balanced.
     shown = result[result["variable"] != "follow_up_years"]
     figure = love_plot(shown, len(pool), len(compared))
@@ -286,23 +213,8 @@ def _write_flow(out: Path, flow: Flow) -> dict[str, Path]:
 def _counts(
     frame: pd.DataFrame, analysed: pd.DataFrame, pool: pd.DataFrame, selected: pd.DataFrame
 ) -> Json:
-    tables = {
-        "scans": frame,
-        "analysed": analysed,
-        "adequate_images": pool,
-        "selected": selected,
-    }
+    tables = {"scans": frame, "analysed": analysed, "adequate_images": pool, "selected": selected}
     return {
         name: {"n": len(rows), "events": int(rows["fracture"].sum())}
         for name, rows in tables.items()
     }
-
-
-def _write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-    partial.replace(path)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from scipy.special import expit
 
+from monai_vfx.analysis.groups import connected_groups
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -59,14 +58,13 @@ class Matched:
         return rows
 
     def to_json(self) -> Json:
-        """Return the counts: nobody is left out silently."""
-        sizes = self.links.loc[self.links["role"] == "control", "set"].value_counts()
+        """Return the counts, with a reason for everybody who was not matched."""
+        controls = self.links[self.links["role"] == "control"]
+        sizes = controls["set"].value_counts()
         return {
             "cases_matched": len(sizes),
-            "controls_chosen": int(sizes.sum()),
-            "controls_distinct": int(
-                self.links.loc[self.links["role"] == "control", "case_id"].nunique()
-            ),
+            "controls_chosen": len(controls),
+            "controls_distinct": int(controls["case_id"].nunique()),
             "cases_with_fewer_controls": int((sizes < self.ratio).sum()),
             "cases_unmatched": _reasons(self.unmatched_cases),
             "controls_unusable": _reasons(self.unusable_controls),
@@ -94,13 +92,9 @@ class Pool:
 
     @classmethod
     def of(
-        cls,
-        frame: pd.DataFrame,
-        variables: tuple[str, ...],
-        seed: int,
-        later_cases: bool = False,
+        cls, frame: pd.DataFrame, variables: tuple[str, ...], seed: int, later_cases: bool = False
     ) -> Pool:
-        """Sort out who can be matched.
+        """Find who can be matched.
 
         Args:
             frame: patient table.
@@ -138,14 +132,10 @@ class Pool:
         )
 
     def allowed_pairs(self, follow_up: Floats | None) -> Callable[[int], Bools]:
-        """Return the rule that says, for a case, which controls it may have at all.
+        """Return a function: row of a case → (controls,) true for those it may have at all.
 
-        Args:
-            follow_up: (n,) years of every row; None where it plays no part.
-
-        Returns:
-            A function: row of a case → (controls,) true for another patient who was followed at
-            least as long.
+        They are other patients, followed at least as long where ``follow_up``, (n,) years, is
+        given.
         """
 
         def allowed(case: int) -> Bools:
@@ -167,8 +157,6 @@ def matching_variables(frame: pd.DataFrame, variables: tuple[str, ...]) -> pd.Da
     Raises:
         CaseRefused: ``cohort_invalid`` naming the columns that the table lacks.
     """
-    import pandas as pd
-
     columns = ["case_id", "fracture", *("scan_date" if n == "scan_year" else n for n in variables)]
     missing = [name for name in columns if name not in frame]
     if missing:
@@ -218,12 +206,10 @@ def gather_matched(
         pool: who could be matched.
         chosen: (row of the case, row of its control, distance of their logits).
         reasons: row of an unmatched case → why.
-        propensity: of everyone in the model.
+        propensity: see :class:`Matched`; ``caliper`` and ``ratio`` likewise.
         caliper: in units of the logit.
         ratio: controls that a case should have.
     """
-    import pandas as pd
-
     names = frame["case_id"].to_numpy(object)
     members: list[tuple[int, int, str, float]] = []
     for case, row, far in sorted(chosen, key=lambda choice: choice[0]):
@@ -252,23 +238,16 @@ def _shared_pairs(
     members: list[tuple[int, int, str, float]], names: npt.NDArray[np.object_]
 ) -> dict[int, str]:
     """Return for each chosen row its pair: of the cases that sets tie it to, the first by name."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    sets = np.array([case for case, *_ in members], dtype=np.int64)
-    rows = np.array([row for _, row, *_ in members], dtype=np.int64)
-    graph = coo_array((np.ones(sets.size), (sets, rows)), shape=(names.size, names.size))
-    _, label = connected_components(graph, directed=False)
+    sets, rows = [case for case, *_ in members], [row for _, row, *_ in members]
+    group = connected_groups(sets, rows, names.size)
     first: dict[int, str] = {}
-    for case in sorted(set(sets.tolist()), key=lambda row: str(names[row])):
-        first.setdefault(int(label[case]), str(names[case]))
-    return {int(row): first[int(label[row])] for row in rows}
+    for case in sorted(set(sets), key=lambda row: str(names[row])):
+        first.setdefault(int(group[case]), str(names[case]))
+    return {int(row): first[int(group[row])] for row in rows}
 
 
 def leave_unmatched(frame: pd.DataFrame, ratio: int) -> Matched:
     """Return the whole table, with the pairs it already names or none."""
-    import pandas as pd
-
     copy = frame.reset_index(drop=True)
     if "pair_id" not in copy:
         copy["pair_id"] = None
@@ -280,16 +259,11 @@ def leave_unmatched(frame: pd.DataFrame, ratio: int) -> Matched:
 
 def probabilities(frame: pd.DataFrame, logits: Floats, known: Ints) -> pd.Series[float]:
     """Return the propensity scores by case, of the rows in ``known``."""
-    import pandas as pd
-    from scipy.special import expit
-
     names = frame["case_id"].to_numpy(object)[known]
     return pd.Series(expit(logits[known]), index=pd.Index(names, name="case_id"), name="propensity")
 
 
 def _listing(names: npt.NDArray[np.object_], reasons: dict[int, str]) -> pd.DataFrame:
-    import pandas as pd
-
     rows = [(names[row], reasons[row]) for row in sorted(reasons)]
     return pd.DataFrame(rows, columns=["case_id", "reason"])
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from monai_vfx.analysis.cohort.matched import (
     Bools,
@@ -27,9 +28,6 @@ from monai_vfx.analysis.cohort.matched import (
     probabilities,
 )
 from monai_vfx.core.errors import CaseRefused, SettingError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Method = Literal["propensity", "risk_set", "none"]
 
@@ -112,15 +110,14 @@ def match(frame: pd.DataFrame, settings: Matching, seed: int = 0) -> Matched:
         CaseRefused: ``cohort_invalid``, when a column is missing, one of both groups has nobody
             that can be matched, or the variables separate cases from non-cases without overlap.
 
-    >>> import pandas as pd
-    >>> people = {"case_id": list("abklm"), "fracture": [1, 1, 0, 0, 0], "age": [70, 80, 79, 71,
-    90]}
-    >>> match(pd.DataFrame(people), Matching(variables=("age",), caliper=None)).frame
-      case  fracture  age pair
-    0    a         1   70    a
-    1    b         1   80    b
-    2    k         0   79    b
-    3    l         0   71    a
+    >>> ages, fractures = [70, 80, 79, 71, 90], [1, 1, 0, 0, 0]
+    >>> people = pd.DataFrame({"case_id": list("abklm"), "fracture": fractures, "age": ages})
+    >>> match(people, Matching(variables=("age",), caliper=None)).frame
+      case_id  fracture  age pair_id
+    0       a         1   70       a
+    1       b         1   80       b
+    2       k         0   79       b
+    3       l         0   71       a
     """
     if settings.method == "risk_set":
         return risk_set_sample(frame, settings, seed)

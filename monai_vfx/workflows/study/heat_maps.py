@@ -1,4 +1,4 @@
-"""Pictures of a study: the inputs of both image classes, and where the networks looked."""
+"""Figures of a study: the inputs of both image classes, and where the networks looked."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from monai_vfx.workflows.study.plan import Plan
 
 
 def draw_gallery(
-    plan: Plan, images: Path, table: pd.DataFrame, predictions: pd.DataFrame, side: str, out: Path
+    plan: Plan, images: Path, table: pd.DataFrame, predictions: pd.DataFrame, site: str, out: Path
 ) -> list[Path]:
     """Draw heat maps of a few patients, by the first fold's networks, and one patient's inputs.
 
     Half of the patients fractured, half did not; of each the highest and lowest scores in turn.
-    Pictures are numbered; no name of a case is in a file's name or in a picture.
+    Figures are numbered; neither a file's name nor a figure holds the name of a case.
 
     Args:
         plan: of the study.
         images: folder of the networks.
         table: the patients' rows.
-        predictions: with the main network's score and, where ``side`` is development, the fold.
-        side: which hospital.
+        predictions: with the main network's score and, where ``site`` is development, the fold.
+        site: which hospital.
         out: folder of the gallery.
 
     Returns:
@@ -45,14 +45,14 @@ def draw_gallery(
     for number, (case, fracture, fold) in enumerate(
         _chosen(predictions, score, plan.gallery), start=1
     ):
-        png = out / f"{side}_{number}.png"
+        png = out / f"{site}_{number}.png"
         with tempfile.TemporaryDirectory(dir=out) as scratch:
             result = predict(
                 str(rows.at[case, "image"]),
                 str(rows.at[case, "mask"]),
                 weights=_weights(images, plan.images.main, fold),
                 out=scratch,
-                case_id=f"{side} {number}",
+                case_id=f"{site} {number}",
                 explain=True,
                 compare_mask=False,
                 beside=None if other is None else _weights(images, other, fold),
@@ -63,7 +63,7 @@ def draw_gallery(
         outcome = "with a fracture" if fracture else "without a fracture"
         entries.append(
             {
-                "set": side,
+                "set": site,
                 "case_number": number,
                 "fracture": int(fracture),
                 "score": result.score,

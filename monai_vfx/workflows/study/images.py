@@ -107,18 +107,15 @@ def check_models(plan: Plan) -> None:
 def train_fold(
     plan: Plan, model: ImageModel, fold: int, table: Path, folder: Path, cache: Path
 ) -> list[Path]:
-    """Train on all folds but two, and score these two.
+    """Train on all folds but two, score these two, and return the files of the result.
 
     Args:
         plan: of the study.
         model: which network.
         fold: the fold to be tested on.
         table: development patients with their folds.
-        folder: of this training; an interrupted one goes on from its newest checkpoint.
+        folder: of this training, which resumes from its newest checkpoint.
         cache: of prepared images, which all trainings share.
-
-    Returns:
-        The files that count as the result.
     """
     from monai_vfx.workflows.train import evaluate, train
 
@@ -181,9 +178,7 @@ def score_external(plan: Plan, table: Path, folder: Path, cache: Path) -> list[P
 
 
 def check_failures(folder: Path) -> None:
-    """Stop where an image was left out by a failure rather than by a rule.
-
-    A full disk, say, must not become a patient without a score for good.
+    """Stop where a failure, such as a full disk, rather than a rule left out an image.
 
     Raises:
         RuntimeError: a line of ``refused.jsonl`` has the code ``internal``.
@@ -193,8 +188,8 @@ def check_failures(folder: Path) -> None:
     failed = [line for line in map(json.loads, lines) if line["code"] == "internal"]
     if failed:
         raise RuntimeError(
-            f"{len(failed)} images could not be prepared ({failed[0]['message']}): mend the cause "
-            "and start the study again"
+            f"{len(failed)} images could not be prepared ({failed[0]['message']}): remove the "
+            "cause and start the study again"
         )
 
 

@@ -1,15 +1,13 @@
 """A leakage audit: has anything that judges a model been seen by the model?
 
-Nothing is taken on trust. Each check recomputes from the files of a study what they would hold
-if all were right, and compares: folds from the table of patients, the standardiser from the rows
-that a network trained on, clinical models by fitting them once more on the rows that they may
-see, thresholds from the scores that they may be chosen on. What a network trained on is what its
-``split.json`` says.
+Each check recomputes from the files of a study what they must hold, and compares: folds from the
+table of patients, the standardiser from the rows that a network trained on, clinical models by
+fitting them again on the rows that they may see, thresholds from the scores that they may be chosen
+on. What a network trained on is taken from its ``split.json``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +18,7 @@ import pandas as pd
 from monai_vfx.analysis.clinical.fusion import Fusion, fit_fusion
 from monai_vfx.analysis.clinical.models import ClinicalModel, load_clinical
 from monai_vfx.analysis.clinical.variables import design_matrix
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import read_json, write_json
 from monai_vfx.workflows.study.images import fold_scores
 from monai_vfx.workflows.study.leakage_rules import (
     LOG_ODDS_TOLERANCE,
@@ -82,22 +80,16 @@ def write_audit(study: Path) -> tuple[Path, list[Check]]:
 def _network(split: Path, selected: pd.DataFrame) -> list[Check]:
     """Check one training: what it saw, and what its clinical variables are standardised by."""
     place = "/".join(split.parts[-4:-1])
-    parts = json.loads(split.read_text(encoding="utf-8"))
+    parts = read_json(split)
     fold = int(split.parent.name.removeprefix("fold_"))
     checks = [split_apart(parts, selected, fold, place)]
-    settings = json.loads(split.with_name("model.json").read_text(encoding="utf-8"))["config"]
-    clinical = settings.get("clinical")
+    clinical = read_json(split.with_name("model.json"))["config"].get("clinical")
     if clinical is not None:
+        names = clinical["names"]
         rows = selected[selected["case_id"].isin(parts["train"])]
-        values = design_matrix(rows, clinical["names"])
-        values.columns = pd.Index(clinical["names"])
-        found = dict(
-            zip(
-                clinical["names"],
-                zip(clinical["mean"], clinical["sd"], strict=True),
-                strict=True,
-            )
-        )
+        values = design_matrix(rows, names).set_axis(names, axis=1)
+        statistics = zip(clinical["mean"], clinical["sd"], strict=True)
+        found = dict(zip(names, statistics, strict=True))
         checks.append(statistics_from(found, values, place))
     return checks
 
@@ -106,7 +98,7 @@ def _clinical(fits: Path, selected: pd.DataFrame, features: pd.DataFrame) -> lis
     """Check one cross-fitted model: what its fits and thresholds saw, and what came of it."""
     table = selected.merge(features, on="case_id", how="left") if len(features) else selected
     checks = []
-    for entry in json.loads(fits.read_text(encoding="utf-8"))["fits"]:
+    for entry in read_json(fits)["fits"]:
         fold = int(entry["fold"])
         place = f"{'/'.join(fits.parts[-3:-1])}/fold_{fold}"
         parts = {"train": entry["seen"]["fit"], "validation": entry["seen"]["threshold"]}
@@ -140,18 +132,18 @@ def _statistics(model: ClinicalModel, rows: pd.DataFrame, place: str) -> Check:
 
 def _out_of_fold(study: Path) -> Iterator[Check]:
     """A score of a development patient must be that of the fold's own model."""
-    home = read_table(study / "predictions" / "development.csv").set_index("case_id")
-    yield from _clinical_out_of_fold(study, home)
+    development = read_table(study / "predictions" / "development.csv").set_index("case_id")
+    yield from _clinical_out_of_fold(study, development)
     for folder in sorted(study.glob("image/*/fold_*")):
         score, column = _score_of(folder.parent.name)
-        if score not in home:
+        if score not in development:
             continue
         fold = int(folder.name.removeprefix("fold_"))
         right = fold_scores(folder, "test", column)
-        yield same_scores(home, score, fold, right, f"{folder.parent.name}/{folder.name}")
+        yield same_scores(development, score, fold, right, f"{folder.parent.name}/{folder.name}")
 
 
-def _clinical_out_of_fold(study: Path, home: pd.DataFrame) -> Iterator[Check]:
+def _clinical_out_of_fold(study: Path, development: pd.DataFrame) -> Iterator[Check]:
     """Score each fold anew by its clinical models."""
     table = read_table(study / "cohort" / "development" / "selected.csv")
     measured = study / "imaging" / "development.csv"
@@ -163,7 +155,7 @@ def _clinical_out_of_fold(study: Path, home: pd.DataFrame) -> Iterator[Check]:
             fold = int(file.stem.removeprefix("model_fold_"))
             rows = table[table["fold"] == fold]
             right = pd.Series(load_clinical(file).predict(rows), rows["case_id"]).dropna()
-            yield same_scores(home, score, fold, right, f"{score}/fold_{fold}")
+            yield same_scores(development, score, fold, right, f"{score}/fold_{fold}")
 
 
 def _late_fusion(study: Path, file: Path, selected: pd.DataFrame) -> Iterator[Check]:
@@ -172,10 +164,10 @@ def _late_fusion(study: Path, file: Path, selected: pd.DataFrame) -> Iterator[Ch
     name = f"fitted on training rows: clinical/{score}/fold_{fold}"
     fitted = _fusion_again(study, score, fold, selected)
     if fitted is None:
-        yield Check(name, False, "the scores that it may be fitted on are not there")
+        yield Check(name, False, "the scores that it may be fitted on are missing")
         return
     fusion, _ = fitted
-    found, right = json.loads(file.read_text(encoding="utf-8")), fusion.to_json()
+    found, right = read_json(file), fusion.to_json()
     pairs = [(found["intercept"], right["intercept"])]
     pairs += [
         (a["coefficient"], b["coefficient"])
@@ -188,13 +180,13 @@ def _late_fusion(study: Path, file: Path, selected: pd.DataFrame) -> Iterator[Ch
         same and far < LOG_ODDS_TOLERANCE,
         f"coefficients of {right['n']} patients differ by {far:.2g} at most from a new fit's",
     )
-    home = read_table(study / "predictions" / "development.csv").set_index("case_id")
-    rows = home[home["fold"] == fold]
+    development = read_table(study / "predictions" / "development.csv").set_index("case_id")
+    rows = development[development["fold"] == fold]
     scores = fusion.predict(
         rows[f"image_{_main(study)}"], rows[score.replace("late_fusion", "clinical")]
     )
     own = pd.Series(scores, rows.index).dropna()
-    yield same_scores(home, score, fold, own, f"{score}/fold_{fold}")
+    yield same_scores(development, score, fold, own, f"{score}/fold_{fold}")
 
 
 def _fusion_again(
@@ -223,7 +215,7 @@ def _main(study: Path) -> str | None:
     settings = study / "steps" / "settings.json"
     if not settings.is_file():
         return None
-    main: str = json.loads(settings.read_text(encoding="utf-8"))["images"]["main"]
+    main: str = read_json(settings)["images"]["main"]
     return main
 
 
@@ -238,25 +230,24 @@ def _thresholds(study: Path, selected: pd.DataFrame) -> Iterator[Check]:
     """Recompute every threshold from the scores that it may be chosen on."""
     folder = study / "predictions"
     table = pd.read_csv(folder / "thresholds.csv", dtype={"fold": str})
-    home = read_table(folder / "development.csv").set_index("case_id")
+    development = read_table(folder / "development.csv").set_index("case_id")
     rows = selected.set_index("case_id")
     outcome, fold_of = rows["fracture"], rows["fold"]
     for row in table.to_dict("records"):
         score, fold = str(row["score"]), str(row["fold"])
+        name = f"threshold not from the test set: {score}/{fold}"
         allowed: pd.Series[float] | None
         if fold == "frozen":
-            allowed = home[score].dropna()
+            allowed = development[score].dropna()
         elif row["chosen_on"] == "other folds":
-            allowed = home.loc[home["fold"] != int(fold), score].dropna()
+            allowed = development.loc[development["fold"] != int(fold), score].dropna()
         else:
             allowed = _inner_scores(study, score, int(fold), selected)
         if allowed is None:
-            name = f"threshold not from the test set: {score}/{fold}"
-            yield Check(name, False, "no scores are there that it could come from")
+            yield Check(name, False, "the scores that it could come from are missing")
             continue
         inside = 0 if fold == "frozen" else int((fold_of.loc[allowed.index] == int(fold)).sum())
         if inside:
-            name = f"threshold not from the test set: {score}/{fold}"
             yield Check(name, False, f"the scores it comes from hold {inside} cases of the fold")
             continue
         yield threshold_from(

@@ -1,7 +1,4 @@
-"""What must hold if nothing that judges a model has been seen by the model, rule by rule.
-
-Each takes what was found and what would be right, and says whether they agree.
-"""
+"""The rules of the leakage audit: each compares what was found with what must hold."""
 
 from __future__ import annotations
 
@@ -52,8 +49,8 @@ def hospitals_apart(development: pd.DataFrame, external: pd.DataFrame) -> Check:
     name = "hospitals apart"
     if "image" not in development or "image" not in external:
         return Check(name, True, "the tables have no images to compare")
-    home, away = (set(frame["image"].dropna()) for frame in (development, external))
-    shared = (home & away) | _copies(home, away)
+    ours, theirs = (set(frame["image"].dropna()) for frame in (development, external))
+    shared = (ours & theirs) | _copies(ours, theirs)
     return Check(
         name,
         not shared,
@@ -61,12 +58,12 @@ def hospitals_apart(development: pd.DataFrame, external: pd.DataFrame) -> Check:
     )
 
 
-def _copies(home: Iterable[str], away: Iterable[str]) -> set[str]:
-    """Return the images of ``away`` whose content is that of one of ``home``."""
-    sizes = {image: _sizes(image) for image in {*home, *away}}
-    alike = {sizes[image] for image in home} & {sizes[image] for image in away} - {()}
-    known = {_digest(image) for image in home if sizes[image] in alike}
-    return {image for image in away if sizes[image] in alike and _digest(image) in known}
+def _copies(ours: Iterable[str], theirs: Iterable[str]) -> set[str]:
+    """Return the images of ``theirs`` whose content is that of one of ``ours``."""
+    sizes = {image: _sizes(image) for image in {*ours, *theirs}}
+    alike = {sizes[image] for image in ours} & {sizes[image] for image in theirs} - {()}
+    known = {_digest(image) for image in ours if sizes[image] in alike}
+    return {image for image in theirs if sizes[image] in alike and _digest(image) in known}
 
 
 def _sizes(image: str) -> tuple[int, ...]:
@@ -157,21 +154,13 @@ def fitted_on(model: ClinicalModel, rows: pd.DataFrame, place: str) -> Check:
 
 
 def same_scores(
-    home: pd.DataFrame, score: str, fold: int, right: pd.Series[float], place: str
+    development: pd.DataFrame, score: str, fold: int, right: pd.Series[float], place: str
 ) -> Check:
-    """A fold's scores in the predictions must be those that its own model gives.
-
-    Args:
-        home: predictions by case, with ``fold``.
-        score: its column.
-        fold: which.
-        right: scores by case; a case without one is absent.
-        place: names the model.
-    """
+    """A fold's scores in the predictions must be those (by case) that its own model gives."""
     name = f"out-of-fold scores: {place}"
-    if score not in home:
+    if score not in development:
         return Check(name, False, "the predictions lack the score")
-    found = home.loc[home["fold"] == fold, score].dropna()
+    found = development.loc[development["fold"] == fold, score].dropna()
     same = set(found.index) == set(right.index) and bool(
         np.allclose(found, right.reindex(found.index), rtol=TOLERANCE, atol=1e-12)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from monai_vfx.analysis.cohort.check_table import read_gate
 from monai_vfx.analysis.cohort.flow import Eligibility
 from monai_vfx.analysis.cohort.matching import Matching
+from monai_vfx.analysis.cohort.settings import read_section
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.schemas import violations
@@ -32,7 +33,7 @@ class ImagePlan:
         hazard: also train the main model with yearly hazards.
         overlays: of every training.
         epochs: of every training; the configs' number by default.
-        pretrained: first weights of the encoder: ``imagenet``, ``package``, ``timm/NAME``, ``none``
+        pretrained: what the encoder starts from: ``imagenet``, ``package``, ``timm/NAME``, ``none``
             or a local file; the configs' by default.
         further_seeds: the models are trained anew from these, to show the spread over seeds.
         workers: processes that load images for evaluation.
@@ -58,7 +59,7 @@ class Hospital:
     Args:
         table: of the patients.
         simulate: settings of a simulation.
-        gate: check.csv of the table's CTs; who was refused there is left out and counted.
+        gate: check.csv of the table's CTs; refused cases are left out and counted.
         exclude_warnings: codes of warnings that leave out as well.
     """
 
@@ -103,14 +104,12 @@ class Plan:
     def to_json(self) -> Json:
         """Return all settings in force, as plain values; files by their names alone."""
         document: Json = asdict(self)
-        for side in ("development", "external"):
-            if document[side] is None:
-                continue
+        for hospital in (document["development"], document["external"] or {}):
             for name in ("table", "gate"):
-                if document[side][name] is not None:
-                    document[side][name] = Path(document[side][name]).name
-            if document[side]["gate"] is None:  # as studies without a gate always were
-                del document[side]["gate"], document[side]["exclude_warnings"]
+                if hospital.get(name) is not None:
+                    hospital[name] = Path(hospital[name]).name
+            if hospital and hospital["gate"] is None:  # as in studies before there were gates
+                del hospital["gate"], hospital["exclude_warnings"]
         networks = document["images"]
         networks["overlays"] = [Path(name).name for name in networks["overlays"]]
         networks["models"] = {
@@ -142,12 +141,12 @@ def read_plan(path: str | Path) -> Plan:
         raise SettingError(f"{path.name}: " + "; ".join(broken))
     settings: dict[str, Any] = dict(document)
     folder = path.resolve().parent
-    for side in ("development", "external"):
-        if side in settings:
-            settings[side] = _hospital(side, settings[side], folder)
+    for site in ("development", "external"):
+        if site in settings:
+            settings[site] = _hospital(site, settings[site], folder)
     for name, kind in (("eligibility", Eligibility), ("matching", Matching)):
         if name in settings:
-            settings[name] = _section(path.name, name, kind, settings[name])
+            settings[name] = read_section(f"{path.name}: {name}", kind, settings[name])
     if "images" in settings:
         settings["images"] = _images(path.name, settings["images"], folder)
     plan = Plan(**{name: _frozen(value) for name, value in settings.items()})
@@ -156,32 +155,19 @@ def read_plan(path: str | Path) -> Plan:
     return plan
 
 
-def _hospital(side: str, settings: Json, folder: Path) -> Hospital:
+def _hospital(site: str, settings: Json, folder: Path) -> Hospital:
     if "simulate" in settings:
         return Hospital(simulate=dict(settings["simulate"]))
     table = folder / settings["table"]
     if not table.is_file():
-        raise SettingError(f"{side}: table {settings['table']!r} does not exist")
+        raise SettingError(f"{site}: table {settings['table']!r} does not exist")
     if "gate" not in settings:
         return Hospital(table=table)
     gate, codes = folder / settings["gate"], tuple(settings.get("exclude_warnings", ()))
     if not gate.is_file():
-        raise SettingError(f"{side}: gate {settings['gate']!r} does not exist")
+        raise SettingError(f"{site}: gate {settings['gate']!r} does not exist")
     read_gate(gate, codes)  # before hours of work
     return Hospital(table=table, gate=gate, exclude_warnings=codes)
-
-
-def _section(file: str, name: str, kind: type[Any], settings: Json) -> Any:
-    known = [f.name for f in fields(kind)]
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise SettingError(
-            f"{file}: {name} has no setting {', '.join(unknown)}; there are {', '.join(known)}"
-        )
-    try:
-        return kind(**{key: _frozen(value) for key, value in settings.items()})
-    except (TypeError, ValueError) as error:
-        raise SettingError(f"{file}: {name}: {error}") from error
 
 
 def _images(file: str, settings: Json, folder: Path) -> ImagePlan:
@@ -193,7 +179,7 @@ def _images(file: str, settings: Json, folder: Path) -> ImagePlan:
         }
     values["overlays"] = tuple(_overlay(o, folder) for o in settings.get("overlays", ()))
     if values.get("pretrained") is not None:
-        values["pretrained"] = _first_weights(values["pretrained"], folder)
+        values["pretrained"] = _pretrained(values["pretrained"], folder)
     plan = ImagePlan(**values)
     if plan.models and plan.main not in plan.models:
         raise SettingError(
@@ -202,8 +188,8 @@ def _images(file: str, settings: Json, folder: Path) -> ImagePlan:
     return plan
 
 
-def _first_weights(name: str, folder: Path) -> str:
-    """Return a name of first weights, or the path of a file beside STUDY.yaml."""
+def _pretrained(name: str, folder: Path) -> str:
+    """Return the name of pretrained weights, or the path of a file beside STUDY.yaml."""
     if name in ("none", "imagenet", "package") or name.startswith(TIMM):
         return name
     file = folder.absolute() / name

@@ -1,20 +1,19 @@
-"""Steps that are done once: a study killed at any moment goes on where it was.
+"""Steps that are done once: a study that was killed at any moment resumes.
 
-A step is done when its record exists and every file it names still has the content it had. A
-step without a record is done again; its work must therefore be repeatable, which all jobs here
-are: the same inputs and seeds give the same bytes.
+A step is done when its record exists and every file that it names still has the same content. A
+step without a record is done again; its work must therefore be repeatable: the same inputs and
+seeds give the same bytes.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import write_json
+from monai_vfx.core.files import read_json, write_json
 from monai_vfx.core.hashing import sha256_of
 
 
@@ -69,10 +68,7 @@ class Steps:
         return entry
 
     def _clear(self, record: Path) -> None:
-        """Remove a record and, of the files it names, those that were changed.
-
-        Work that goes on from what it finds, such as a training, must not find them.
-        """
+        """Remove a record and its changed files, lest a training resume on them."""
         for name, digest in (_read(record) or {"outputs": {}})["outputs"].items():
             path = self.out / name
             if path.is_file() and sha256_of(path) != digest:
@@ -81,27 +77,23 @@ class Steps:
 
 
 def _read(record: Path) -> Json | None:
-    """Return a record; None where there is none, or one that a failing machine tore."""
+    """Return a record; None where there is none, or it is incomplete."""
     try:
-        entry: Json = json.loads(record.read_text(encoding="utf-8"))
+        entry: Json = read_json(record)
     except (FileNotFoundError, ValueError):
         return None
     return entry
 
 
 def same_study(out: Path, settings: Json) -> None:
-    """Note what a folder's study is; refuse to go on with another one in it.
-
-    Args:
-        out: folder of the study.
-        settings: everything that decides the numbers.
+    """Record everything that decides a study's numbers; refuse a folder with other settings.
 
     Raises:
         SettingError: names the settings that differ from the folder's.
     """
     record = out / "steps" / "settings.json"
     if record.is_file():
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        earlier = read_json(record)
         changed = sorted(
             name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name)
         )
