@@ -216,14 +216,6 @@ def test_the_gate_of_the_paired_test_names_the_score():
         delong_test([0, 1, 0, 0], [1, 2, 3, 4], [1, 2, 3, 4])
 
 
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
-def test_confidence_is_a_share(confidence):
-    with pytest.raises(ValueError, match="confidence"):
-        auroc([0, 1], [0, 1], confidence=confidence)
-    with pytest.raises(ValueError, match="confidence"):
-        wilson_interval(1, 2, confidence=confidence)
-
-
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 @settings(max_examples=80, deadline=None)
 def test_wilson_bounds_solve_the_score_equation(counts):

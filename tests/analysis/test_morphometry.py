@@ -15,7 +15,7 @@ from monai_vfx.analysis.morphometry.agreement import reader_agreement
 from monai_vfx.analysis.morphometry.heights import measure_body, measure_heights
 from monai_vfx.analysis.morphometry.normals import (
     GENANT,
-    MINIMUM_N,
+    MIN_N,
     PAPER,
     Normal,
     NormalValues,
@@ -383,7 +383,7 @@ def test_planted_fractures_neither_spoil_the_fit_nor_escape():
 
 
 def test_normal_values_need_thirty_a_level():
-    few = add_ratios(population(MINIMUM_N - 1))
+    few = add_ratios(population(MIN_N - 1))
     with pytest.raises(SettingError, match=r"need 30 .* T12 Ha/Hp: 2\d"):
         fit_normals(few)
     # Enough together but not for either sex: one set for all.

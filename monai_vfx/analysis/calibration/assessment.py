@@ -16,7 +16,6 @@ from monai_vfx.analysis.evaluation.estimates import (
     Bools,
     Floats,
     check_outcome,
-    normal_quantile,
     wilson_interval,
 )
 from monai_vfx.analysis.logistic import fit_logistic
@@ -34,21 +33,15 @@ def sampled_summary(
     ``weights`` patients of the cohort. Slope and intercept have robust (sandwich)
     intervals. The interval of a bin's observed share is Wilson's for the cases among the sampled,
     its odds multiplied by what sampling took away.
-
-    Args:
-        y: (n,), 0 or 1, both present.
-        risk: (n,), in (0, 1).
-        weights: (n,), positive.
-        bins: groups of equal size.
     """
     outcome, named = check_outcome(y, risk=risk, weights=weights)
     risks, weight = named["risk"], named["weights"]
     share = weight / weight.sum()
-    linear, ones, quantile = logit(risks), np.ones((risks.size, 1)), normal_quantile(CONFIDENCE)
+    linear, ones = logit(risks), np.ones((risks.size, 1))
     model = fit_logistic(np.column_stack([ones, linear]), outcome, weight=weight)
-    slope = coefficient_interval(model, quantile, robust=True)
+    slope = coefficient_interval(model, robust=True)
     model = fit_logistic(ones, outcome, weight=weight, offset=linear)
-    intercept = coefficient_interval(model, quantile, robust=True)
+    intercept = coefficient_interval(model, robust=True)
     groups = np.array_split(np.argsort(risks, kind="stable"), min(bins, risks.size))
     return {
         "kind": "risk",

@@ -43,11 +43,6 @@ class ConformalSets:
     ) -> ConformalSets:
         """Keep the scores of patients whom the model did not see.
 
-        Args:
-            scores: (n,) in [0, 1].
-            labels: (n,) 0 or 1.
-            confidence: in (0, 1).
-
         Raises:
             SettingError: a class too small for the level: its sets would always hold it.
             ValueError: faulty scores or labels.
@@ -67,11 +62,7 @@ class ConformalSets:
         return cls(tuple(classes[0].tolist()), tuple(classes[1].tolist()), confidence)
 
     def p_values(self, scores: npt.ArrayLike) -> Floats:
-        """Return (n, 2): for each outcome the p-value of "this patient belongs to it".
-
-        Args:
-            scores: (n,) in [0, 1].
-        """
+        """Return (n, 2): for each outcome the p-value of "this patient belongs to it"."""
         values = _unit(np.asarray(scores, np.float64).reshape(-1))
         # How strange a score is for a class: high without fracture, low with one.
         columns = []

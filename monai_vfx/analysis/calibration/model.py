@@ -15,12 +15,12 @@ from scipy.stats import t as student
 
 from monai_vfx.analysis.calibration.terms import Term, design
 from monai_vfx.analysis.evaluation.estimates import (
-    CONFIDENCE,
+    QUANTILE,
+    TAIL,
     Bools,
     Estimate,
     Floats,
     logit_interval,
-    normal_quantile,
 )
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
@@ -76,20 +76,10 @@ class Calibration:
 
         Returns:
             (n,) in (0, 1); NaN where the score or a variable is missing.
-
-        Raises:
-            SettingError: a needed column is missing.
-            ValueError: a score outside [0, 1] or a wrong number of rows.
         """
         return np.asarray(expit(self.design(score, frame) @ self.coefficients), np.float64)
 
-    def risk_interval(
-        self,
-        score: npt.ArrayLike,
-        frame: pd.DataFrame | None = None,
-        *,
-        confidence: float = CONFIDENCE,
-    ) -> Floats:
+    def risk_interval(self, score: npt.ArrayLike, frame: pd.DataFrame | None = None) -> Floats:
         """Return (n, 2): the interval of each patient's risk that the calibration's data leave.
 
         It covers the uncertainty of the coefficients; not the spread between models
@@ -98,7 +88,7 @@ class Calibration:
         columns = self.design(score, frame)
         spread = np.sqrt(np.einsum("ij,jk,ik->i", columns, np.array(self.covariance), columns))
         middle = columns @ self.coefficients
-        half = normal_quantile(confidence) * spread
+        half = QUANTILE * spread
         return np.asarray(expit(np.column_stack([middle - half, middle + half])), np.float64)
 
     def usable(self, score: npt.ArrayLike, frame: pd.DataFrame | None = None) -> Bools:
@@ -126,11 +116,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, document: Json) -> Calibration:
-        """Return the calibration of a document.
-
-        Raises:
-            SettingError: the document breaks its schema.
-        """
+        """Return the calibration of a document."""
         _check_document(document)
         offset = document["offset"]
         return cls(
@@ -157,11 +143,7 @@ class Calibration:
 
 
 def read_calibration(path: str | Path) -> Calibration:
-    """Return the calibration of a ``calibration.json``.
-
-    Raises:
-        SettingError: the file is no JSON or breaks the schema.
-    """
+    """Return the calibration of a ``calibration.json``."""
     try:
         document = read_json(path)
     except (OSError, ValueError) as error:
@@ -175,7 +157,6 @@ def mean_risk_interval(
     frame: pd.DataFrame | None = None,
     *,
     weights: npt.ArrayLike | None = None,
-    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """Return a group's mean five-year risk with an interval.
 
@@ -189,10 +170,6 @@ def mean_risk_interval(
         frame: their variables.
         weights: (n,) how many patients of the population each stands for; the group is then
             the population, and its sampling is added to the interval.
-        confidence: level, in (0, 1).
-
-    Raises:
-        ValueError: no patient of the group has a risk.
     """
     columns = calibration.design(scores, frame)
     usable = np.isfinite(columns).all(axis=1)
@@ -207,16 +184,12 @@ def mean_risk_interval(
     variance = float(gradient @ np.array(calibration.covariance) @ gradient)
     if weights is not None:
         variance += float(np.sum((share * (risk - mean)) ** 2))
-    low, high = logit_interval(mean, variance, confidence)
+    low, high = logit_interval(mean, variance)
     return Estimate(mean, low, high, int(usable.sum()))
 
 
 def score_design(score: npt.ArrayLike, frame: pd.DataFrame | None, terms: Sequence[Term]) -> Floats:
-    """Return (n, 2 + widths): ones, logit(score), the terms' columns; NaN where missing.
-
-    Raises:
-        ValueError: scores outside [0, 1], or not one a row of ``frame``.
-    """
+    """Return (n, 2 + widths): ones, logit(score), the terms' columns; NaN where missing."""
     values = np.asarray(score, np.float64).reshape(-1)
     wrong = values[(values < 0) | (values > 1)]
     if wrong.size:
@@ -230,7 +203,7 @@ def score_design(score: npt.ArrayLike, frame: pd.DataFrame | None, terms: Sequen
     return np.column_stack([np.ones(values.size), scale, rest])
 
 
-def ensemble_interval(member_risks: npt.ArrayLike, *, confidence: float = CONFIDENCE) -> Floats:
+def ensemble_interval(member_risks: npt.ArrayLike) -> Floats:
     """Return the interval in which one more model of this kind would place each risk.
 
     Student's prediction interval of the members' logits, mean ± t √(1 + 1/m) SD, widened where
@@ -240,13 +213,9 @@ def ensemble_interval(member_risks: npt.ArrayLike, *, confidence: float = CONFID
 
     Args:
         member_risks: (m, n), risks of n patients by m >= 2 models, in [0, 1].
-        confidence: level, in (0, 1).
 
     Returns:
         (n, 2) lower and upper bound, in (0, 1).
-
-    Raises:
-        ValueError: fewer than two models, or values outside [0, 1].
 
     >>> ensemble_interval([[0.1, 0.2], [0.1, 0.3], [0.1, 0.4]]).round(2).tolist()
     [[0.1, 0.1], [0.03, 0.83]]
@@ -256,10 +225,9 @@ def ensemble_interval(member_risks: npt.ArrayLike, *, confidence: float = CONFID
         raise ValueError(f"member_risks has the shape {risks.shape}; (models >= 2, patients)")
     if not ((risks >= 0) & (risks <= 1)).all():
         raise ValueError("member_risks must lie in [0, 1]")
-    normal_quantile(confidence)
     members = len(risks)
     scale = logit(np.clip(risks, SCORE_LIMIT, 1 - SCORE_LIMIT))
-    quantile = student.isf((1 - confidence) / 2, members - 1)
+    quantile = student.isf(TAIL, members - 1)
     half = quantile * np.sqrt(1 + 1 / members) * scale.std(axis=0, ddof=1)
     bounds = expit(scale.mean(axis=0) + np.stack([-half, half]))
     mean = risks.mean(axis=0)

@@ -91,11 +91,7 @@ class OutlierDetector:
         return cls(*_fit_parts(rows, count), threshold, quantile, len(rows))
 
     def distance(self, features: npt.ArrayLike) -> Floats:
-        """Return (n,): Mahalanobis distance of each case from the training cases' centre.
-
-        Raises:
-            ValueError: features of another width than those of the training cases.
-        """
+        """Return (n,): Mahalanobis distance of each case from the training cases' centre."""
         rows = _table(features)
         if rows.shape[1] != self.mean.size:
             raise ValueError(f"features have {rows.shape[1]} columns; {self.mean.size} are needed")

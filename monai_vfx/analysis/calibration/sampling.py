@@ -58,11 +58,7 @@ def inclusion(
 def sampling_weights(
     population: pd.DataFrame, selected: pd.DataFrame, variables: Sequence[str]
 ) -> Floats:
-    """Return (n,) how many patients of the cohort each sampled patient stands for; NaN if unknown.
-
-    Raises:
-        SettingError: sampled patients who are not of the population, or a column is missing.
-    """
+    """Return (n,) how many patients of the cohort each sampled one stands for; NaN if unknown."""
     everyone = usable_population(population, variables)
     place = places(population, everyone, selected)
     found = place >= 0

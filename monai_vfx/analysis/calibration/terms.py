@@ -77,9 +77,6 @@ class Term:
 def read_variable(frame: pd.DataFrame, name: str) -> Floats:
     """Return a column as numbers (n,); sex as 1 for F and 0 for M, missing as NaN.
 
-    Raises:
-        SettingError: the table lacks the column, or it does not hold numbers (F or M).
-
     >>> read_variable(pd.DataFrame({"sex": ["F", "M", None]}), "sex").tolist()
     [1.0, 0.0, nan]
     """
@@ -104,9 +101,6 @@ def choose_terms(frame: pd.DataFrame, names: Sequence[str], smaller_class: int) 
         frame: patients whose distribution sets centre, scale and knots.
         names: columns.
         smaller_class: patients in the smaller class of the sample to be fitted.
-
-    Raises:
-        SettingError: a column is missing, empty, constant or not of numbers.
     """
     plain = [_line(frame, name) for name in names]
     curved = [_spline(frame, term) for term in plain]

@@ -19,7 +19,6 @@ from scipy.stats import norm, rankdata
 
 from monai_vfx.analysis.evaluation.bootstrap import Counts, percentile_interval, sample_rows
 from monai_vfx.analysis.evaluation.estimates import (
-    CONFIDENCE,
     Bools,
     Estimate,
     Floats,
@@ -42,8 +41,6 @@ def adjusted_auroc(
     score: npt.ArrayLike,
     covariates: pd.DataFrame,
     counts: Counts,
-    *,
-    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """Return the AUROC of a score adjusted for covariates, with its bootstrap interval.
 
@@ -60,11 +57,6 @@ def adjusted_auroc(
         score: (n,), finite.
         covariates: (n, k), numbers or text, nothing missing.
         counts: of :func:`monai_vfx.analysis.evaluation.bootstrap.draw_counts` for these patients.
-        confidence: level of the interval.
-
-    Raises:
-        ValueError: an outcome or score that ``check_outcome`` rejects, missing covariates, or no
-            patient with a fracture shares a stratum with a control.
     """
     outcome, scores = check_outcome(y, score=score)
     if covariates.shape[0] != outcome.size or covariates.isna().to_numpy().any():
@@ -80,7 +72,7 @@ def adjusted_auroc(
         measure, left_out = _by_model(outcome, values, _design(covariates, text)), 0
         method = "location_scale"
     found = np.array([measure(rows) for rows in sample_rows(counts)])
-    low, high = percentile_interval(found[np.isfinite(found)], confidence=confidence)
+    low, high = percentile_interval(found[np.isfinite(found)])
     n, events = outcome.size - left_out, int(outcome.sum()) - left_out
     return Estimate(measure(np.arange(outcome.size)), low, high, n, events, method)
 

@@ -17,15 +17,13 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from monai_vfx.analysis.evaluation.estimates import (
-    CONFIDENCE,
+    QUANTILE,
+    TAIL,
     Estimate,
     Floats,
     finite_vector,
-    normal_quantile,
     same_length,
 )
-
-_TAIL = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,6 @@ def weighted_kappa(
         second: (n,) grades of the other, same subjects in the same order.
         categories: all grades in order, also those nobody gave; the weights depend on it.
 
-    Raises:
-        ValueError: no or unequal numbers of grades, a grade not in ``categories``, fewer than two
-            categories, or both readers giving everyone the same grade (kappa has no value).
-
     >>> kappa = weighted_kappa([0, 1, 2, 2, 1], [0, 1, 1, 2, 1], categories=[0, 1, 2, 3])
     >>> round(kappa.value, 3), kappa.n
     (0.8, 5)
@@ -86,7 +80,7 @@ def weighted_kappa(
     result = cohens_kappa(table, wt="quadratic")
     value, n = float(result.kappa), int(table.sum())
     variance = max(float(result.var_kappa), 0.0)
-    half = normal_quantile(CONFIDENCE) * np.sqrt(variance)
+    half = QUANTILE * np.sqrt(variance)
     low, high = value - half, value + half
     if np.trace(table) == n:
         value, high = 1.0, 1.0
@@ -103,9 +97,6 @@ def intraclass_correlation(ratings: npt.ArrayLike) -> Estimate:
 
     Args:
         ratings: (n, k), n ≥ 2 subjects by k ≥ 2 readers, complete.
-
-    Raises:
-        ValueError: another shape, missing values, or ratings that do not vary at all.
 
     Shrout and Fleiss's own example:
 
@@ -141,26 +132,22 @@ def limits_of_agreement(first: npt.ArrayLike, second: npt.ArrayLike) -> LimitsOf
         first: (n,), in the measurements' unit.
         second: (n,), same subjects in the same order.
 
-    Raises:
-        ValueError: values that are not finite, unequal lengths, or fewer than 3 pairs.
-
     >>> limits = limits_of_agreement([10, 12, 14], [11, 12, 13])
     >>> limits.bias, round(limits.low, 2), round(limits.high, 2)
     (0.0, -1.96, 1.96)
     """
-    quantile = normal_quantile(CONFIDENCE)
     one = finite_vector("first", first)
     difference, n = one - same_length("second", second, "first", one), one.size
     if n < 3:
         raise ValueError(f"first and second have {n} values; at least 3 pairs are needed")
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    student = float(t_distribution.isf(_TAIL, n - 1))
+    student = float(t_distribution.isf(TAIL, n - 1))
 
     def around(centre: float, error: float) -> tuple[float, float]:
         return centre - student * error, centre + student * error
 
-    spread = sd * float(np.sqrt(1 / n + quantile**2 / (2 * (n - 1))))
-    low, high = bias - quantile * sd, bias + quantile * sd
+    spread = sd * float(np.sqrt(1 / n + QUANTILE**2 / (2 * (n - 1))))
+    low, high = bias - QUANTILE * sd, bias + QUANTILE * sd
     return LimitsOfAgreement(
         bias=bias,
         bias_ci=around(bias, sd / float(np.sqrt(n))),
@@ -197,7 +184,7 @@ def _perfect_agreement_bound(table: Floats) -> float:
     """Return the lower bound of kappa where nobody disagreed."""
     n, grades = table.sum(), np.arange(len(table))
     by_chance = table.sum(axis=1) @ (grades[:, None] - grades) ** 2 @ table.sum(axis=0) / n**2
-    return float(1 - (1 - _TAIL ** (1 / n)) / by_chance)
+    return float(1 - (1 - TAIL ** (1 / n)) / by_chance)
 
 
 def _correlation_bounds(
@@ -213,8 +200,8 @@ def _correlation_bounds(
     parts = (a * readers) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
     degrees = mixed**2 / parts
     other = k * readers + (k * n - k - n) * error
-    below = f_distribution.isf(_TAIL, n - 1, degrees)
-    above = f_distribution.isf(_TAIL, degrees, n - 1)
+    below = f_distribution.isf(TAIL, n - 1, degrees)
+    above = f_distribution.isf(TAIL, degrees, n - 1)
     low = n * (subjects - below * error) / (below * other + n * subjects)
     high = n * (above * subjects - error) / (other + n * above * subjects)
     return float(low), float(high)

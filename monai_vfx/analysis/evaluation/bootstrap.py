@@ -48,9 +48,6 @@ def draw_counts(
     Returns:
         (samples, n): how often each sample holds each patient.
 
-    Raises:
-        ValueError: an outcome ``check_outcome`` rejects, or too few samples.
-
     >>> counts = draw_counts([0, 1, 1, 0, 0], samples=100)
     >>> set(counts[:, [1, 2]].sum(axis=1)), set(counts.sum(axis=1))
     ({np.int64(2)}, {np.int64(5)})
@@ -78,16 +75,7 @@ def draw_counts(
 
 
 def auroc_samples(y: npt.ArrayLike, score: npt.ArrayLike, counts: Counts) -> Floats:
-    """Return the AUROC of a score in each bootstrap sample, ties half.
-
-    Args:
-        y: (n,), 0 or 1, both present.
-        score: (n,), finite.
-        counts: (samples, n), of :func:`draw_counts` for these patients.
-
-    Returns:
-        (samples,), in [0, 1].
-    """
+    """Return the AUROC of a score in each bootstrap sample, ties half."""
     outcome, scores = check_outcome(y, score=score)
     values = scores["score"]
     others = values[~outcome]

@@ -15,20 +15,18 @@ from scipy.special import logit
 
 from monai_vfx.analysis.evaluation.estimates import (
     CONFIDENCE,
+    QUANTILE,
     Bools,
     Floats,
     check_outcome,
     check_risks,
-    normal_quantile,
     wilson_interval,
 )
 from monai_vfx.analysis.logistic import Logistic, fit_logistic
 from monai_vfx.core.arrays import Json
 
 
-def calibration_summary(
-    y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10, confidence: float = CONFIDENCE
-) -> Json:
+def calibration_summary(y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10) -> Json:
     """Return the entry ``calibration`` of ``evaluation.json`` for a score that is a risk.
 
     Slope b of logit p = a + b logit r, and intercept a of logit p = a + logit r (calibration in
@@ -41,24 +39,12 @@ def calibration_summary(
     of exactly 0 or 1 (its logit is infinite), the slope with one risk for all or with risks that
     separate the outcomes, the ICI where more than half of the patients share one risk.
 
-    Args:
-        y: (n,), 0 or 1, both present.
-        risk: (n,), predicted absolute risk, in [0, 1].
-        bins: groups of equal size for the reliability plot, at least 2; equal risks stay
-            together, so there may be fewer.
-        confidence: level of the intervals, in (0, 1).
-
-    Raises:
-        ValueError: anything ``check_outcome`` rejects, a risk outside [0, 1] (percent?),
-            fewer than 2 bins, or a level outside (0, 1).
-
     >>> summary = calibration_summary([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.4], bins=2)
     >>> summary["brier"], summary["expected_observed"], summary["slope"]
     (0.125, 1.0, None)
     >>> summary["notes"]
     ['slope: the risks separate the outcomes, so it has no finite estimate']
     """
-    quantile = normal_quantile(confidence)
     outcome, named = check_outcome(y, risk=risk)
     risks = named["risk"]
     check_risks(risks)
@@ -71,24 +57,24 @@ def calibration_summary(
         notes.append(f"slope and intercept: {extreme} patients have a risk of exactly 0 or 1")
     else:
         linear, ones = logit(risks), np.ones((risks.size, 1))
-        intercept = coefficient_interval(fit_logistic(ones, outcome, offset=linear), quantile)
+        intercept = coefficient_interval(fit_logistic(ones, outcome, offset=linear))
         obstacle = _slope_obstacle(outcome, risks)
         if obstacle:
             notes.append(f"slope: {obstacle}")
         else:
             model = fit_logistic(np.column_stack([ones, linear]), outcome)
-            slope = coefficient_interval(model, quantile)
+            slope = coefficient_interval(model)
     ici = _integrated_index(outcome, risks)
     if ici is None:
         notes.append("ici: more than half of the patients have the same risk, no curve fits them")
     observed, brier = float(outcome.mean()), float(((risks - outcome) ** 2).mean())
     ratio = float(risks.sum() / outcome.sum())
-    spread = quantile * np.sqrt((1 - observed) / outcome.sum())
+    spread = QUANTILE * np.sqrt((1 - observed) / outcome.sum())
     return {
         "kind": "risk",
         "n": outcome.size,
         "events": int(outcome.sum()),
-        "confidence": confidence,
+        "confidence": CONFIDENCE,
         "slope": slope and slope[0],
         "slope_ci": slope and slope[1],
         "intercept": intercept and intercept[0],
@@ -100,14 +86,12 @@ def calibration_summary(
         "observed": observed,
         "expected_observed": ratio,
         "expected_observed_ci": [ratio * float(np.exp(side * spread)) for side in (-1, 1)],
-        "bins": reliability_bins(outcome, risks, bins=bins, confidence=confidence),
+        "bins": reliability_bins(outcome, risks, bins=bins),
         "notes": notes,
     }
 
 
-def reliability_bins(
-    y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10, confidence: float = CONFIDENCE
-) -> list[Json]:
+def reliability_bins(y: npt.ArrayLike, risk: npt.ArrayLike, *, bins: int = 10) -> list[Json]:
     """Group patients by risk and set predicted beside observed shares, with Wilson intervals.
 
     >>> rows = reliability_bins([0, 0, 1, 1], [0.1, 0.1, 0.2, 0.6], bins=2)
@@ -121,9 +105,7 @@ def reliability_bins(
     rows = []
     for number in np.unique(group):
         members = group == number
-        share = wilson_interval(
-            int(outcome[members].sum()), int(members.sum()), confidence=confidence
-        )
+        share = wilson_interval(int(outcome[members].sum()), int(members.sum()))
         rows.append(
             {
                 "predicted": float(risks[members].mean()),
@@ -136,12 +118,10 @@ def reliability_bins(
     return rows
 
 
-def coefficient_interval(
-    model: Logistic, quantile: float, *, robust: bool = False
-) -> tuple[float, list[float]]:
+def coefficient_interval(model: Logistic, *, robust: bool = False) -> tuple[float, list[float]]:
     """Return the last coefficient of a model and its Wald interval."""
     value = float(model.coefficients[-1])
-    half = quantile * float(model.errors(robust=robust)[-1])
+    half = QUANTILE * float(model.errors(robust=robust)[-1])
     return value, [value - half, value + half]
 
 

@@ -13,10 +13,9 @@ from scipy.stats import binomtest
 
 from monai_vfx.analysis.evaluation.discrimination import DelongTest
 from monai_vfx.analysis.evaluation.estimates import (
-    CONFIDENCE,
+    QUANTILE,
     check_calls,
     check_outcome,
-    normal_quantile,
 )
 from monai_vfx.core.arrays import Json
 
@@ -48,14 +47,6 @@ def mcnemar_tests(
 
     Under the null hypothesis each patient whom only one decision calls rightly is a fair coin.
 
-    Args:
-        y: (n,), 0 or 1, both present.
-        positive_a: (n,), 0 or 1: whether the first decision calls the patient positive.
-        positive_b: (n,), likewise, of the same patients in the same order.
-
-    Raises:
-        ValueError: anything ``check_outcome`` rejects, or another value than 0 and 1.
-
     >>> tests = mcnemar_tests([1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [0, 0, 0, 1, 0])
     >>> [(t.quantity, t.only_a, t.only_b, t.n, t.p) for t in tests][1]
     ('sensitivity', 3, 0, 4, 0.25)
@@ -73,9 +64,7 @@ def mcnemar_tests(
     return found
 
 
-def difference_interval(
-    test: DelongTest, *, confidence: float = CONFIDENCE
-) -> tuple[float, float] | None:
+def difference_interval(test: DelongTest) -> tuple[float, float] | None:
     """Return DeLong's normal interval of the difference of two AUROCs.
 
     None where the variance estimate is zero although the AUROCs differ: the patients then give no
@@ -83,7 +72,7 @@ def difference_interval(
     """
     if test.variance == 0 and test.difference != 0:
         return None
-    half = normal_quantile(confidence) * float(np.sqrt(test.variance))
+    half = QUANTILE * float(np.sqrt(test.variance))
     return max(-1.0, test.difference - half), min(1.0, test.difference + half)
 
 

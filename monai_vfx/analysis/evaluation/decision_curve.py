@@ -41,10 +41,6 @@ def decision_curve(
     Returns:
         For each threshold ``threshold``, ``net_benefit``, ``treat_all``, ``treat_none``.
 
-    Raises:
-        ValueError: anything ``check_outcome`` rejects, a risk outside [0, 1], or a threshold or
-            prevalence outside (0, 1).
-
     >>> decision_curve([0, 0, 0, 1], [0.1, 0.2, 0.6, 0.7], thresholds=[0.5])
     [{'threshold': 0.5, 'net_benefit': 0.0, 'treat_all': -0.5, 'treat_none': 0.0}]
     """

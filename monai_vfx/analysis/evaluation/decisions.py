@@ -62,9 +62,6 @@ def decide(
             cut points are chosen here by ``rules``.
         rules: for the latter; ``risk_R`` is passed over for a score that is no risk.
         is_risk: whether the score is an absolute risk.
-
-    Raises:
-        SettingError: a column or a fold's threshold is missing, or a rule is unknown.
     """
     values = table[score].to_numpy(np.float64)
     if thresholds is not None:

@@ -17,14 +17,12 @@ from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_curve as _sklearn_roc_curve
 
 from monai_vfx.analysis.evaluation.estimates import (
-    CONFIDENCE,
     Area,
     Bools,
     Floats,
     check_outcome,
     extreme_interval,
     logit_interval,
-    normal_quantile,
 )
 from monai_vfx.core.arrays import Json
 
@@ -54,7 +52,7 @@ class DelongTest:
     events: int
 
 
-def auroc(y: npt.ArrayLike, score: npt.ArrayLike, *, confidence: float = CONFIDENCE) -> Area:
+def auroc(y: npt.ArrayLike, score: npt.ArrayLike) -> Area:
     """Return the AUROC of a score with its variance and an interval on the logit scale.
 
     The AUROC is the probability that a random patient with a fracture scores higher than a random
@@ -67,31 +65,22 @@ def auroc(y: npt.ArrayLike, score: npt.ArrayLike, *, confidence: float = CONFIDE
     * ``exact_extreme``: the AUROC is exactly 1 or 0, any variance estimate is zero and the bound is
       that of :func:`.estimates.extreme_interval`.
 
-    Args:
-        y: (n,), 0 or 1, both present.
-        score: (n,), finite; higher means more likely to fracture. Any monotone scale will do.
-        confidence: level of the interval, in (0, 1).
-
-    Raises:
-        ValueError: anything :func:`check_outcome` rejects, or a level outside (0, 1).
-
     >>> area = auroc([0, 0, 1, 1, 1], [0.1, 0.4, 0.35, 0.8, 0.4])
     >>> f"{area.value:.3f} ({area.low:.3f}-{area.high:.3f}; {area.events} events of {area.n})"
     '0.750 (0.128-0.984; 3 events of 5)'
     """
-    normal_quantile(confidence)
     outcome, scores = check_outcome(y, score=score)
     events, others = _placements(outcome, scores["score"])
     m, k = events.size, others.size
     value = float(events.mean() / k)
     if value in (0.0, 1.0):
-        low, high = extreme_interval(value, min(m, k), confidence)
+        low, high = extreme_interval(value, min(m, k))
         return Area(value, low, high, m + k, m, "exact_extreme")
     if min(m, k) < 2 or (np.ptp(events) == 0 and np.ptp(others) == 0):
         method, variance = "hanley_mcneil_logit", hanley_mcneil_variance(value, m, k)
     else:
         method, variance = "delong_logit", _variance(events, others)
-    low, high = logit_interval(value, variance, confidence)
+    low, high = logit_interval(value, variance)
     return Area(value, low, high, m + k, m, method, variance)
 
 
@@ -112,14 +101,6 @@ def hanley_mcneil_variance(value: float, events: int, nonevents: int) -> float:
 
     Hanley and McNeil 1982, with Q1 = A / (2 - A) and Q2 = 2 A² / (1 + A). Good for checking a
     published interval; DeLong's is better where the scores are at hand.
-
-    Args:
-        value: AUROC, in [0, 1].
-        events: patients with a fracture, at least 1.
-        nonevents: patients without, at least 1.
-
-    Raises:
-        ValueError: on a value outside [0, 1] or an empty class.
 
     An AUROC of 0.827 with 61 events of 495 has a 95 % interval of 0.762 to 0.892:
 
@@ -145,14 +126,6 @@ def delong_test(y: npt.ArrayLike, score_a: npt.ArrayLike, score_b: npt.ArrayLike
     the same for every patient of a class its variance estimate is zero and the normal test would
     claim certainty; then p is that of the exact sign test over the k patients of the smaller
     class, 2^(1-k), and z the normal quantile that belongs to it.
-
-    Args:
-        y: (n,), 0 or 1, at least two of each.
-        score_a: (n,), finite.
-        score_b: (n,), finite, of the same patients in the same order.
-
-    Raises:
-        ValueError: on anything :func:`check_outcome` rejects, or a class with one patient.
     """
     outcome, scores = check_outcome(y, score_a=score_a, score_b=score_b)
     events_a, others_a = _placements(outcome, scores["score_a"])
@@ -185,16 +158,9 @@ def delong_test(y: npt.ArrayLike, score_a: npt.ArrayLike, score_b: npt.ArrayLike
 def roc_curve(y: npt.ArrayLike, score: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
     """Return the corners of the ROC curve (scikit-learn's, points on a straight line dropped).
 
-    Args:
-        y: (n,), 0 or 1, both present.
-        score: (n,), finite; higher means more likely to fracture.
-
     Returns:
         False positive rates and true positive rates, (k,) each, rising from 0 to 1, and thresholds,
         (k,), falling; a patient is positive at or above one; the first is infinite.
-
-    Raises:
-        ValueError: anything :func:`check_outcome` rejects.
 
     >>> false_positive, true_positive, _ = roc_curve([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
     >>> false_positive.tolist(), true_positive.tolist()

@@ -17,7 +17,10 @@ from scipy.stats import binomtest, norm
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 CONFIDENCE = 0.95
-"""Level of every interval unless another is given."""
+"""Level of the intervals."""
+TAIL = (1 - CONFIDENCE) / 2
+QUANTILE = float(norm.isf(TAIL))
+"""Two-sided normal quantile of the level."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,6 @@ def check_outcome(y: npt.ArrayLike, **scores: npt.ArrayLike) -> tuple[Bools, dic
 
     Returns:
         ``y`` as booleans (n,), and each score as float64 (n,) under its name.
-
-    Raises:
-        ValueError: names the argument, the value found and what it must be.
 
     >>> check_outcome([0, 1, 2], score=[0.1, 0.2, 0.3])
     Traceback (most recent call last):
@@ -128,49 +128,33 @@ def check_calls(**calls: Floats) -> list[Bools]:
     return [called == 1 for called in calls.values()]
 
 
-def normal_quantile(confidence: float) -> float:
-    """Return the two-sided normal quantile of a confidence level."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence ({confidence}) must lie between 0 and 1")
-    return float(norm.isf((1 - confidence) / 2))
-
-
-def logit_interval(value: float, variance: float, confidence: float) -> tuple[float, float]:
+def logit_interval(value: float, variance: float) -> tuple[float, float]:
     """Return bounds that are symmetric on the logit scale: expit(logit A ± q √V / (A (1 - A)))."""
-    half = normal_quantile(confidence) * np.sqrt(variance) / (value * (1 - value))
+    half = QUANTILE * np.sqrt(variance) / (value * (1 - value))
     low, high = expit(logit(value) + np.array([-half, half]))
     return float(low), float(high)
 
 
-def extreme_interval(value: float, smaller: int, confidence: float) -> tuple[float, float]:
+def extreme_interval(value: float, smaller: int) -> tuple[float, float]:
     """Return the bounds of an AUROC of exactly 0 or 1, whose logit is infinite.
 
     With k patients in the smaller class the open bound is Clopper and Pearson's for k of k
     successes: [(α/2)^(1/k), 1] for an AUROC of 1 and its mirror image for 0.
     """
-    bound = float(((1 - confidence) / 2) ** (1 / smaller))
+    bound = float(TAIL ** (1 / smaller))
     return (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
 
 
-def wilson_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Estimate:
+def wilson_interval(successes: int, n: int) -> Estimate:
     """Return a share with its score interval (Wilson 1927), which holds at 0 and at n too.
-
-    Args:
-        successes: patients counted, 0 to ``n``.
-        n: patients in all, at least 1.
-        confidence: level of the interval, in (0, 1).
-
-    Raises:
-        ValueError: counts that are not whole or out of range, or a level outside (0, 1).
 
     >>> share = wilson_interval(0, 10)
     >>> f"{share.value:.2f} {share.low:.3f} {share.high:.3f}"
     '0.00 0.000 0.278'
     """
-    normal_quantile(confidence)
     if n < 1 or int(n) != n:
         raise ValueError(f"n ({n}) must be a whole number of at least 1")
     if not 0 <= successes <= n or int(successes) != successes:
         raise ValueError(f"successes ({successes}) must be a whole number from 0 to n ({n})")
-    found = binomtest(int(successes), int(n)).proportion_ci(confidence, "wilson")
+    found = binomtest(int(successes), int(n)).proportion_ci(CONFIDENCE, "wilson")
     return Estimate(successes / n, float(found.low), float(found.high), int(n), int(successes))

@@ -84,9 +84,6 @@ def roc_panels(panels: Sequence[RocPanel]) -> Figure:
 
     Args:
         panels: one to three, each with one to eight curves.
-
-    Raises:
-        ValueError: no panel or curve, or more than can be told apart.
     """
     names = list(dict.fromkeys(curve["name"] for panel in panels for curve in panel["curves"]))
     if not 1 <= len(panels) <= 3 or not all(panel["curves"] for panel in panels):
@@ -135,9 +132,6 @@ def calibration_figure(calibrations: Mapping[str, Json]) -> Figure:
 
     Args:
         calibrations: name → ``calibration`` of ``evaluation.json``; one to twelve.
-
-    Raises:
-        ValueError: no score, or too many.
     """
     if not 1 <= len(calibrations) <= 12:
         raise ValueError(f"calibrations has {len(calibrations)} entries; 1 to 12 can be drawn")
@@ -188,9 +182,6 @@ def decision_figure(curves: Mapping[str, Sequence[Json]]) -> Figure:
     Args:
         curves: name → ``decision_curve`` of ``evaluation.json``; one to eight. Where scores rest on
             different patients, "treat all" is drawn for the first and says so.
-
-    Raises:
-        ValueError: no curve, or more than can be told apart.
     """
     styles = _styles(list(curves))
     figure = _figure(7.6, 4.0)
@@ -227,11 +218,7 @@ def decision_figure(curves: Mapping[str, Sequence[Json]]) -> Figure:
 
 
 def incidence_figure(incidence: Json) -> Figure:
-    """Draw the cumulative incidence of fracture and of death, with the patients still at risk.
-
-    Args:
-        incidence: ``cumulative_incidence`` of ``evaluation.json``.
-    """
+    """Draw the cumulative incidence of fracture and of death, with the patients still at risk."""
     times, fracture = np.array(incidence["times"]), 100 * np.array(incidence["fracture"])
     low, high = 100 * np.array(incidence["ci"]).T
     figure = _figure(5.4, 4.2)
@@ -274,9 +261,6 @@ def forest_figure(rows: Sequence[ForestRow]) -> Figure:
     Args:
         rows: in order; ``variable`` becomes a heading where it changes (empty: none), ``value``
             the line's label.
-
-    Raises:
-        ValueError: no row.
     """
     if not rows:
         raise ValueError("rows is empty; a forest needs at least one line")
@@ -318,14 +302,7 @@ def forest_figure(rows: Sequence[ForestRow]) -> Figure:
 
 
 def auroc_forest(scores: Mapping[str, Json]) -> Figure:
-    """Draw the AUROCs of all scores as a forest.
-
-    Args:
-        scores: name → entry of ``scores`` of ``evaluation.json``.
-
-    Raises:
-        ValueError: no score.
-    """
+    """Draw the AUROCs of all scores as a forest."""
     return forest_figure(
         [
             {

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
 from monai_vfx.analysis.evaluation.estimates import (
     CONFIDENCE,
+    QUANTILE,
+    TAIL,
     Floats,
     finite_vector,
-    normal_quantile,
     same_length,
 )
 from monai_vfx.core.arrays import Json
@@ -27,13 +27,6 @@ CENSORED, FRACTURE, DEATH = 0, 1, 2
 
 def check_times(time: npt.ArrayLike, event: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Check follow-up times and events.
-
-    Args:
-        time: (n,), years, finite, ≥ 0.
-        event: (n,), 0 censored, 1 fracture, 2 death.
-
-    Raises:
-        ValueError: names the argument, the value found and what it must be.
 
     >>> check_times([1.0, -2.0], [0, 1])
     Traceback (most recent call last):
@@ -56,19 +49,12 @@ def check_times(time: npt.ArrayLike, event: npt.ArrayLike) -> tuple[Floats, npt.
     return years, codes.astype(np.int64)
 
 
-def cumulative_incidence(
-    time: npt.ArrayLike, event: npt.ArrayLike, *, confidence: float = CONFIDENCE
-) -> Json:
+def cumulative_incidence(time: npt.ArrayLike, event: npt.ArrayLike) -> Json:
     """Return the Aalen-Johansen cumulative incidence of fracture and of death.
 
     The interval of the fracture curve is on the log-log scale. Where the curve is still 0 (or 1),
     no variance can be estimated; the open bound is then Clopper and Pearson's for none (all) of
     the patients at risk.
-
-    Args:
-        time: (n,), years.
-        event: (n,), 0, 1 or 2.
-        confidence: level of the interval, in (0, 1).
 
     Returns:
         ``times`` (years: 0, each whole year, each distinct time of fracture or death, the end of
@@ -76,14 +62,10 @@ def cumulative_incidence(
         ``fracture``, ``at_risk`` (patients whose follow-up reaches that time), and ``n``,
         ``events``, ``deaths``, ``censored`` in all.
 
-    Raises:
-        ValueError: anything :func:`check_times` rejects, or a level outside (0, 1).
-
     >>> curve = cumulative_incidence([1, 2, 2, 3], [1, 2, 1, 0])
     >>> curve["times"], curve["fracture"], curve["death"], curve["at_risk"]
     ([0.0, 1.0, 2.0, 3.0], [0.0, 0.25, 0.5, 0.5], [0.0, 0.0, 0.25, 0.25], [4, 4, 3, 1])
     """
-    quantile = normal_quantile(confidence)
     years, codes = check_times(time, event)
     fitted_at, (fracture, death), errors = _aalen_johansen(years, codes)
     times = np.unique(years[codes != CENSORED])
@@ -94,7 +76,7 @@ def cumulative_incidence(
     remaining = (years[None, :] >= grid[:, None]).sum(axis=1)
     bounds = [
         # Nobody has fractured at time 0, unless the table says so.
-        (0.0, 0.0) if moment == 0 and share == 0 else _share_interval(share, error, left, quantile)
+        (0.0, 0.0) if moment == 0 and share == 0 else _share_interval(share, error, left)
         for moment, share, error, left in zip(grid, shares, spreads, remaining, strict=True)
     ]
     return {
@@ -103,7 +85,7 @@ def cumulative_incidence(
         "ci": [list(pair) for pair in bounds],
         "death": deaths.tolist(),
         "at_risk": remaining.tolist(),
-        "confidence": confidence,
+        "confidence": CONFIDENCE,
         "n": int(years.size),
         "events": int((codes == FRACTURE).sum()),
         "deaths": int((codes == DEATH).sum()),
@@ -133,14 +115,12 @@ def _aalen_johansen(
     return fitted.times, (fracture, death), errors
 
 
-def _share_interval(
-    share: float, error: float, at_risk: int, quantile: float
-) -> tuple[float, float]:
+def _share_interval(share: float, error: float, at_risk: int) -> tuple[float, float]:
     """Return bounds of a cumulative incidence on the log-log scale."""
     rounding = 1e-12
     if share < rounding or share > 1 - rounding:
-        bound = float(norm.sf(quantile) ** (1 / max(at_risk, 1)))
+        bound = float(TAIL ** (1 / max(at_risk, 1)))
         return (0.0, 1 - bound) if share < rounding else (bound, 1.0)
-    half = quantile * error / abs(share * np.log(share))
+    half = QUANTILE * error / abs(share * np.log(share))
     low, high = share ** np.exp([half, -half])
     return float(low), float(high)

@@ -82,11 +82,7 @@ def run_evaluation(
 
 
 def evaluation_tables(document: Json) -> dict[str, list[Json]]:
-    """Return the tables of an evaluation: name → rows, of which there may be none.
-
-    Args:
-        document: of ``evaluation.json``.
-    """
+    """Return the tables of an evaluation: name → rows, of which there may be none."""
     scores: Json = document["scores"]
 
     def of_scores(rows: Callable[[Json], Iterable[Json] | None]) -> list[Json]:

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from monai_vfx.analysis.evaluation.estimates import normal_quantile
+from monai_vfx.analysis.evaluation.estimates import QUANTILE
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,6 @@ class MinimumSize:
 
 def events_per_parameter(events: int, parameters: int) -> float:
     """Return fractures by candidate parameter (all that were tried, not only those kept).
-
-    Args:
-        events: fractures, at least 0.
-        parameters: regression parameters, at least 1; a category of k levels has k - 1.
-
-    Raises:
-        ValueError: on counts that are no counts.
 
     The paper's development set against its 11 variables of model D:
 
@@ -79,9 +72,6 @@ def minimum_size(
             :func:`cox_snell_r_squared`.
         shrinkage: target S, in (0, 1).
 
-    Raises:
-        ValueError: a value outside its range, or an R² above what the prevalence allows.
-
     The example of Riley's pmsampsize: 24 parameters, 17.4 % events, R² 0.288:
 
     >>> size = minimum_size(24, 0.174, 0.288)
@@ -100,7 +90,7 @@ def minimum_size(
         )
     first = _size_for_shrinkage(parameters, r_squared, shrinkage)
     second = _size_for_shrinkage(parameters, r_squared, r_squared / (r_squared + 0.05 * highest))
-    third = ceil((norm.isf(0.025) / 0.05) ** 2 * prevalence * (1 - prevalence))
+    third = ceil((QUANTILE / 0.05) ** 2 * prevalence * (1 - prevalence))
     n = max(first, second, third)
     return MinimumSize(first, second, third, n, ceil(n * prevalence), n * prevalence / parameters)
 
@@ -110,14 +100,6 @@ def expected_shrinkage(n: int, parameters: int, r_squared: float) -> float:
 
     It solves criterion 1 of :func:`minimum_size` for S: the apparent likelihood ratio is
     -n ln(1 - R² / S), and S = 1 - P / likelihood ratio (van Houwelingen and le Cessie).
-
-    Args:
-        n: patients, at least 1.
-        parameters: candidate parameters, at least 1.
-        r_squared: R² of Cox and Snell without optimism, in (0, 1).
-
-    Raises:
-        ValueError: a value outside its range.
 
     >>> round(expected_shrinkage(623, 24, 0.288), 3)
     0.9
@@ -140,13 +122,6 @@ def cox_snell_r_squared(auroc: float, prevalence: float) -> float:
     simulation, here by quadrature): its mean difference is √2 Φ⁻¹(AUROC) SDs, and
     R² = 1 - exp(-2 × gain in log likelihood a patient).
 
-    Args:
-        auroc: above 0.5, below 1.
-        prevalence: share that fractures, in (0, 1).
-
-    Raises:
-        ValueError: a value outside its range.
-
     The paper's bone + muscle model in its external set:
 
     >>> round(cox_snell_r_squared(0.827, 61 / 495), 3)
@@ -164,21 +139,10 @@ def cox_snell_r_squared(auroc: float, prevalence: float) -> float:
     return float(-np.expm1(-2 * (np.trapezoid(healthy + sick, x) - without)))
 
 
-def auroc_precision_size(
-    auroc: float, prevalence: float, *, half_width: float = 0.05, confidence: float = 0.95
-) -> int:
+def auroc_precision_size(auroc: float, prevalence: float, *, half_width: float = 0.05) -> int:
     """Return the patients needed to know an AUROC to within ± ``half_width``.
 
     Hanley and McNeil's variance with φ n events and (1 - φ) n others, solved for n (a quadratic).
-
-    Args:
-        auroc: expected, in (0, 1).
-        prevalence: share that fractures, in (0, 1).
-        half_width: of the interval, in (0, 0.5).
-        confidence: level of the interval, in (0, 1).
-
-    Raises:
-        ValueError: a value outside its range.
 
     The paper's external set of 495 knows its AUROC of 0.827 to within 0.065:
 
@@ -191,7 +155,7 @@ def auroc_precision_size(
         raise ValueError(f"half_width ({half_width}) must lie between 0 and 0.5")
     two_events = auroc / (2 - auroc) - auroc**2
     two_others = 2 * auroc**2 / (1 + auroc) - auroc**2
-    square = prevalence * (1 - prevalence) * (half_width / normal_quantile(confidence)) ** 2
+    square = prevalence * (1 - prevalence) * (half_width / QUANTILE) ** 2
     linear = prevalence * two_events + (1 - prevalence) * two_others
     constant = auroc * (1 - auroc) - two_events - two_others
     root = float(np.sqrt(linear**2 + 4 * square * constant))

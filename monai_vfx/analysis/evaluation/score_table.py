@@ -34,11 +34,7 @@ class Columns:
     adjust_for: tuple[str, ...] = ()
 
     def check(self, present: Sequence[str]) -> None:
-        """Check that the parts fit together and that the table has them.
-
-        Raises:
-            SettingError: names the columns that are missing and those that are there.
-        """
+        """Check that the parts fit together and that the table has them."""
         named = [self.label, *self.scores, *self.subgroups, *self.adjust_for]
         named += [name for name in (self.time, self.event) if name is not None]
         missing = sorted({name for name in named if name not in present})

@@ -46,9 +46,6 @@ def split_groups(column: pd.Series) -> Groups:
     Args:
         column: (n,), text, or numbers; more than five different numbers are a measurement.
 
-    Raises:
-        ValueError: when there are more than 20 groups.
-
     >>> import pandas as pd
     >>> split_groups(pd.Series([61, 64, 70, 72, 75, 79], name="age")).names
     ('up to 68', 'above 68 to 73', 'above 73')
@@ -92,16 +89,7 @@ def _by_entry(column: pd.Series) -> tuple[list[str], npt.NDArray[np.int64]]:
 
 
 def subgroup_rows(y: npt.ArrayLike, score: npt.ArrayLike, groups: Groups) -> list[Json]:
-    """Return a score's AUROC in every group, as ``evaluation.json`` holds it.
-
-    Args:
-        y: (n,), 0 or 1, both present.
-        score: (n,), NaN where the patient has no score; such patients are not counted.
-        groups: of the same patients.
-
-    Raises:
-        ValueError: an outcome that ``check_outcome`` rejects.
-    """
+    """Return a score's AUROC in every group, as ``evaluation.json`` holds it."""
     outcome, _ = check_outcome(y)
     values = np.asarray(score, dtype=np.float64)
     rows: list[Json] = []

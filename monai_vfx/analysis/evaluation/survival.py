@@ -19,14 +19,12 @@ from scipy.stats import rankdata
 
 from monai_vfx.analysis.evaluation.discrimination import hanley_mcneil_variance
 from monai_vfx.analysis.evaluation.estimates import (
-    CONFIDENCE,
     Area,
     Bools,
     Floats,
     check_risks,
     extreme_interval,
     logit_interval,
-    normal_quantile,
     same_length,
 )
 from monai_vfx.analysis.evaluation.incidence import CENSORED, DEATH, FRACTURE, check_times
@@ -48,8 +46,6 @@ def time_auroc(
     event: npt.ArrayLike,
     score: npt.ArrayLike,
     horizon_years: float,
-    *,
-    confidence: float = CONFIDENCE,
 ) -> Area:
     """Return the AUROC for fracture by a horizon, weighted for censoring.
 
@@ -63,25 +59,10 @@ def time_auroc(
     gets the exact bound of :func:`.discrimination.auroc`; a variance of zero otherwise (all scores
     equal) is replaced by Hanley and McNeil's.
 
-    Args:
-        time: (n,), years.
-        event: (n,), 0, 1 or 2.
-        score: (n,), finite; higher means more likely to fracture.
-        horizon_years: > 0.
-        confidence: level of the interval, in (0, 1).
-
-    Returns:
-        The AUROC, with the fractures by the horizon as ``events``.
-
-    Raises:
-        ValueError: anything :func:`check_times` rejects, no case or no control at the horizon, or
-            follow-up that ends before it.
-
     >>> area = time_auroc([1, 5, 2, 6], [1, 0, 2, 0], [0.9, 0.2, 0.4, 0.95], 5)
     >>> round(area.value, 3), area.events, area.n
     (0.667, 1, 4)
     """
-    normal_quantile(confidence)
     years, codes = check_times(time, event)
     scores = same_length("score", score, "time", years)
     known = _observe(years, codes, horizon_years)
@@ -96,7 +77,7 @@ def time_auroc(
     case_share, control_share = case_weight.mean(), control_weight.mean()
     value = float((case_weight * below).sum() / case_weight.sum())
     if value in (0.0, 1.0):
-        low, high = extreme_interval(value, min(cases, controls), confidence)
+        low, high = extreme_interval(value, min(cases, controls))
         return Area(value, low, high, years.size, cases)
     direct = case_weight * (below - value) / case_share
     direct += control_weight * (above - value) / control_share
@@ -104,7 +85,7 @@ def time_auroc(
     variance = float((influence**2).sum() / years.size**2)
     if variance < 1e-15:
         variance = hanley_mcneil_variance(value, cases, controls)
-    low, high = logit_interval(value, variance, confidence)
+    low, high = logit_interval(value, variance)
     return Area(value, low, high, years.size, cases, variance=variance)
 
 
@@ -114,16 +95,6 @@ def time_brier(
     """Return the Brier score at a horizon, weighted for censoring: mean of w (fracture - risk)².
 
     The dead count as patients without a fracture, as in :func:`time_auroc`.
-
-    Args:
-        time: (n,), years.
-        event: (n,), 0, 1 or 2.
-        risk: (n,), absolute risk of a fracture by the horizon, in [0, 1].
-        horizon_years: > 0.
-
-    Raises:
-        ValueError: anything :func:`check_times` rejects, a risk outside [0, 1], or follow-up
-            that ends before the horizon.
 
     >>> time_brier([1, 5], [1, 0], [0.5, 0.1], 5)
     0.13
@@ -144,20 +115,10 @@ def time_summary(
 ) -> Json:
     """Return the entry ``time`` of ``evaluation.json`` for a score.
 
-    Args:
-        time: (n,), years.
-        event: (n,), 0, 1 or 2.
-        score: (n,), finite; higher means more likely to fracture.
-        horizon_years: > 0.
-        risk: (n,), absolute risk by the horizon, in [0, 1]; without it ``brier`` is None.
-
     Returns:
         ``horizon_years``, ``auroc``, ``ci``, ``brier``, and how many of the ``n`` patients
         fractured by the horizon (``events``), were ``censored`` before it (observed for less than
         the horizon, event-free) or died before it (``deaths``).
-
-    Raises:
-        ValueError: as :func:`time_auroc` and :func:`time_brier`.
     """
     years, codes = check_times(time, event)
     area = time_auroc(years, codes, score, horizon_years)

@@ -56,9 +56,6 @@ def share_json(share: Estimate) -> Json:
 def parse_rule(rule: str) -> tuple[str, float]:
     """Return the kind of a rule and its number (NaN for Youden's).
 
-    Raises:
-        ValueError: when it is none of the rules of :func:`choose_thresholds`.
-
     >>> parse_rule("sensitivity_0.80")
     ('sensitivity', 0.8)
     """
@@ -140,9 +137,6 @@ def operating_point(y: npt.ArrayLike, positive: npt.ArrayLike) -> dict[str, Esti
     Returns:
         ``accuracy``, ``sensitivity``, ``specificity``, ``ppv`` (None when nobody is positive) and
         ``npv`` (None when nobody is negative).
-
-    Raises:
-        ValueError: anything ``check_outcome`` rejects, or another value than 0 and 1.
 
     >>> point = operating_point([1, 1, 0, 0, 0], [1, 0, 0, 0, 1])
     >>> point["sensitivity"].value, point["accuracy"].events, point["ppv"].n

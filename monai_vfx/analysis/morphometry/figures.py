@@ -1,4 +1,4 @@
-"""Pictures of a patient's vertebrae: heights drawn on the sagittal CT, or ratios as a chart."""
+"""The measured heights of a patient's vertebrae, drawn on the sagittal CT."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ SHORT = {
     "crush_above": "Hp/above",
 }
 _PIXEL_MM = 0.5
-_PICTURE_INCHES = 7.6  # height of the CT
+_CT_INCHES = 7.6  # height of the CT
 _WORDS_INCHES = 0.8  # height of the words beside one level
 _MARGIN_MM = {"front": 45.0, "back": 65.0, "head": 28.0, "feet": 28.0}
 
 
 @dataclass(frozen=True)
 class SagittalView:
-    """A plane through the middles of the bodies, as a reader looks at it from the patient's left.
+    """A plane through the middles of the bodies, seen from the patient's left.
 
     Attributes:
         hu: (rows, columns) HU, head up, front to the left, 0.5 mm pixels; NaN outside the CT.
@@ -65,15 +65,7 @@ class SagittalView:
 
 
 def sagittal_view(volume: Volume, bodies: Mapping[str, BodyHeights]) -> SagittalView:
-    """Read the plane that follows the bodies' middles from side to side.
-
-    Args:
-        volume: the CT.
-        bodies: level → its measurement, at least one.
-
-    Raises:
-        CaseRefused: voxels cannot be read.
-    """
+    """Return the plane of the CT that follows the bodies' middles from side to side."""
     ends = np.concatenate([body.lines.reshape(-1, 3) for body in bodies.values()])
     centres = np.array([body.centre for body in bodies.values()])
     front, top = ends[:, 1].max() + _MARGIN_MM["front"], ends[:, 2].max() + _MARGIN_MM["head"]
@@ -95,18 +87,10 @@ def sagittal_figure(
     normal: NormalValues,
     note: str = "",
 ) -> Figure:
-    """Draw the measured heights on the sagittal CT, with ratios and status beside each body.
-
-    Args:
-        view: of :func:`sagittal_view`.
-        bodies: level → its measurement.
-        vertebrae: rows of one case, of :func:`monai_vfx.analysis.morphometry.rules.classify`.
-        normal: what was taken for normal.
-        note: a further sentence below, such as a warning.
-    """
+    """Draw the measured heights on the sagittal CT, with ratios and status beside each body."""
     left, right, bottom, top = view.extent
     tall, wide = top - bottom, left - right
-    height = _PICTURE_INCHES
+    height = _CT_INCHES
     picture = height * wide / tall
     figure = Figure(figsize=(picture + 3.3, height + 0.85), facecolor="white")
     width, total = figure.get_size_inches()
@@ -152,25 +136,12 @@ def by_level(vertebrae: pd.DataFrame) -> dict[str, Json]:
 
 
 def _draw_body(axes: Axes, level: str, body: BodyHeights, row: Json | None) -> None:
-    status = str(row["status"]) if row else "neighbour"
-    colour = STATUS_COLOURS.get(status, "#ffffff")
+    colour = STATUS_COLOURS.get(str(row["status"]) if row else "neighbour", "#ffffff")
     up = body.up[1:] / np.linalg.norm(body.up[1:])
-    across = np.array([up[1], -up[0]])  # square to the height, in (y, z)
+    cap = 2.0 * np.array([up[1], -up[0]])  # square to the height, in (y, z)
     for low, high in body.lines[:, :, 1:]:
-        axes.plot(
-            *np.stack([low, high]).T,
-            color=colour,
-            linewidth=1.5,
-            path_effects=outline(2.8),
-        )
-        for end in (low, high):
-            cap = np.stack([end - 2.0 * across, end + 2.0 * across])
-            axes.plot(
-                *cap.T,
-                color=colour,
-                linewidth=1.5,
-                path_effects=outline(2.8),
-            )
+        for ends in ((low, high), (low - cap, low + cap), (high - cap, high + cap)):
+            axes.plot(*np.stack(ends).T, color=colour, linewidth=1.5, path_effects=outline(2.8))
     front = body.lines[0, :, 1:].mean(axis=0)
     axes.text(
         front[0] + 9.0,
@@ -195,24 +166,16 @@ def _beside(
     """Write each level's numbers at the height of its body, not closer than can be read."""
     _, right, bottom, top = view.extent
     levels = [*(["T11"] if "T11" in bodies else []), *rows]
-    step = (top - bottom) / _PICTURE_INCHES * _WORDS_INCHES
+    step = (top - bottom) / _CT_INCHES * _WORDS_INCHES
     for level, place in zip(levels, _places(levels, bodies, (bottom, top), step), strict=True):
         row = rows.get(level)
         colour = INK if row is None else CHART_COLOURS[str(row["status"])]
-        words: tuple[tuple[str, int, Json], ...] = (
-            (_heading(level, row), 12, {"fontsize": 9.5, "fontweight": "bold", "color": colour}),
-            (_numbers(level, row, bodies.get(level)), 4, {"fontsize": 8.2, "color": INK}),
-        )
-        for text, lift, style in words:
-            axes.annotate(
-                text,
-                (right, place),
-                (8, lift),
-                textcoords="offset points",
-                va="bottom" if lift > 4 else "top",
-                annotation_clip=False,
-                **style,
-            )
+        style: Json = {"textcoords": "offset points", "annotation_clip": False}
+        heading = _heading(level, row)
+        style |= {"fontsize": 9.5, "fontweight": "bold", "color": colour, "va": "bottom"}
+        axes.annotate(heading, (right, place), (8, 12), **style)
+        style |= {"fontsize": 8.2, "fontweight": "normal", "color": INK, "va": "top"}
+        axes.annotate(_numbers(level, row, bodies.get(level)), (right, place), (8, 4), **style)
 
 
 def _places(
@@ -229,12 +192,9 @@ def _places(
         place = min(known.get(level, place), place)
         result.append(place)
         place -= step
-    lift = ends[0] + step / 2 - result[-1]
-    if lift > 0:  # the last words must not fall below the picture
-        for number in range(len(result) - 1, -1, -1):
-            least = ends[0] + step / 2 + (len(result) - 1 - number) * step
-            result[number] = max(result[number], least)
-    return result
+    # The last words must not fall below the CT.
+    lowest = [ends[0] + (len(result) - number - 0.5) * step for number in range(len(result))]
+    return [max(own, least) for own, least in zip(result, lowest, strict=True)]
 
 
 def _heading(level: str, row: Json | None) -> str:

@@ -1,6 +1,6 @@
 """Anterior, middle and posterior height of vertebral bodies, from a mask of the bodies.
 
-The rule, body by body (``docs/morphometry.md`` says it in words for users), in world millimetres:
+The method, body by body, in world millimetres (for users: ``docs/morphometry.md``):
 
 1. *Surface*: the signed distance to the label's edge, interpolated linearly between voxels. Where
    an endplate crosses the slices at an angle it is smooth instead of a staircase.
@@ -37,7 +37,7 @@ HEIGHT_RANGE_MM = (5.0, 60.0)
 
 _COLUMN_MM = 0.5  # distance of columns, and of samples along them
 _REACH_MM = 6.0  # the surface is looked for so far around the voxels
-_LARGEST_TURN_COS = np.cos(np.radians(30.0))  # a body is not believed to be turned more
+_MAX_TURN_COS = np.cos(np.radians(30.0))  # no body is turned more
 _ROUNDS = 4  # the frame settles within two or three
 
 Vector = npt.NDArray[np.float64]
@@ -87,15 +87,12 @@ class _Frame:
 def measure_heights(
     labels: LabelVolume, affine: Affine, cut: Sequence[str] = ()
 ) -> tuple[dict[str, BodyHeights], dict[str, str]]:
-    """Measure the bodies of T11-L4.
+    """Return the heights of the bodies of T11-L4 by level, and why the other levels have none.
 
     Args:
         labels: (i, j, k) bodies under VerSe numbers (:class:`monai_vfx.case.mask.load.Masks`).
         affine: (4, 4) index → world mm, RAS+.
         cut: levels known to be cut by the field of view.
-
-    Returns:
-        Level → heights; level → why it has none. Each of T11-L4 is in one of the two.
     """
     around = nonzero_box(labels)
     boxes: list[Region | None] = [None] * max(VERTEBRAE.values())
@@ -126,15 +123,12 @@ def measure_heights(
 def measure_body(
     body: BoolVolume, affine: Affine, up: npt.ArrayLike = (0.0, 0.0, 1.0)
 ) -> BodyHeights | None:
-    """Measure one body.
+    """Return the heights of one body; None where they cannot be measured or lie outside 5-60 mm.
 
     Args:
         body: (i, j, k), true inside; the body does not reach beyond the array.
         affine: (4, 4) index → world mm, RAS+.
         up: (3,) cranial direction to begin with, within about 30° of the body's own.
-
-    Returns:
-        The heights, or None where they cannot be had or lie outside 5-60 mm.
     """
     if body.sum() < 8:
         return None
@@ -210,8 +204,8 @@ def _surface(body: BoolVolume, affine: Affine) -> _Surface:
 def _first_frame(points: Points, up: Vector) -> _Frame:
     """Return axes along the spine, turned about it with the body's cross-section.
 
-    A body is wider than deep; where its cross-section does not say so clearly, or says something
-    far from the patient's left-right, the patient's left-right counts.
+    A body is wider than deep; where its cross-section is not clearly so, or points far from the
+    patient's left-right, the patient's left-right is used.
     """
     up = up / np.linalg.norm(up)
     right = _square(np.array([1.0, 0.0, 0.0]), up)
@@ -219,7 +213,7 @@ def _first_frame(points: Points, up: Vector) -> _Frame:
     flat = (points - points.mean(axis=0)) @ np.stack([right, front], axis=1)
     variances, axes = np.linalg.eigh(np.cov(flat.T))
     long = axes[:, 1] * np.sign(axes[0, 1] or 1.0)
-    if variances[1] > 1.2 * variances[0] and long[0] > _LARGEST_TURN_COS:
+    if variances[1] > 1.2 * variances[0] and long[0] > _MAX_TURN_COS:
         right = long[0] * right + long[1] * front
     return _Frame(points.mean(axis=0), right, np.cross(up, right), up)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from monai_vfx.analysis.morphometry.agreement import reader_agreement
 from monai_vfx.analysis.morphometry.chart import ratio_figure
@@ -47,6 +48,7 @@ TOO_COARSE_MM = 3.0
 """Slices further apart, or thicker, are refused unless told otherwise."""
 PICTURES = 20
 """So many patients of a table are drawn unless told otherwise; fractured ones first."""
+_WHOLE_NUMBERS = ["fracture", "grade", "worst_grade", "baseline_fracture", "incident_fracture"]
 
 
 def run_morphometry_case(
@@ -66,12 +68,10 @@ def run_morphometry_case(
 
     Args:
         image: DICOM folder, zip or file, NIfTI or NRRD.
-        mask: label map or folder of per-structure files; ``auto``: the segmentation makes one;
-            ``totalsegmentator``, ``spine-segment``: that tool does. It is then written to ``out``
-            with its picture.
+        mask: label map or folder of per-structure files; ``auto``, ``totalsegmentator`` or
+            ``spine-segment``: made by that method and written to ``out`` with a preview.
         out: folder for the results.
-        case_id: the caller's name for the case; rows of ``second`` and ``baseline`` are found by
-        it.
+        case_id: the caller's name for the case, also in ``second`` and ``baseline``.
         normal: ``genant`` (default), ``paper`` or a file of normal values.
         second: a reader's table of heights to compare with.
         baseline: table of heights of an earlier time.
@@ -80,7 +80,7 @@ def run_morphometry_case(
         scheme: label scheme of the mask.
 
     Raises:
-        CaseRefused: a rule of the CT or mask is broken, slices are too thick, or a table is faulty.
+        CaseRefused: the CT or mask breaks a rule, slices are too thick, or a table is faulty.
         SettingError: the normal values cannot be used.
     """
     out, case_id = Path(out), check_case_name(case_id)
@@ -108,7 +108,7 @@ def run_morphometry_case(
         note = "; ".join(w.message for w in warnings if w.code == "heights_coarse")
         view = sagittal_view(volume, bodies)
         figure = sagittal_figure(view, bodies, tables["morphometry"], values, note)
-        _write_picture(out / "figures" / "patient_0001.png", figure_png(figure, dpi=150))
+        _save(figure, out / "figures" / "patient_0001.png", dpi=150)
         document["pictures"] = 1
         tables["patients"]["figure"] = "figures/patient_0001.png"
     tables["heights"] = heights
@@ -169,14 +169,9 @@ def run_morphometry_table(
 
 
 def check_resolution(volume: Volume, allow_thick: bool) -> list[CaseWarning]:
-    """Check that slices are thin enough for heights.
+    """Warn of slices too thick for heights; refuse them above 3 mm unless ``allow_thick``.
 
-    Args:
-        volume: its slice distance along the spine, or nominal thickness if larger, decides.
-        allow_thick: warn instead of refusing.
-
-    Raises:
-        CaseRefused: ``heights_too_coarse`` above 3 mm.
+    The larger of slice distance along the spine and nominal thickness counts.
     """
     step = volume.spacing_mm[volume.slice_axis]
     resolution = max(step, volume.thickness_mm or 0.0)
@@ -215,7 +210,7 @@ def _read_others(second: str | Path | None, baseline: str | Path | None) -> dict
 
 
 def _fit(heights: pd.DataFrame, simulated: bool) -> tuple[NormalValues, Json]:
-    """Fit normal values; say on whom."""
+    """Return fitted normal values, and the patients that they were fitted on."""
     ratios = add_ratios(heights)
     cases = heights.drop_duplicates("case_id")[["case_id"]]
     rule = "all patients, as the table has no column fracture"
@@ -248,20 +243,15 @@ def _judge(
         vertebrae, outcomes = incident_fractures(first, vertebrae)
         patients = patients.merge(outcomes, on="case_id", sort=False)
         incident = _incident_counts(outcomes, first, vertebrae)
-    warnings = []
-    if values.source == "paper":
-        text = (
-            "one cut of 0.67 for all levels and ratios: neighbours' ratios lie around 1, not 0.91"
-        )
-        warnings.append(asdict(CaseWarning("normal_values_crude", text)))
+    crude = "one cut of 0.67 for all levels and ratios: neighbours' ratios lie around 1, not 0.91"
+    warnings = [CaseWarning("normal_values_crude", crude)] if values.source == "paper" else []
     document: Json = {
         "status": "ok",
         "simulated": simulated,
         "normal": {
             "source": values.source,
             "patients": values.patients,
-            "by_sex": ("F", LEVELS[0], "wedge") in values.values
-            or ("M", LEVELS[0], "wedge") in values.values,
+            "by_sex": any(values.group(sex) == sex for sex in ("F", "M")),
         },
         "patients": _counts(patients["status"]),
         "vertebrae": _counts(vertebrae["status"]),
@@ -274,7 +264,7 @@ def _judge(
         },
         "agreement": agreement,
         "incident": incident,
-        "warnings": warnings,
+        "warnings": [asdict(warning) for warning in warnings],
         "pictures": 0,
     }
     return document, {"morphometry": vertebrae, "patients": patients}
@@ -299,7 +289,7 @@ def _incident_counts(outcomes: pd.DataFrame, first: pd.DataFrame, vertebrae: pd.
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier run left, as this one may have fewer pictures and no refusal."""
+    """Remove figures and refusal of an earlier run."""
     for path in (out / "figures").glob("patient_*.png"):
         path.unlink()
     (out / "refused.json").unlink(missing_ok=True)
@@ -317,14 +307,14 @@ def _draw_charts(
     for place in sorted(chosen):
         names[place] = f"figures/patient_{place + 1:04d}.png"
         figure = ratio_figure(groups[str(patients.at[place, "case_id"])], values)
-        _write_picture(out / names[place], figure_png(figure, dpi=110))
+        _save(figure, out / names[place], dpi=110)
     patients["figure"] = names
     return len(chosen)
 
 
-def _write_picture(path: Path, content: bytes) -> None:
+def _save(figure: Figure, path: Path, dpi: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    path.write_bytes(figure_png(figure, dpi=dpi))
 
 
 def _digests(
@@ -349,15 +339,8 @@ def _write(
     write_heights(tables["heights"], out / "heights.csv")
     for name in ("morphometry", "patients"):
         frame = tables[name].copy()
-        for column in (
-            "fracture",
-            "grade",
-            "worst_grade",
-            "baseline_fracture",
-            "incident_fracture",
-        ):
-            if column in frame:
-                frame[column] = frame[column].astype("Int64")
+        whole = frame.columns.intersection(_WHOLE_NUMBERS)
+        frame[whole] = frame[whole].astype("Int64")
         frame.to_csv(out / f"{name}.csv", index=False, lineterminator="\n", float_format="%.4f")
     write_json(out / "normal_values.json", values.to_json())
     write_json(out / "morphometry.json", document)

@@ -7,7 +7,6 @@ fracture still hold some: values far off are trimmed again and again until none 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,14 @@ from monai_vfx.analysis.morphometry.ratios import RATIOS, ratios_of
 from monai_vfx.core.anatomy import LEVELS
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
+from monai_vfx.core.files import read_json
 from monai_vfx.core.schemas import violations
 
 CUT_SD = 3.0
 """A ratio this many SD below its level's mean is a fracture."""
 TRIM_SD = 3.0
 """Values further from the mean than this many SD are trimmed."""
-MINIMUM_N = 30
+MIN_N = 30
 """Normal values need as many vertebrae a level and ratio (and sex) after trimming."""
 VERSION = "1"
 """Of the file of normal values."""
@@ -90,7 +90,7 @@ class NormalValues:
             "source": self.source,
             "rule": f"ratio < mean - {CUT_SD:g} SD",
             "trim_sd": TRIM_SD,
-            "minimum_n": MINIMUM_N,
+            "minimum_n": MIN_N,
             "patients": self.patients,
             "simulated": self.simulated,
             "values": rows,
@@ -112,9 +112,6 @@ def trim(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     The first pass leaves out what is further than 3 robust SD (1.4826 times the median absolute
     deviation) from the median, so that many fractures cannot hide each other; each further pass
     what is further than 3 SD from the mean of the rest, until nothing is.
-
-    Args:
-        values: (n,) finite.
 
     >>> trim([1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 0.3]).tolist()
     [1.0, 1.1, 0.9, 1.0, 1.05, 0.95]
@@ -143,9 +140,6 @@ def fit_normals(ratios: pd.DataFrame, simulated: bool = False) -> NormalValues:
         ratios: of :func:`monai_vfx.analysis.morphometry.ratios.add_ratios`, of participants without
             fracture; what is missing is left out, ratio by ratio.
         simulated: whether they are simulated patients.
-
-    Raises:
-        SettingError: a level and ratio has fewer than 30 values for both sexes together.
     """
     values: dict[Key, Normal] = {}
     for sex, rows in (("all", ratios), *((s, ratios[ratios["sex"] == s]) for s in ("F", "M"))):
@@ -160,14 +154,14 @@ def fit_normals(ratios: pd.DataFrame, simulated: bool = False) -> NormalValues:
         elif sex == "all":
             listed = ", ".join(f"{level} {RATIOS[name]}: {n}" for (_, level, name), n in few)
             raise SettingError(
-                f"normal values need {MINIMUM_N} participants without fracture at each level, "
+                f"normal values need {MIN_N} participants without fracture at each level, "
                 f"who differ from each other; there are {listed}"
             )
     return NormalValues("fitted", values, int(ratios["case_id"].nunique()), simulated)
 
 
 def _enough(normal: Normal) -> bool:
-    return (normal.n or 0) >= MINIMUM_N and normal.sd > 0
+    return (normal.n or 0) >= MIN_N and normal.sd > 0
 
 
 def _normal(cells: pd.Series[float]) -> Normal:
@@ -181,9 +175,6 @@ def _normal(cells: pd.Series[float]) -> Normal:
 def load_normals(choice: str | Path) -> NormalValues:
     """Return a preset by name, or the normal values of a file.
 
-    Args:
-        choice: ``paper``, ``genant`` or the path of a JSON of :meth:`NormalValues.to_json`.
-
     Raises:
         SettingError: no such preset or file, or the file breaks its schema or lacks a level.
     """
@@ -191,7 +182,7 @@ def load_normals(choice: str | Path) -> NormalValues:
     if str(choice) in presets:
         return presets[str(choice)]
     try:
-        document = json.loads(Path(choice).read_text(encoding="utf-8"))
+        document = read_json(choice)
     except (OSError, ValueError) as error:
         raise SettingError(
             "normal must be paper, genant or a JSON file of normal values; what was given can "

@@ -38,10 +38,8 @@ def add_ratios(heights: pd.DataFrame) -> pd.DataFrame:
     """Return one row a case and level T12-L4 with its heights and ratios.
 
     Args:
-        heights: of :func:`monai_vfx.analysis.morphometry.readings.read_heights`: ``case_id``,
-        ``level`` (T11
-            for its posterior height), ``anterior_mm``, ``middle_mm``, ``posterior_mm`` in mm, NaN
-            or no row where not measured; optionally ``sex``.
+        heights: of :func:`.readings.read_heights`: ``case_id``, ``level`` (T11 for its posterior
+            height), heights in mm, NaN or no row where not measured; optionally ``sex``.
 
     Returns:
         Cases in the order of their first row, each with five rows, cranial to caudal: ``case_id``,
@@ -77,11 +75,9 @@ def add_ratios(heights: pd.DataFrame) -> pd.DataFrame:
             "case_id": np.repeat(np.array(cases, dtype=object), len(LEVELS)),
             "sex": np.repeat(sexes.reindex(cases).to_numpy(dtype=object), len(LEVELS)),
             "level": np.tile(np.array(LEVELS, dtype=object), len(cases)),
+            **{name: own[:, :, place].ravel() for place, name in enumerate(columns)},
+            **{name: cells.ravel() for name, cells in ratios.items()},
         }
     )
     frame["sex"] = frame["sex"].where(frame["sex"].notna(), np.nan)
-    for place, name in enumerate(columns):
-        frame[name] = own[:, :, place].ravel()
-    for name, cells in ratios.items():
-        frame[name] = cells.ravel()
     return frame

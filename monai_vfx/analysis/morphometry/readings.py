@@ -1,4 +1,4 @@
-"""A table of heights, from a reader or from masks: checked whole, every fault named."""
+"""Tables of heights, from a reader or from masks: read, checked, written."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ COLUMNS = columns_of("vertebral_heights")
 
 
 def read_heights(path: str | Path) -> pd.DataFrame:
-    """Read a table of heights whose every cell keeps the rules.
+    """Read and check a table of heights.
 
     Args:
         path: CSV (``data_schemas/vertebral_heights.schema.json``).
 
     Returns:
-        The known columns, in the table's order: ``case_id``, ``level``, text; heights in mm,
-        float64
-        with NaN where not measured; and, where the table has them, ``reader``, ``sex``, text or
-        NaN, ``fracture``, ``simulated``, float64 with NaN.
+        The known columns, in the schema's order: ``case_id``, ``level``, text; heights in mm,
+        float64 with NaN where not measured; and, where the table has them, ``reader``, ``sex``,
+        text or NaN, ``fracture``, ``simulated``, float64 with NaN.
 
     Raises:
         FaultyTable: ``cohort_invalid``, naming every bad cell by row, column, value and rule.
@@ -62,23 +61,21 @@ def _repeated(numbers: list[int], columns: dict[str, list[Value]]) -> Iterator[F
 
 
 def _contradictions(numbers: list[int], columns: dict[str, list[Value]]) -> Iterator[Fault]:
-    """Name a second reader, and rows of a case that say different things about the patient."""
+    """Yield a second reader, and rows of a case that contradict each other about the patient."""
     for name in ("reader", *_OF_A_CASE):
         if name not in columns or "case_id" not in columns:
             continue
         known: dict[Value, tuple[int, Value]] = {}
         for number, case, value in zip(numbers, columns["case_id"], columns[name], strict=True):
-            key = None if name == "reader" else case
-            if value is None or (key is None and name != "reader"):
+            if value is None or (case is None and name != "reader"):
                 continue
+            key = "reader" if name == "reader" else case
             row, earlier = known.setdefault(key, (number, value))
             if value != earlier:
-                rule = f"contradicts row {row} ({earlier}): " + (
-                    "one reader a table, give the other's with --second"
-                    if name == "reader"
-                    else "one patient, two values"
-                )
-                yield Fault(number, name, str(value), rule)
+                what = "one patient, two values"
+                if name == "reader":
+                    what = "one reader a table, give the other's with --second"
+                yield Fault(number, name, str(value), f"contradicts row {row} ({earlier}): {what}")
 
 
 def write_heights(frame: pd.DataFrame, path: Path) -> None:
