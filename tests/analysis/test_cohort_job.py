@@ -313,7 +313,7 @@ def test_the_flow_figure_shows_each_number_and_no_boxes_overlap() -> None:
 
 
 def test_a_flow_without_image_rule_and_matching_ends_in_both_groups() -> None:
-    text = _texts(flow_figure({"steps": [_step("all", 30, 10)]}))
+    text = "\n".join(_texts(flow_figure({"steps": [_step("all", 30, 10)]})))
     assert "n = 10" in text
     assert "n = 20" in text
     with pytest.raises(ValueError, match="no steps"):

@@ -22,9 +22,9 @@ from monai_vfx.workflows.study.report.report import (
     CHECKLISTS,
     STATUSES,
     checklist_table,
-    read_checklist,
     write_study_report,
 )
+from monai_vfx.workflows.study.report.tables import read_data
 from study_folder import build_study
 
 CHROMIUM = shutil.which("chromium")
@@ -451,7 +451,7 @@ def test_not_a_study(tmp_path):
 
 @pytest.mark.parametrize("name", CHECKLISTS)
 def test_checklists_are_whole_and_point_to_sections_that_exist(page, name):
-    document = read_checklist(name)
+    document = read_data(name)
     numbers = [item["item"] for item in document["items"]]
     assert len(numbers) == len(set(numbers))
     roots = {int(re.match(r"\d+", number).group()) for number in numbers}

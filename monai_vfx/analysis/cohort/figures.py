@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import pairwise
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -18,36 +18,77 @@ from monai_vfx.outputs.report.figures import COLOURS, GRID, INK, QUIET, SIZE, ca
 BALANCED = 0.1
 """A standardised difference below it is commonly called balanced (Austin 2009)."""
 
-_WIDTH = 7.6
-_LINE, _PADDING, _GAP = 0.155, 0.16, 0.3
-_FONT = 8.0
-_CENTRE = 3.8
-"""Inches: the flow's width, height of a line, margins within and between boxes, the middle."""
+_WIDTH, _CENTRE = 7.6, 3.8
+_LINE, _PADDING, _GAP, _FORK = 0.155, 0.16, 0.3, 0.18
+"""Inches: the flow's width and middle, height of a line, margins within and between boxes, from a
+box to a fork below it."""
+_LABELS = {
+    "analysed": {"cases": "Incident vertebral fracture", "non_cases": "No vertebral fracture"},
+    "image_quality": {"cases": "Adequate images", "non_cases": "Adequate images"},
+    "matched": {"cases": "Cases", "non_cases": "Matched controls"},
+}
+"""Step → group → label of its box."""
+_MIDDLES = {"cases": 2.87, "non_cases": 4.73}
 
 
-@dataclass(frozen=True)
-class _Box:
-    """A box of text; ``left``, ``width`` and, once placed, ``top`` in inches from the top left."""
+class _Chart:
+    """A flow chart in inches, drawn from the top left corner downwards."""
 
-    lines: tuple[str, ...]
-    left: float
-    width: float
-    bold: bool = False
+    def __init__(self) -> None:
+        self.figure = Figure(figsize=(_WIDTH, 1.0), facecolor="white")
+        self.axes = self.figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        self.axes.axis("off")
 
-    @property
-    def height(self) -> float:
-        return len(self.lines) * _LINE + _PADDING
+    def box(
+        self,
+        middle: float,
+        top: float,
+        lines: Sequence[str],
+        width: float = 2.7,
+        *,
+        bold: bool = False,
+    ) -> float:
+        """Draw a box of centred lines and return its lower edge."""
+        height = len(lines) * _LINE + _PADDING
+        self.axes.add_patch(
+            Rectangle((middle - width / 2, top), width, height, facecolor="white", edgecolor=INK)
+        )
+        style: Json = {"weight": "bold" if bold else "normal", "ha": "center", "va": "center"}
+        self._text(middle, top + height / 2, "\n".join(lines), **style)
+        return top + height
 
-    @property
-    def middle(self) -> float:
-        return self.left + self.width / 2
+    def excluded(self, left: float, middle: float, lines: Sequence[str], width: float) -> None:
+        """Draw a box of exclusions; the first line is its heading."""
+        top = middle - _side_height(lines) / 2
+        style: Json = {"facecolor": "#f4f6f8", "edgecolor": QUIET, "linewidth": 0.8}
+        self.axes.add_patch(Rectangle((left, top), width, _side_height(lines), **style))
+        top += _PADDING / 2
+        self._text(left + 0.08, top, lines[0], weight="bold", va="top")
+        self._text(left + 0.08, top, "\n".join(["", *lines[1:]]), va="top")
+
+    def line(self, *points: tuple[float, float], head: bool = True) -> None:
+        """Draw straight lines from point to point, the last with a head unless told otherwise."""
+        for n, (start, end) in enumerate(pairwise(points), start=2):
+            style: Json = {"arrowstyle": "-|>" if head and n == len(points) else "-"}
+            style |= {"color": INK, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+            self.axes.annotate("", end, start, arrowprops=style | {"mutation_scale": 8})
+
+    def finish(self, bottom: float) -> Figure:
+        """Fit the figure's height to what was drawn and return it."""
+        self.figure.set_size_inches(_WIDTH, bottom + 0.05)
+        self.axes.set(xlim=(0, _WIDTH), ylim=(bottom + 0.05, 0))
+        return self.figure
+
+    def _text(self, x: float, y: float, words: str, **style: Any) -> None:
+        self.axes.text(x, y, words, fontsize=8.0, linespacing=1.4, color=INK, **style)
 
 
 def flow_figure(flow: Json) -> Figure:
     """Draw the participant flow as journals print it.
 
-    One box a step that left somebody out, from top to bottom; exclusions with their reasons to the
-    right. After the analysed, cases and non-cases go on side by side, exclusions at the outside.
+    One box for each step that excluded patients, from top to bottom; exclusions with their reasons
+    to the right. Below the analysed patients, cases and non-cases continue side by side, with
+    exclusions at the outside.
 
     Args:
         flow: ``flow.json``: ``{"steps": [{"name", "label", "excluded": [{"reason", "n", "events"}],
@@ -59,22 +100,11 @@ def flow_figure(flow: Json) -> Figure:
     steps = flow["steps"]
     if not steps:
         raise ValueError("flow has no steps; at least one is needed")
-    shared = [s for s in steps if s["name"] not in ("image_quality", "matched")]
-    split = [s for s in steps if s["name"] in ("image_quality", "matched")]
-    placed: list[tuple[_Box, float]] = []
-    arrows: list[tuple[tuple[float, float], tuple[float, float], bool]] = []
-    bottom = _draw_shared(shared, placed, arrows)
-    bottom = _draw_split(shared[-1], split, bottom, placed, arrows)
-    figure = Figure(figsize=(_WIDTH, bottom + 0.05), facecolor="white")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_xlim(0, _WIDTH)
-    axes.set_ylim(bottom + 0.05, 0)
-    axes.axis("off")
-    for start, end, head in arrows:
-        _draw_line(axes, start, end, head)
-    for box, top in placed:
-        _draw_box(axes, box, top)
-    return figure
+    shared = [step for step in steps if step["name"] not in ("image_quality", "matched")]
+    split = [step for step in steps if step["name"] in ("image_quality", "matched")]
+    chart = _Chart()
+    bottom = _draw_shared(chart, shared)
+    return chart.finish(_draw_split(chart, shared[-1], split, bottom))
 
 
 def love_plot(
@@ -126,149 +156,86 @@ def _legend(words: str, n: int | None) -> str:
     return words if n is None else f"{words} (n = {n:,})"
 
 
-def _draw_shared(
-    steps: Sequence[Json],
-    placed: list[tuple[_Box, float]],
-    arrows: list[tuple[tuple[float, float], tuple[float, float], bool]],
-) -> float:
-    """Place the boxes of everybody, exclusions to the right; return where they end."""
-    top = 0.05
-    last = len(steps) - 1
-    below = None
-    for number, step in enumerate(steps):
-        if number and not step["excluded"] and number != last:
+def _draw_shared(chart: _Chart, steps: Sequence[Json]) -> float:
+    """Draw the boxes of all patients, exclusions to the right; return the lower edge."""
+    first, last = steps[0], steps[-1]
+    bottom = chart.box(_CENTRE, 0.05, _lines(first["label"], first["n"]), bold=True)
+    for step in steps[1:]:
+        if not step["excluded"] and step is not last:
             continue
-        lines = _box_lines(step["label"], step["n"], 36)
-        if number == last and number:
-            lines = (*lines[:-1], f"Analysed: n = {step['n']:,}")
-        box = _Box(lines, _CENTRE - 1.35, 2.7, bold=number in (0, last))
-        if below is not None:
-            reasons = [(e["reason"], e["n"]) for e in step["excluded"]]
-            gap = _GAP
-            if reasons:
-                side = _Box(_reason_lines(reasons, 33), 5.45, 2.1)
-                gap = side.height + 0.2
-                middle = below + gap / 2
-                placed.append((side, middle - side.height / 2))
-                arrows.append(((_CENTRE, middle), (side.left, middle), True))
-            arrows.append(((_CENTRE, below), (_CENTRE, below + gap), True))
-            top = below + gap
-        placed.append((box, top))
-        below = top + box.height
-    return below or top
+        reasons = _reasons([(e["reason"], e["n"]) for e in step["excluded"]], 33)
+        top = bottom + _gap(reasons)
+        chart.line((_CENTRE, bottom), (_CENTRE, top))
+        if reasons:
+            half = (bottom + top) / 2
+            chart.excluded(5.45, half, reasons, 2.1)
+            chart.line((_CENTRE, half), (5.45, half))
+        lines = _lines(step["label"], step["n"])
+        if step is last:
+            lines[-1] = f"Analysed: {lines[-1]}"
+        bottom = chart.box(_CENTRE, top, lines, bold=step is last)
+    return bottom
 
 
-def _draw_split(
-    analysed: Json,
-    steps: Sequence[Json],
-    top: float,
-    placed: list[tuple[_Box, float]],
-    arrows: list[tuple[tuple[float, float], tuple[float, float], bool]],
-) -> float:
-    """Place cases and non-cases side by side, and what they end in; return where it ends."""
-    fork, start = top + 0.18, top + 0.36
-    arrows.append(((_CENTRE, top), (_CENTRE, fork), False))
-    boxes: dict[str, _Box] = {}
-    for group, left in (("cases", 2.02), ("non_cases", 3.88)):
-        lines = _group_lines("first", group, _count(analysed, group))
-        boxes[group] = _Box(lines, left, 1.7)
-        placed.append((boxes[group], start))
-        arrows.append(((_CENTRE, fork), (boxes[group].middle, fork), False))
-        arrows.append(((boxes[group].middle, fork), (boxes[group].middle, start), True))
-    below = start + max(box.height for box in boxes.values())
+def _draw_split(chart: _Chart, analysed: Json, steps: Sequence[Json], bottom: float) -> float:
+    """Draw cases and non-cases side by side and where they join; return the lower edge."""
+    top = bottom + 2 * _FORK
+    chart.line((_CENTRE, bottom), (_CENTRE, bottom + _FORK), head=False)
+    for x in _MIDDLES.values():
+        chart.line((_CENTRE, bottom + _FORK), (x, bottom + _FORK), (x, top))
+    bottom = _draw_groups(chart, "analysed", analysed, top)
     for step in steps:
-        sides = {group: _outside(step, group) for group in boxes}
-        gap = max([_GAP, *(side.height + 0.2 for side in sides.values() if side)])
-        following = {}
-        for group, box in boxes.items():
-            side, middle = sides[group], below + gap / 2
-            if side:
-                placed.append((side, middle - side.height / 2))
-                edge = side.left if group == "non_cases" else side.left + side.width
-                arrows.append(((box.middle, middle), (edge, middle), True))
-            lines = _group_lines(step["name"], group, _count(step, group))
-            following[group] = _Box(lines, box.left, box.width)
-            placed.append((following[group], below + gap))
-            arrows.append(((box.middle, below), (box.middle, below + gap), True))
-        boxes = following
-        below += gap + max(box.height for box in boxes.values())
+        reasons = {
+            group: _reasons([(e["reason"], _count(e, group)) for e in step["excluded"]], 25)
+            for group in _MIDDLES
+        }
+        top = bottom + max(_gap(lines) for lines in reasons.values())
+        half = (bottom + top) / 2
+        for group, x in _MIDDLES.items():
+            chart.line((x, bottom), (x, top))
+            if reasons[group]:
+                left, edge = (0.05, 1.76) if group == "cases" else (5.84, 5.84)
+                chart.excluded(left, half, reasons[group], 1.71)
+                chart.line((x, half), (edge, half))
+        bottom = _draw_groups(chart, step["name"], step, top)
     if not steps:
-        return below
-    join, end = below + 0.18, below + 0.36
-    for box in boxes.values():
-        arrows.append(((box.middle, below), (box.middle, join), False))
-        arrows.append(((box.middle, join), (_CENTRE, join), False))
-    arrows.append(((_CENTRE, join), (_CENTRE, end), True))
-    final = _Box(_box_lines(steps[-1]["label"], steps[-1]["n"], 36), _CENTRE - 1.35, 2.7, bold=True)
-    placed.append((final, end))
-    return end + final.height
+        return bottom
+    for x in _MIDDLES.values():
+        chart.line((x, bottom), (x, bottom + _FORK), (_CENTRE, bottom + _FORK), head=False)
+    chart.line((_CENTRE, bottom + _FORK), (_CENTRE, bottom + 2 * _FORK))
+    lines = _lines(steps[-1]["label"], steps[-1]["n"])
+    return chart.box(_CENTRE, bottom + 2 * _FORK, lines, bold=True)
+
+
+def _draw_groups(chart: _Chart, name: str, step: Json, top: float) -> float:
+    """Draw the boxes of cases and non-cases after a step; return the lower edge."""
+    return max(
+        chart.box(x, top, _lines(_LABELS[name][group], _count(step, group), 29), 1.7)
+        for group, x in _MIDDLES.items()
+    )
 
 
 def _count(entry: Json, group: str) -> int:
     return int(entry["events"] if group == "cases" else entry["n"] - entry["events"])
 
 
-def _group_lines(step: str, group: str, n: int) -> tuple[str, ...]:
-    words = {
-        "first": {"cases": "Incident vertebral fracture", "non_cases": "No vertebral fracture"},
-        "image_quality": dict.fromkeys(("cases", "non_cases"), "Adequate images"),
-        "matched": {"cases": "Cases", "non_cases": "Matched controls"},
-    }[step][group]
-    return _box_lines(words, n, 29)
+def _lines(label: str, n: int, width: int = 36) -> list[str]:
+    return [*wrap(label, width), f"n = {n:,}"]
 
 
-def _outside(step: Json, group: str) -> _Box | None:
-    reasons = [(e["reason"], _count(e, group)) for e in step["excluded"]]
-    reasons = [(reason, n) for reason, n in reasons if n]
-    if not reasons:
-        return None
-    left = 0.05 if group == "cases" else 5.84
-    return _Box(_reason_lines(reasons, 25), left, 1.71)
+def _reasons(reasons: Sequence[tuple[str, int]], width: int) -> list[str]:
+    """Return the lines of a box of exclusions, none if nobody was excluded."""
+    known = [(reason, n) for reason, n in reasons if n]
+    lines = [f"Excluded: n = {sum(n for _, n in known):,}"] if known else []
+    for reason, n in known:  # the no-break space keeps a number with its word
+        words = f"{reason}:\u00a0{n:,}"
+        lines += wrap(words, width, initial_indent="– ", subsequent_indent="   ")
+    return lines
 
 
-def _box_lines(label: str, n: int, width: int) -> tuple[str, ...]:
-    return (*wrap(label, width), f"n = {n:,}")
+def _side_height(lines: Sequence[str]) -> float:
+    return len(lines) * _LINE + _PADDING
 
 
-def _reason_lines(reasons: Sequence[tuple[str, int]], width: int) -> tuple[str, ...]:
-    def lines() -> Iterator[str]:
-        yield f"Excluded: n = {sum(n for _, n in reasons):,}"
-        for reason, n in reasons:
-            # The no-break space keeps a number with its word.
-            yield from wrap(
-                f"{reason}:\u00a0{n:,}", width, initial_indent="– ", subsequent_indent="   "
-            )
-
-    return tuple(lines())
-
-
-def _draw_box(axes: Axes, box: _Box, top: float) -> None:
-    side = box.lines[0].startswith("Excluded")
-    frame = Rectangle(
-        (box.left, top),
-        box.width,
-        box.height,
-        facecolor="#f4f6f8" if side else "white",
-        edgecolor=QUIET if side else INK,
-        linewidth=0.8 if side else 1.0,
-    )
-    axes.add_patch(frame)
-    for number, line in enumerate(box.lines):
-        axes.text(
-            box.left + 0.08 if side else box.middle,
-            top + _PADDING / 2 + (number + 0.5) * _LINE,
-            line,
-            ha="left" if side else "center",
-            va="center",
-            fontsize=_FONT,
-            color=INK,
-            fontweight="bold" if box.bold or (side and not number) else "normal",
-        )
-
-
-def _draw_line(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], head: bool
-) -> None:
-    style = {"arrowstyle": "-|>" if head else "-", "color": INK, "linewidth": 0.9}
-    style |= {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 8}
-    axes.annotate("", xy=end, xytext=start, arrowprops=style)
+def _gap(reasons: Sequence[str]) -> float:
+    return max(_GAP, _side_height(reasons) + 0.2) if reasons else _GAP

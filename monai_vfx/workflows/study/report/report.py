@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
-from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import MissingDependencyError
 from monai_vfx.core.files import write_text
 from monai_vfx.outputs.report.page import (
@@ -195,29 +193,17 @@ _RESULTS: tuple[tuple[str, str, tuple[Part, ...]], ...] = (
 """Anchor, heading and builders of each section with content of the study."""
 
 
-def read_checklist(name: str) -> Json:
-    """Return a reporting checklist (``data/*.yaml``): ``name``, ``source`` and ``items``.
-
-    Each item has a number, a topic, a paraphrase and a status: the report answers it (``auto``),
-    answers a part of it (``partial``), or only people can (``author``).
-
-    >>> len(read_checklist("tripod_ai")["items"]), len(read_checklist("claim")["items"])
-    (52, 44)
-    """
-    folder = resources.files("monai_vfx.workflows.study.report")
-    document: Json = yaml.safe_load(folder.joinpath(f"data/{name}.yaml").read_text("utf-8"))
-    return document
-
-
 def checklist_table(name: str, sections: Mapping[str, str]) -> Table:
     """Return a checklist with what this report answers.
 
     Args:
-        name: one of :data:`CHECKLISTS`.
+        name: one of :data:`CHECKLISTS`, a file of ``data/``. Each item has a number, a topic, a
+            paraphrase and a status: the report answers it (``auto``), answers a part of it
+            (``partial``), or only people can (``author``).
         sections: anchor → title of the sections that this report has. An item whose sections are
             all absent is left to the authors; one that lacks some is only partly answered.
     """
-    document = read_checklist(name)
+    document = tables.read_data(name)
     rows = []
     for item in document["items"]:
         needed = item.get("where", [])

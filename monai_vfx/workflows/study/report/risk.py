@@ -19,15 +19,7 @@ from monai_vfx.workflows.study.report.folder import StudyFolder
 from monai_vfx.workflows.study.report.tables import PATIENTS, Row, entries, lead, report_table
 
 
-@report_table(
-    "calibration",
-    "Supplement Table 4. Calibration",
-    "{evaluations}: scores[].calibration",
-    "Slope 1 and intercept 0 are ideal; ICI: mean absolute distance from the smoothed calibration "
-    "curve. A score of a network trained on sampled controls is not a risk: its mean is not meant "
-    "to equal the observed proportion.",
-    absent=("Calibration", "no calibration in evaluation.json"),
-)
+@report_table("calibration")
 def calibration_table(study: StudyFolder) -> Iterator[Row]:
     """Return how well scores and risks agree with the outcomes."""
     for name, score, entry in entries(study):

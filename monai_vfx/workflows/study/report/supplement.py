@@ -46,14 +46,7 @@ def evaluation_remarks(study: StudyFolder) -> Prose | None:
     return Prose(found, "Remarks on the evaluation", listed=True) if found else None
 
 
-@report_table(
-    "time",
-    "Supplement Table 5. Discrimination at the horizon, weighted for censoring",
-    "{evaluations}: scores[].time",
-    "IPCW: patients are weighted by the inverse probability of not being censored; death without "
-    "fracture counts as a competing event.",
-    absent=("Time analyses", "no follow-up times were evaluated"),
-)
+@report_table("time")
 def time_table(study: StudyFolder) -> Iterator[Row]:
     """Return discrimination with censoring and death taken into account."""
     for name, score, entry in entries(study):
@@ -69,13 +62,7 @@ def time_table(study: StudyFolder) -> Iterator[Row]:
             }
 
 
-@report_table(
-    "subgroups",
-    "Supplement Table 6. Subgroups: {main}",
-    "{evaluations}: scores.{main}.subgroups",
-    "The study was not planned to compare groups with each other: no p-values.",
-    absent=("Subgroups", "no subgroups of the main score in evaluation.json"),
-)
+@report_table("subgroups")
 def subgroup_table(study: StudyFolder) -> Iterator[Row]:
     """Return the main score's discrimination by group."""
     for name, _, entry in entries(study, study.main):
@@ -90,15 +77,7 @@ def subgroup_table(study: StudyFolder) -> Iterator[Row]:
             }
 
 
-@report_table(
-    "negative_control",
-    "Supplement Table 7. Negative control and adjustment for matched variables",
-    f"{{evaluations}}: scores.{CONTROL}, adjusted_auroc",
-    "In a matched development set the control lies at 0.5 or, out of fold, slightly below: the "
-    "matched variables no longer separate cases from controls. The same holds for the clinical "
-    "models A and B, which an image model therefore outperforms by design. An external set is not "
-    "matched.",
-)
+@report_table("negative_control")
 def control_table(study: StudyFolder) -> list[Row]:
     """Return the negative control and the AUROC adjusted for the matched variables."""
     rows = []
@@ -122,14 +101,7 @@ def control_table(study: StudyFolder) -> list[Row]:
     return rows if controlled or adjusted_any else []
 
 
-@report_table(
-    "seeds",
-    "Supplement Table 8. Spread of the development AUROC over training seeds",
-    "seeds/spread.csv",
-    "The spread shows how repeatable training is. It is not a confidence interval.",
-    group=None,
-    absent=("Spread over seeds", "the networks were trained from one seed only"),
-)
+@report_table("seeds")
 def spread_table(study: StudyFolder) -> Iterator[Row]:
     """Return how much the AUROC changes when training is repeated from other seeds."""
     frame = study.table("seeds/spread.csv")
@@ -146,12 +118,7 @@ def spread_table(study: StudyFolder) -> Iterator[Row]:
         }
 
 
-@report_table(
-    "auroc_comparisons",
-    "Supplement Table 9. All differences in AUROC",
-    "{evaluations}: scores, comparisons",
-    "Difference with DeLong's 95 % interval, and DeLong's test.",
-)
+@report_table("auroc_comparisons")
 def auroc_comparisons(study: StudyFolder) -> Iterator[Row]:
     """Return every test of two AUROCs, so that Holm's correction can be verified."""
     for name, test in _tests(study, "delong"):
@@ -166,14 +133,7 @@ def auroc_comparisons(study: StudyFolder) -> Iterator[Row]:
         }
 
 
-@report_table(
-    "decision_comparisons",
-    "Supplement Table 10. All comparisons of decisions",
-    "{evaluations}: scores, comparisons",
-    "Only one correct: patients that only the first / only the second score classifies correctly, "
-    "of all patients (accuracy), those with (sensitivity) and those without a fracture "
-    "(specificity). Exact McNemar test.",
-)
+@report_table("decision_comparisons")
 def decision_comparisons(study: StudyFolder) -> list[Row]:
     """Return every McNemar test, a row for each pair of scores and threshold rule."""
     rows: dict[tuple[str, str, str, str], Row] = {}
@@ -199,14 +159,7 @@ def _tests(study: StudyFolder, kind: str) -> Iterator[tuple[str, Json]]:
                 yield name, test
 
 
-@report_table(
-    "operating_points",
-    "Supplement Table 11. Every score at every threshold",
-    "{evaluations}: scores, comparisons[].operating_points",
-    "Wilson intervals, 95 %. Predictive values apply to the proportion of fractures in the set, "
-    "not to the population if controls were sampled.",
-    absent=("Operating points", "no threshold was given"),
-)
+@report_table("operating_points")
 def operating_points(study: StudyFolder) -> Iterator[Row]:
     """Return every score at every threshold, predictive values included."""
     for name, score, entry in entries(study):
@@ -222,13 +175,7 @@ def operating_points(study: StudyFolder) -> Iterator[Row]:
             }
 
 
-@report_table(
-    "refused",
-    "Supplement Table 12. Refused cases",
-    "imaging/*_refused.csv, image/*/fold_*/**/refused.jsonl",
-    "One case may be refused by several steps. The names of cases are in the files only.",
-    group=None,
-)
+@report_table("refused")
 def refusal_table(study: StudyFolder) -> list[Row]:
     """Return how many cases each step refused, and why; without names."""
     groups: dict[tuple[str, str], list[Json]] = {}
@@ -268,14 +215,7 @@ def _refusals(study: StudyFolder) -> Iterator[tuple[str, list[Json]]]:
             yield f"{label_of(f'image_{model}')}, {side}", entries
 
 
-@report_table(
-    "leakage",
-    "Supplement Table 13. Leakage audit",
-    "audit/leakage.json: checks",
-    "Each check recomputes from the study's files what must hold if nothing leaked.",
-    group=None,
-    absent=("Leakage audit", "audit/leakage.json is not there"),
-)
+@report_table("leakage")
 def audit_table(study: StudyFolder) -> Iterator[Row]:
     """Return the leakage audit: each rule, how often it held, and every violation."""
     checks = _checks(study)
@@ -301,14 +241,7 @@ def _checks(study: StudyFolder) -> list[Json]:
     return (study.json("audit/leakage.json") or {}).get("checks") or []
 
 
-@report_table(
-    "sample_size",
-    "Supplement Table 14. Sample size",
-    "{evaluations}: scores[].n, events, auroc_ci",
-    "Events per predictor: the smaller of the two classes divided by the number of variables, all "
-    "folds together; each fold's fit uses fewer. Not defined for networks.",
-    absent=("Sample size", "no evaluation is there"),
-)
+@report_table("sample_size")
 def sample_size_table(study: StudyFolder) -> Iterator[Row]:
     """Return fractures per predictor of the clinical models, and the width of each interval."""
     for name, score, entry in entries(study):

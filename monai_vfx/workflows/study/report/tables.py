@@ -7,9 +7,11 @@ AUROC, and p-values after Holm. No number is computed here; cells are the files'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
+from functools import cache, wraps
+from importlib import resources
 
 import pandas as pd
+import yaml
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.outputs.report.page import Table
@@ -43,45 +45,35 @@ Row = dict[str, str]
 Rows = Callable[[StudyFolder], Iterable[Row]]
 
 
-def report_table(
-    key: str,
-    title: str,
-    source: str,
-    *notes: str,
-    group: str | None = "Set",
-    absent: tuple[str, str] | None = None,
-) -> Callable[[Rows], Callable[[StudyFolder], Table | None]]:
-    """Turn a generator of rows into the builder of a table.
+@cache
+def read_data(name: str) -> Json:
+    """Return ``data/<name>.yaml``."""
+    folder = resources.files("monai_vfx.workflows.study.report")
+    document: Json = yaml.safe_load(folder.joinpath(f"data/{name}.yaml").read_text("utf-8"))
+    return document
 
-    Args:
-        key: see :class:`~monai_vfx.outputs.report.page.Table`, as for ``notes`` and ``group``.
-        title: caption; ``{main}`` stands for the main score's label.
-        source: where the numbers come from; ``{evaluations}`` stands for the evaluations' files,
-            ``{main}`` for the main score.
-        notes: below the table.
-        group: column of subheadings.
-        absent: the part of the report and the reason to record if there are no rows.
 
-    Returns:
-        A decorator. The builder returns None if there are no rows.
+def report_table(key: str) -> Callable[[Rows], Callable[[StudyFolder], Table | None]]:
+    """Turn a generator of rows into the builder of a table with the captions of ``tables.yaml``.
+
+    A column ``Set`` becomes subheadings. The builder returns None if there are no rows, and records
+    the part of the report as absent.
     """
 
     def decorate(rows: Rows) -> Callable[[StudyFolder], Table | None]:
         @wraps(rows)
         def build(study: StudyFolder) -> Table | None:
-            found = list(rows(study))
+            captions, found = read_data("tables")[key], list(rows(study))
             if not found:
-                if absent:
-                    study.miss(*absent)
+                if "absent" in captions:
+                    study.miss(*captions["absent"])
                 return None
-            return Table(
-                key,
-                title.format(main=label_of(study.main)),
-                pd.DataFrame(found),
-                source.format(evaluations=_files(study), main=study.main),
-                notes,
-                group,
-            )
+            title = captions["title"].replace("{label}", label_of(study.main))
+            source = captions["source"].replace("{evaluations}", _files(study))
+            notes = (captions["note"],) if "note" in captions else ()
+            frame = pd.DataFrame(found)
+            group = "Set" if "Set" in frame else None
+            return Table(key, title, frame, source.replace("{main}", study.main), notes, group)
 
         return build
 
@@ -110,12 +102,7 @@ def entries(study: StudyFolder, *scores: str) -> Iterator[tuple[str, str, Json]]
 PATIENTS = "Patients (fractures)"
 
 
-@report_table(
-    "key_results",
-    "Key results: AUROC with 95 % DeLong interval",
-    "{evaluations}: scores[].auroc, auroc_ci, n, events",
-    group=None,
-)
+@report_table("key_results")
 def key_results(study: StudyFolder) -> Iterator[Row]:
     """Return AUROCs of the main scores in both sets, the table of the summary."""
     wanted = [*image_scores(study), *(s for s in COMPARATORS if not s.startswith("logistic_"))]
@@ -345,15 +332,7 @@ _BALANCE = (
 """Column of ``balance.csv`` without its ending, heading, digits."""
 
 
-@report_table(
-    "balance",
-    "Supplement Table 2. Balance of cases and controls before and after matching",
-    "cohort/development/balance.csv",
-    "Mean or proportion of cases and of others. SMD: standardised mean difference, by convention "
-    "balanced below 0.1 in absolute value. VR: variance ratio.",
-    group=None,
-    absent=("Balance of matching", "cohort/development/balance.csv is not there"),
-)
+@report_table("balance")
 def balance_table(study: StudyFolder) -> Iterator[Row]:
     """Return how similar cases and controls are before and after matching."""
     frame = study.table("cohort/development/balance.csv")
@@ -365,12 +344,7 @@ def balance_table(study: StudyFolder) -> Iterator[Row]:
         }
 
 
-@report_table(
-    "flow",
-    "Figure 1 in numbers. Exclusions and their reasons",
-    "cohort/{{development,external}}/flow.json: steps",
-    absent=("Participant flow", "cohort/development/flow.json is not there"),
-)
+@report_table("flow")
 def flow_table(study: StudyFolder) -> Iterator[Row]:
     """Return the participant flow of each set as numbers, every exclusion counted."""
     for name in SETS:
