@@ -48,7 +48,6 @@ docs: install
 	$(BIN)/python -m monai_vfx.workflows.codes_page docs/inputs.md
 
 bench: install
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/preprocess.py
 
 proof: install

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,3 @@ Region = tuple[slice, slice, slice]
 
 Json = dict[str, Any]
 """An object of JSON values."""
-
-OpenedImage = tuple[tuple[int, int, int], Affine, Callable[[Region], HUVolume]]
-"""A CT of which only the header was read: its shape, its affine, and what reads a box of voxels."""

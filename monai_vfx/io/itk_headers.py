@@ -21,29 +21,29 @@ WORLDS = {
     "right-anterior-superior": "ras",
     "left-anterior-superior": "las",
 }
-"""NRRD's names of the worlds that SimpleITK turns to LPS, and their short forms. It would take any
+"""NRRD's names of the worlds that ITK turns to LPS, and their short forms. It would take any
 other for LPS."""
-LONGEST_FIELD = 1000
+MAX_FIELD = 1000
 """Characters of a field; a longer one overruns ITK's memory."""
-MOST_AXES = 10
+MAX_AXES = 10
 
-_LONGEST_HEADER = 1 << 20
+_MAX_HEADER = 1 << 20
 _AT_ONCE = 1 << 22  # bytes that are unpacked in one go
-_BYTES = {  # of one voxel, by the names that both formats have for it
-    **dict.fromkeys(("signed char", "int8", "int8_t", "met_char"), 1),
-    **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t", "met_uchar"), 1),
-    **dict.fromkeys(("short", "short int", "signed short", "int16", "int16_t", "met_short"), 2),
-    **dict.fromkeys(("ushort", "unsigned short", "uint16", "uint16_t", "met_ushort"), 2),
-    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "met_int", "met_long"), 4),
-    **dict.fromkeys(("uint", "unsigned int", "uint32", "uint32_t", "met_uint", "met_ulong"), 4),
-    **dict.fromkeys(
-        ("longlong", "long long", "long long int", "int64", "int64_t", "met_long_long"), 8
-    ),
-    **dict.fromkeys(
-        ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"), 8
-    ),
-    **dict.fromkeys(("met_ulong_long", "double", "met_double"), 8),
-    **dict.fromkeys(("float", "met_float"), 4),
+_TYPES = {  # names that either format has for a type of voxels → numpy's
+    name: dtype
+    for dtype, names in {
+        "i1": "signed char,int8,int8_t,met_char",
+        "u1": "uchar,unsigned char,uint8,uint8_t,met_uchar",
+        "i2": "short,short int,signed short,int16,int16_t,met_short",
+        "u2": "ushort,unsigned short,uint16,uint16_t,met_ushort",
+        "i4": "int,signed int,int32,int32_t,met_int,met_long",
+        "u4": "uint,unsigned int,uint32,uint32_t,met_uint,met_ulong",
+        "i8": "longlong,long long,long long int,int64,int64_t,met_long_long",
+        "u8": "ulonglong,unsigned long long,unsigned long long int,uint64,uint64_t,met_ulong_long",
+        "f4": "float,met_float",
+        "f8": "double,met_double",
+    }.items()
+    for name in names.split(",")
 }
 _SKIPS = ("line skip", "lineskip", "byte skip", "byteskip", "headersize")
 _MATRICES = ("transformmatrix", "orientation", "rotation")
@@ -69,9 +69,9 @@ class TextHeader:
     start: int
 
     @property
-    def image_io(self) -> str:
-        """Name of the reader; without it ITK asks all it has, by content."""
-        return "MetaImageIO" if self.meta else "NrrdImageIO"
+    def voxel_type(self) -> str:
+        """Numpy's name of the voxels' type, without the order of bytes."""
+        return _TYPES[self.fields["elementtype" if self.meta else "type"].lower()]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def read_text_header(path: Path) -> TextHeader:
     """
     meta = path.name.lower().endswith((".mha", ".mhd"))
     with path.open("rb") as file:
-        content = file.read(_LONGEST_HEADER)
+        content = file.read(_MAX_HEADER)
     fields: dict[str, str] = {}
     keys: dict[str, str] = {}
     place = 0
@@ -144,19 +144,17 @@ def missing_world(header: TextHeader) -> str | None:
     return None if "space directions" in fields else "the header has no field 'space directions'"
 
 
-def check_voxels_whole(header: TextHeader) -> None:
-    """Check that there are as many voxels as announced; a compressed stream is unpacked to its end.
+def check_voxels_whole(header: TextHeader) -> str | None:
+    """Describe bytes that follow the voxels, None where there are none: slices not announced.
 
-    What is left after them would be slices that nobody sees, or rows of another length.
+    A compressed stream is unpacked to its end.
 
     Raises:
         EOFError: bytes are missing.
         OSError, zlib.error: the stream is damaged, or the file cannot be read.
-        ValueError: bytes are left.
     """
     channels = int(header.fields.get("elementnumberofchannels", 1))
-    kind = header.fields["elementtype" if header.meta else "type"].lower()
-    needed = math.prod(header.sizes) * channels * _BYTES[kind]
+    needed = math.prod(header.sizes) * channels * int(header.voxel_type[1])
     with header.data.open("rb") as file:
         skipped = _skip(header, file, needed)
         found = _unpacked(file, needed + skipped) - skipped if header.packed else _left(file)
@@ -164,7 +162,8 @@ def check_voxels_whole(header: TextHeader) -> None:
         raise EOFError
     if found > needed:
         more = "bytes" if header.packed else f"{found - needed} bytes"
-        raise ValueError(f"{more} follow the last voxel that the header's sizes announce")
+        return f"{more} follow the last voxel that the header's sizes announce"
+    return None
 
 
 def _skip(header: TextHeader, file: BinaryIO, needed: int) -> int:
@@ -214,7 +213,7 @@ def _take(line: str, mark: str, fields: dict[str, str], keys: dict[str, str]) ->
         keys[name] = value[1:]
         return
     name = name.strip().lower()
-    if not found or len(line) > LONGEST_FIELD or not line.replace("\t", " ").isprintable():
+    if not found or len(line) > MAX_FIELD or not line.replace("\t", " ").isprintable():
         raise ValueError("a line of the header is too long or no text")
     if name in fields:
         raise ValueError("a field stands twice in the header")
@@ -228,11 +227,11 @@ def _check_fields(fields: dict[str, str], meta: bool) -> None:
         raise ValueError("the header does not say how many axes there are")
     count = int(fields[axes])
     lengths = fields.get(sizes, "").split()
-    if not 1 <= count <= MOST_AXES or len(lengths) != count:
+    if not 1 <= count <= MAX_AXES or len(lengths) != count:
         raise ValueError("the header's sizes do not fit its axes")
     if not all(re.fullmatch(r"0*[1-9]\d{0,6}", length) for length in lengths):
         raise ValueError("the header's sizes are not whole numbers above 0")
-    if fields.get("elementtype" if meta else "type", "").lower() not in _BYTES:
+    if fields.get("elementtype" if meta else "type", "").lower() not in _TYPES:
         raise ValueError("the header names no known type of voxels")
     if not all(re.fullmatch(r"\d{1,12}|-1", fields.get(name, "0")) for name in _SKIPS):
         raise ValueError("the header skips no number of lines or bytes")

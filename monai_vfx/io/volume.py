@@ -22,8 +22,8 @@ from monai_vfx.io.dicom.candidates import Candidate, Finding, SeriesRefused
 from monai_vfx.io.dicom.facts import HeaderFacts
 from monai_vfx.io.dicom.reading import read_series
 from monai_vfx.io.dicom.stack import SHORTEST_SERIES
-from monai_vfx.io.nifti import NIFTI_SUFFIXES, open_nifti
-from monai_vfx.io.nrrd import NRRD_SUFFIXES, open_nrrd
+from monai_vfx.io.itk import NRRD_SUFFIXES, ItkFile
+from monai_vfx.io.nifti import NIFTI_SUFFIXES, NiftiFile
 
 LARGEST_TURN_DEG = 40.0
 """Beyond this angle it is not sure which axis is which."""
@@ -139,9 +139,10 @@ def open_volume(path: str | PathLike[str], series_uid: str | None = None) -> Vol
                 f"series ({series_uid}) must be left out: only DICOM holds series, "
                 "this is a NIfTI or NRRD file"
             )
-        is_nifti = name.endswith(NIFTI_SUFFIXES)
-        shape, affine, read = open_nifti(path) if is_nifti else open_nrrd(path)
-        return _checked(Volume("nifti" if is_nifti else "nrrd", shape, affine, read))
+        kind = NiftiFile if name.endswith(NIFTI_SUFFIXES) else ItkFile
+        file = kind(path, "the CT", "input_unreadable")
+        affine = file.check_ct()
+        return _checked(Volume(file.kind, file.shape, affine, file.read_hu))
 
 
 def is_dicom(path: str | PathLike[str]) -> bool:

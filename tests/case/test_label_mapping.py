@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - the library's customary name
 from click.testing import CliRunner
+from itk_files import UPRIGHT, write_itk
 
 from monai_vfx.case.mask.load import load_masks
 from monai_vfx.case.mask.mapping import read_mapping
@@ -53,14 +53,18 @@ def test_numbers(phantom: Phantom, tmp_path: Path, mapping: Path) -> None:
 
 
 def test_names_outweigh_numbers_and_those_in_the_file(phantom: Phantom, tmp_path: Path) -> None:
-    image = sitk.GetImageFromArray(phantom.labels.T)
-    image.SetSpacing((0.9, 1.1, 4.0))
-    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
-    image.SetOrigin((phantom.affine[:3, 3] * [-1, -1, 1]).tolist())
+    keys = {}
     for number, value in enumerate(LEVELS.values()):
-        image.SetMetaData(f"Segment{number}_Name", f"Wirbel {number}")
-        image.SetMetaData(f"Segment{number}_LabelValue", str(value))
-    sitk.WriteImage(image, str(tmp_path / "own.seg.nrrd"))
+        keys[f"Segment{number}_Name"] = f"Wirbel {number}"
+        keys[f"Segment{number}_LabelValue"] = str(value)
+    write_itk(
+        tmp_path / "own.seg.nrrd",
+        phantom.labels,
+        spacing=(0.9, 1.1, 4.0),
+        direction=UPRIGHT,
+        origin=phantom.affine[:3, 3] * [-1, -1, 1],
+        keys=keys,
+    )
     lines = [f"  wirbel {n}: {level}" for n, level in enumerate(LEVELS)]
     path = written(tmp_path / "site.yaml", "\n".join(["labels:", *lines, "  18: L5"]))
     masks = load_masks(

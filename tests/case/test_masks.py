@@ -8,14 +8,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - the library's customary name
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from itk_files import UPRIGHT, write_itk
 
 from monai_vfx.case.mask.load import Masks, load_masks
 from monai_vfx.case.mask.schemes import find_structures
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.label_map import LabelFile, names_of_xml, read_label_file
+from monai_vfx.io.label_map import LabelFile, read_label_file
+from monai_vfx.io.nifti import names_of_xml
 
 SHAPE = (31, 37, 90)
 AFFINE = np.array([[2.0, 0, 0, -30], [0, 2.5, 0, -40], [0, 0, 3.0, 700], [0, 0, 0, 1]])
@@ -96,15 +97,19 @@ def test_slicer_segmentation(tmp_path: Path) -> None:
     levels = ("L5", "L4", "L3", "L2", "L1", "T12", "T11")
     labels = spine({level: number for number, level in enumerate(levels, start=1)})
     path = tmp_path / "spine.seg.nrrd"
-    image = sitk.GetImageFromArray(labels[7:24, 10:22, 6:86].T)
-    image.SetSpacing((2.0, 2.5, 3.0))
-    start = AFFINE @ [7, 10, 6, 1]
-    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
-    image.SetOrigin((-start[0], -start[1], start[2]))
+    keys = {}
     for number, level in enumerate(levels):
-        image.SetMetaData(f"Segment{number}_Name", f"{level} vertebra")
-        image.SetMetaData(f"Segment{number}_LabelValue", str(number + 1))
-    sitk.WriteImage(image, str(path), useCompression=True)
+        keys[f"Segment{number}_Name"] = f"{level} vertebra"
+        keys[f"Segment{number}_LabelValue"] = str(number + 1)
+    write_itk(
+        path,
+        labels[7:24, 10:22, 6:86],
+        spacing=(2.0, 2.5, 3.0),
+        direction=UPRIGHT,
+        origin=(AFFINE @ [7, 10, 6, 1])[:3] * [-1, -1, 1],
+        compress=True,
+        keys=keys,
+    )
     masks = load(path)
     assert (masks.scheme, masks.cut, masks.warnings) == ("names", (), ())
     np.testing.assert_array_equal(masks.labels, spine())
@@ -415,17 +420,16 @@ def test_denied_access_to_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(nib, "load", denied)
     found = refusal(path)
     assert found.code == "mask_unreadable"
-    assert "right to read" in found.remedy
+    assert "read access" in found.remedy
     assert "Doe" not in str(found)
 
 
 def test_an_unknown_world_is_not_guessed(tmp_path: Path) -> None:
-    image = sitk.GetImageFromArray(spine().T)
     for name, old, new, code in (
         ("a.nrrd", b"left-posterior-superior", b"scanner-xyz", "geometry_missing"),
         ("a.mha", b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", b"", "geometry_missing"),
     ):
-        sitk.WriteImage(image, str(tmp_path / name))
+        write_itk(tmp_path / name, spine())
         content = (tmp_path / name).read_bytes()
         read_label_file(tmp_path / name)
         (tmp_path / name).write_bytes(content.replace(old, new))
@@ -470,11 +474,10 @@ def test_axes(tmp_path: Path) -> None:
 
 
 def test_layers_of_overlapping_segments(tmp_path: Path) -> None:
-    image = sitk.GetImageFromArray(np.stack([spine().T] * 2, axis=-1), isVector=True)
-    sitk.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
+    write_itk(tmp_path / "a.seg.nrrd", np.stack([spine()] * 2, axis=-1))
     found = refusal(tmp_path / "a.seg.nrrd")
     assert found.code == "not_volume"
-    assert "2 layers" in found.message
+    assert "2 values a voxel" in found.message
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -495,8 +498,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no image at all")
         assert refusal(tmp_path / name).code == "mask_unreadable"
     assert refusal(tmp_path / "absent.nii.gz").code == "mask_unreadable"
-    image = sitk.GetImageFromArray(rng.integers(0, 9, (9, 8, 7), dtype=np.uint8))
-    sitk.WriteImage(image, str(tmp_path / "b.nrrd"))
+    write_itk(tmp_path / "b.nrrd", rng.integers(0, 9, (7, 8, 9), dtype=np.uint8))
     (tmp_path / "b.nrrd").write_bytes((tmp_path / "b.nrrd").read_bytes()[:-20])
     assert refusal(tmp_path / "b.nrrd").code == "file_truncated"
 

@@ -12,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+from itk_files import write_itk
 
 from monai_vfx.case.case import check_report
 from monai_vfx.core.errors import CaseRefused
@@ -198,11 +198,8 @@ def test_half_of_a_pair_is_refused(tmp_path: Path, hu: np.ndarray, lost: str) ->
 
 
 def _written(folder: Path, name: str, hu: np.ndarray, compress: bool = False) -> Path:
-    image = sitk.GetImageFromArray(hu.T)
-    image.SetSpacing((1.5, 2.0, 4.0))
-    image.SetOrigin((-30.0, 40.0, 50.0))
-    sitk.WriteImage(image, str(folder / name), useCompression=compress)
-    return folder / name
+    geometry = {"spacing": (1.5, 2.0, 4.0), "origin": (-30.0, 40.0, 50.0)}
+    return write_itk(folder / name, hu, **geometry, compress=compress)  # type: ignore[arg-type]
 
 
 def _change(path: Path, old: str, new: str) -> Path:
@@ -301,9 +298,9 @@ def test_more_bytes_than_voxels(
     path = _written(tmp_path, name, hu, compress)
     np.testing.assert_array_equal(open_volume(path).read(), hu)
     field = "DimSize = " if name in ("a.mha", "a.mhd") else "sizes: "
-    opened = ItkFile.of(_change(path, f"{field}6 5 12", field + sizes), "the CT", "not_ct")
+    opened = ItkFile(_change(path, f"{field}6 5 12", field + sizes), "the CT", "not_ct")
     with pytest.raises(CaseRefused, match="bytes follow the last voxel") as refused:
-        opened.read(opened.open())
+        list(opened.slabs())
     assert refused.value.code == "file_truncated"
 
 

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import itk
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk  # noqa: N813
+from itk_files import read_series
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import HTJ2KLossless, JPEGExtended12Bit
@@ -189,9 +190,7 @@ def _as_image(name: str) -> Callable[[Path, Path], Path]:
 
     def write(folder: Path, target: Path) -> Path:
         target.mkdir(parents=True)
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames([str(file) for file in in_order(folder)])
-        sitk.WriteImage(reader.Execute(), str(target / name))
+        itk.imwrite(read_series(in_order(folder)), str(target / name))
         return target / name
 
     return write

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import itk
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk  # noqa: N813
+from itk_files import convert, read_series, write_itk
 
 from monai_vfx.case.case import LARGEST_SPACING_MM
 from monai_vfx.core.codes import REFUSALS
@@ -53,17 +54,15 @@ def _edit(folder: Path, change: Callable[[Any], None], count: int | None = None)
         header.save_as(file)
 
 
-def test_dicom_geometry_is_that_of_simpleitk(series: Path) -> None:
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(series)))
-    image = reader.Execute()
+def test_dicom_geometry_is_that_of_itk(series: Path) -> None:
+    image = read_series(series)
     volume = open_volume(series)
-    assert volume.shape == image.GetSize()
+    assert volume.shape == tuple(image.GetLargestPossibleRegion().GetSize())
     for index in ((0, 0, 0), (19, 0, 3), (4, 15, 11)):
         lps = np.array(image.TransformIndexToPhysicalPoint(index))
         ras = (volume.affine @ [*index, 1])[:3]
         np.testing.assert_allclose(ras, lps * [-1, -1, 1], atol=1e-4)
-    np.testing.assert_array_equal(volume.read(), sitk.GetArrayFromImage(image).T)
+    np.testing.assert_array_equal(volume.read(), itk.array_from_image(image).T)
 
 
 def test_a_region_is_the_same_box_of_the_whole(series: Path) -> None:
@@ -108,7 +107,7 @@ def test_nifti_and_nrrd_share_the_geometry(tmp_path: Path) -> None:
     affine[:3, 3] = (5, 6, 7)
     voxels = np.arange(4 * 5 * 12, dtype=np.int16).reshape(4, 5, 12)
     nib.save(nifti(voxels, affine), tmp_path / "a.nii.gz")
-    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")), str(tmp_path / "a.nrrd"))
+    convert(tmp_path / "a.nii.gz", tmp_path / "a.nrrd")
     one, other = open_volume(tmp_path / "a.nii.gz"), open_volume(tmp_path / "a.nrrd")
     np.testing.assert_allclose(one.affine, other.affine, atol=1e-6)
     box = (slice(1, 3), slice(0, 5), slice(4, 9))
@@ -518,7 +517,7 @@ def test_analyze_files_are_no_nifti(tmp_path: Path) -> None:
 
 def _itk(path: Path, old: str, new: str) -> Path:
     """Write an image and change its header's text."""
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((12, 5, 4), dtype=np.int16)), str(path))
+    write_itk(path, np.zeros((4, 5, 12), dtype=np.int16))
     content = path.read_bytes()
     assert old.encode() in content
     path.write_bytes(content.replace(old.encode(), new.encode()))

@@ -17,7 +17,7 @@ from unittest import mock
 import nibabel as nib
 import numpy as np
 import pydicom
-import SimpleITK as sitk  # noqa: N813 - the field's usual name
+from itk_files import UPRIGHT, write_itk
 from mask_forms import write_rtstruct
 from pydicom.fileset import FileSet
 from pydicom.uid import (
@@ -135,12 +135,14 @@ def _nifti(suffix: str) -> Builder:
 def _itk(suffix: str, compressed: bool = False, mask: bool = False) -> Builder:
     def build(folder: Path, made: Phantom) -> None:
         voxels = made.labels if mask else np.rint(made.hu).astype(np.int16)
-        image = sitk.GetImageFromArray(voxels.T)
-        image.SetSpacing(np.abs(np.diag(made.affine)[:3]).tolist())
-        image.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1])
-        image.SetOrigin((made.affine[:3, 3] * [-1, -1, 1]).tolist())
-        target = folder / f"{'labels' if mask else 'ct'}{suffix}"
-        sitk.WriteImage(image, str(target), useCompression=compressed)
+        write_itk(
+            folder / f"{'labels' if mask else 'ct'}{suffix}",
+            voxels,
+            spacing=np.abs(np.diag(made.affine)[:3]),
+            direction=UPRIGHT,
+            origin=made.affine[:3, 3] * [-1, -1, 1],
+            compress=compressed,
+        )
 
     return build
 

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from itk_files import convert
 from monai.data import MetaTensor
 from monai.transforms import Compose, allow_missing_keys_mode
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
@@ -121,10 +122,8 @@ def test_flipped_and_permuted_files_give_the_same_input(
 
 
 def test_dicom_nifti_and_nrrd_give_the_same_input(phantom: Phantom, tmp_path: Path) -> None:
-    import SimpleITK as sitk  # noqa: N813
-
     image, mask = phantom.save(tmp_path)
-    sitk.WriteImage(sitk.ReadImage(str(image)), str(tmp_path / "ct.nrrd"))
+    convert(image, tmp_path / "ct.nrrd")
     facts = SeriesFacts(uid_seed="c")
     write_ct_series(tmp_path / "dicom", phantom.hu.astype(np.int16), phantom.affine, facts)
     reference = run(image, mask)

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from test_pacs import STOW, as_json, serving, stored
+from dicomweb_service import STOW, as_json, serving, stored
 
 from monai_vfx.cli import main
 from monai_vfx.core.arrays import Json

@@ -19,13 +19,13 @@ def numbers(header: Any, tag: str) -> list[float]:
         return []
     if isinstance(value, str | int | float):
         value = [value]
-    return [_number(x) for x in value]
+    return [number(x) for x in value]
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
     """Return a number; NaN for an empty value or text that is none.
 
-    >>> _number("1.5"), _number("1,5"), _number(None)
+    >>> number("1.5"), number("1,5"), number(None)
     (1.5, nan, nan)
     """
     try:
@@ -78,7 +78,7 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, str | int | float) or value is None:
         return str(value)
-    return tuple(_number(part) for part in value)
+    return tuple(number(part) for part in value)
 
 
 def thickness_mm(header: Any) -> float | None:
