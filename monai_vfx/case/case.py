@@ -22,7 +22,7 @@ from monai_vfx.core.arrays import BoolVolume, HUVolume, Json, LabelVolume, Regio
 from monai_vfx.core.errors import CaseRefused, CaseWarning
 from monai_vfx.core.schemas import schema
 from monai_vfx.io.dicom.candidates import SeriesRefused
-from monai_vfx.io.dicom.choosing import LARGEST_SPACING_MM
+from monai_vfx.io.dicom.choosing import MAX_SLICE_SPACING_MM
 from monai_vfx.io.dicom.facts import Expected, HeaderFacts, check_expected
 from monai_vfx.io.volume import Volume, open_volume
 
@@ -241,10 +241,10 @@ def _check_spacing(volume: Volume) -> list[CaseWarning]:
     step = volume.spacing_mm[volume.slice_axis]
     pixel = max(s for axis, s in enumerate(volume.spacing_mm) if axis != volume.slice_axis)
     _check_size(volume, pixel)
-    if step > LARGEST_SPACING_MM:
+    if step > MAX_SLICE_SPACING_MM:
         raise CaseRefused(
             "slices_too_thick",
-            f"slices lie {step:.1f} mm apart, the rule is at most {LARGEST_SPACING_MM:.0f} mm",
+            f"slices lie {step:.1f} mm apart, the rule is at most {MAX_SLICE_SPACING_MM:.0f} mm",
         )
     if volume.thickness_mm is not None and step > GAP_RATIO * volume.thickness_mm:
         warnings.append(

@@ -140,7 +140,7 @@ def missing_world(header: TextHeader) -> str | None:
         return None
     world = fields.get("space", "")
     if world.lower() not in {*WORLDS, *WORLDS.values()}:
-        return f"the header's field 'space' is {world!r}, the rule is {', '.join(WORLDS)}"
+        return f"the header's field 'space' is {world!r}, must be one of {', '.join(WORLDS)}"
     return None if "space directions" in fields else "the header has no field 'space directions'"
 
 

@@ -21,15 +21,15 @@ from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError, access
 from monai_vfx.io.dicom.candidates import Candidate, Finding, SeriesRefused
 from monai_vfx.io.dicom.facts import HeaderFacts
 from monai_vfx.io.dicom.reading import read_series
-from monai_vfx.io.dicom.stack import SHORTEST_SERIES
+from monai_vfx.io.dicom.stack import MIN_SLICES
 from monai_vfx.io.itk import NRRD_SUFFIXES, ItkFile
 from monai_vfx.io.nifti import NIFTI_SUFFIXES, NiftiFile
 
-LARGEST_TURN_DEG = 40.0
+MAX_TURN_DEG = 40.0
 """Beyond this angle it is not sure which axis is which."""
-MOST_VOXELS = 4e9
+MAX_VOXELS = 4e9
 """A header that speaks of more is taken for a damaged one."""
-LEAST_SPACING_MM = 1e-3
+MIN_SPACING_MM = 1e-3
 """Voxels nearer than this are no CT's."""
 SKEW_TOLERANCE = 2e-3
 """Largest cosine between two axes: 0.15 mm over the length of T12-L4."""
@@ -184,29 +184,27 @@ def _open_dicom(path: Path, series_uid: str | None) -> Volume:
 def _checked(volume: Volume) -> Volume:
     """Check the geometry and return the volume with axes at exactly right angles."""
     spacing = np.array(volume.spacing_mm)
-    if not np.isfinite(volume.affine).all() or spacing.min() < LEAST_SPACING_MM:
+    if not np.isfinite(volume.affine).all() or spacing.min() < MIN_SPACING_MM:
         raise CaseRefused("geometry_invalid", f"voxel spacing is {spacing.tolist()} mm")
     cosines = volume.affine[:3, :3] / spacing
     skew = float(np.abs(cosines.T @ cosines - np.eye(3)).max())
     if skew > SKEW_TOLERANCE:
         raise CaseRefused(
             "geometry_invalid",
-            f"the axes are sheared (cosine {skew:.4f}, the rule is at most {SKEW_TOLERANCE})",
+            f"the axes are sheared (cosine {skew:.4f}, must be at most {SKEW_TOLERANCE})",
         )
     off = float(np.degrees(np.arccos(np.clip(np.abs(cosines).max(axis=0).min(), 0, 1))))
-    if off > LARGEST_TURN_DEG:
+    if off > MAX_TURN_DEG:
         raise CaseRefused(
             "geometry_invalid",
-            f"an image axis lies {off:.0f} degrees off the patient's nearest; the rule is at most "
-            f"{LARGEST_TURN_DEG:.0f}",
+            f"an image axis lies {off:.0f} degrees off the patient's nearest; must be at most "
+            f"{MAX_TURN_DEG:.0f}",
         )
-    if np.prod(volume.shape, dtype=float) > MOST_VOXELS:
+    if np.prod(volume.shape, dtype=float) > MAX_VOXELS:
         raise CaseRefused("geometry_invalid", f"the header speaks of {volume.shape} voxels")
     slices = volume.shape[volume.slice_axis]
-    if slices < SHORTEST_SERIES:
-        raise CaseRefused(
-            "too_few_slices", f"{slices} slices, at least {SHORTEST_SERIES} are needed"
-        )
+    if slices < MIN_SLICES:
+        raise CaseRefused("too_few_slices", f"{slices} slices, at least {MIN_SLICES} are needed")
     # Headers keep directions with 6 digits or so. Made orthonormal (the nearest such matrix, by
     # singular values), an oblique CT is resampled on the same grid as an upright one.
     left, _, right = np.linalg.svd(cosines)

@@ -517,7 +517,7 @@ def test_an_archive_made_to_fill_the_disk_is_refused(
     with pytest.raises(CaseRefused, match="no_image"):
         open_volume(path)
     path.touch()
-    archives._unpacked.cache_clear()
+    archives._members.cache_clear()
     monkeypatch.setattr(archives, "SAFE_SIZE", 1 << 20)
     with pytest.raises(CaseRefused, match="archive_too_large"):
         open_volume(path)

@@ -232,7 +232,7 @@ def test_a_status_has_a_code(service: Service, slices: list[Path], status: int, 
 def test_a_study_without_ct_and_one_that_is_not_there(service: Service) -> None:
     service.answers[QIDO] = as_json([named("0020000E", SERIES, **{"00080060": "MR"})])
     refused = refusal(image(service))
-    assert (refused.code, refused.message) == ("not_ct", "modality is MR, the rule is CT")
+    assert (refused.code, refused.message) == ("not_ct", "modality is MR, must be CT")
     service.answers[QIDO] = as_json([])
     assert refusal(image(service)).code == "not_in_pacs"
     service.answers[QIDO] = (204, {}, b"")

@@ -17,7 +17,7 @@ import pydicom
 import pytest
 from itk_files import convert, read_series, write_itk
 
-from monai_vfx.case.case import LARGEST_SPACING_MM
+from monai_vfx.case.case import MAX_SLICE_SPACING_MM
 from monai_vfx.core.codes import REFUSALS
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.hashing import content_hash
@@ -575,7 +575,7 @@ def test_a_series_of_a_file_without_series_is_wrong_use(tmp_path: Path, name: st
 
 
 def test_remedy_and_rule_of_thick_slices_agree() -> None:
-    assert f"at most {LARGEST_SPACING_MM:.0f} mm" in REFUSALS["slices_too_thick"].remedy
+    assert f"at most {MAX_SLICE_SPACING_MM:.0f} mm" in REFUSALS["slices_too_thick"].remedy
 
 
 def test_slices_beside_the_line_are_refused(copied: Path) -> None:

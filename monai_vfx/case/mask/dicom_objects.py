@@ -21,7 +21,7 @@ from monai_vfx.core.anatomy import (
 from monai_vfx.core.arrays import Affine, BoolVolume
 from monai_vfx.core.errors import CaseRefused, access_refused, refusing
 from monai_vfx.core.geometry import nonzero_box
-from monai_vfx.io.dicom.archives import Files, Source, list_sources, quiet_pydicom
+from monai_vfx.io.dicom.archives import Source, list_sources, quiet_pydicom
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes of SEG: with frames per segment, and as a label map."""
@@ -69,17 +69,17 @@ def find_mask_object(path: Path) -> Any | None:
     Raises:
         CaseRefused: ``several_masks``, ``mask_unreadable`` or ``file_truncated``.
     """
-    with access_refused("mask_unreadable"), Files() as files:
+    with access_refused("mask_unreadable"):
         try:
             sources, _ = list_sources(path)
         except CaseRefused as refusal:
             if refusal.code != "input_unreadable":
                 raise
             raise CaseRefused("mask_unreadable", refusal.message, refusal.remedy) from refusal
-        found = [source for source in sources if _holds_mask(files, source)]
+        found = [source for source in sources if _holds_mask(source)]
         if len(found) > 1:
             raise CaseRefused("several_masks", f"{len(found)} SEG or RTSTRUCT objects were found")
-        return _read(files, found[0]) if found else None
+        return _read(found[0]) if found else None
 
 
 def structure_of_item(
@@ -122,27 +122,27 @@ def _same(code: Any, value: str) -> bool:
     return bool(stated == Code(value, "SCT", "as stated"))
 
 
-def _holds_mask(files: Files, source: Source) -> bool:
+def _holds_mask(source: Source) -> bool:
     """Return whether a file is a SEG or RTSTRUCT; of others only the first bytes are read."""
     from pydicom import dcmread
 
     unreadable = refusing("file_truncated", "a DICOM file cannot be read")
     with unreadable, access_refused("mask_unreadable"):
-        if not files.is_dicom(source):
+        if not source.is_dicom():
             return False
-        with quiet_pydicom(), files.open(source) as stream:
+        with quiet_pydicom(), source.open() as stream:
             header = dcmread(stream, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         return str(header.get("SOPClassUID", "")) in (*SEGMENTATIONS, STRUCTURE_SET)
 
 
-def _read(files: Files, source: Source) -> Any:
+def _read(source: Source) -> Any:
     from pydicom import dcmread
 
     with (
         refusing("file_truncated", "the mask's DICOM file cannot be read"),
         access_refused("mask_unreadable"),
         quiet_pydicom(),
-        files.open(source) as stream,
+        source.open() as stream,
     ):
         dataset = dcmread(stream)
         # Convert every value from bytes, so that damage shows now. Not by ``walk``, which takes

@@ -1,8 +1,8 @@
 """The files of a folder, a zip or a tar, one like the other: where their bytes lie.
 
-Nothing is unpacked under the names that an archive states, so no name can lead out of it, and links
-in an archive are never followed. A compressed tar cannot be entered in its middle: it is unpacked
-once in a process, into a nameless temporary file that vanishes with it.
+Archives are checked for size before anything is unpacked. What is packed is unpacked once, into a
+nameless temporary file that vanishes with the process: nothing is written under a name that an
+archive states, so no name can lead out of it, and links are never followed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import io
 import logging
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
 import threading
@@ -22,24 +21,23 @@ import weakref
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from monai_vfx.core.errors import CaseRefused, reason
 from monai_vfx.io.dicom.inflating import check_inflated
 
-LARGEST_FILE = 2**30
+MAX_FILE = 2**30
 """Bytes of one file in an archive; it is held in memory while it is read."""
-LARGEST_ARCHIVE = 2**34
+MAX_ARCHIVE = 2**34
 """Bytes of all files of an archive."""
 SAFE_SIZE = 2**28
 """An archive of no more bytes may be packed as tightly as it likes."""
-TIGHTEST = 100
+MAX_RATIO = 100
 """How many times its own size a larger archive may hold; a CT is packed to a third."""
-MOST_FILES = 100_000
+MAX_FILES = 100_000
 """Files in an archive."""
 TAR_SUFFIXES = (*(".tar", ".tgz", ".tar.gz", ".txz", ".tar.xz", ".tbz2", ".tar.bz2"),)
 """Names of tars; one without such a name is known by its first bytes."""
@@ -52,7 +50,7 @@ MARK = b"DICM"
 _PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\0": lzma.open, b"BZh": bz2.open}
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """As PS3.12 has them; of others zipfile unpacks gigabytes from one part of a few kilobytes."""
-_BLOCK = tarfile.BLOCKSIZE
+_BLOCK, _PART = tarfile.BLOCKSIZE, 1 << 20
 UNPACK_REMEDY = "Unpack the archive with the program that made it and give the folder."
 """What helps where an archive cannot be read."""
 
@@ -93,6 +91,18 @@ def _silence() -> None:
     warnings.filterwarnings("ignore", module="pydicom")
 
 
+class _Store:
+    """The bytes of an archive's files, one behind the other; closed once no source needs it."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        weakref.finalize(self, file.close)
+
+    def read(self, first: int, length: int) -> bytes:
+        """Return bytes; safe in threads and forked processes, which share a file's position."""
+        return os.pread(self.file.fileno(), length, first)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the bytes of one file lie: a path, or a member of an archive.
@@ -100,12 +110,15 @@ class Source:
     Attributes:
         path: of the file or the archive.
         member: name within the archive.
-        span: first byte and length within a tar, once that is unpacked; None for a zip's member.
+        span: first byte and length within the archive's store.
+        fault: why a member could not be unpacked to its end.
     """
 
     path: Path
     member: str | None = None
-    span: tuple[int, int] | None = None
+    span: tuple[int, int] = (0, 0)
+    fault: str | None = None
+    store: _Store | None = field(default=None, repr=False)
 
     @property
     def place(self) -> str:
@@ -122,68 +135,35 @@ class Source:
         """What tells the files of one folder from those of another."""
         return self.place.rpartition("/")[0]
 
+    def start(self) -> bytes:
+        """Return the first bytes, up to and with the mark of a DICOM file."""
+        count = PREAMBLE + len(MARK)
+        if self.store is not None:
+            return self.store.read(self.span[0], min(self.span[1], count))
+        with self.path.open("rb") as file:
+            return file.read(count)
 
-class Files:
-    """Opens sources; an archive is opened once and stays so until the block's end."""
-
-    def __init__(self) -> None:
-        self._zips: dict[Path, zipfile.ZipFile] = {}
-        self._tars: dict[Path, _Tar] = {}
-
-    def __enter__(self) -> Files:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for archive in self._zips.values():
-            archive.close()
-        for path in list(self._tars):
-            self._tars.pop(path).leave()
-
-    def start(self, source: Source, count: int) -> bytes:
-        """Return the first bytes."""
-        with self._stream(source, count) as file:
-            return bytes(file.read(count))
-
-    def is_dicom(self, source: Source) -> bool:
+    def is_dicom(self) -> bool:
         """Whether a file carries the mark of DICOM."""
-        return self.start(source, PREAMBLE + len(MARK))[PREAMBLE:] == MARK
+        return self.start()[PREAMBLE:] == MARK
 
-    def open(self, source: Source) -> BinaryIO:
-        """Open for reading; a member of a zip is unpacked in memory, which checks its sum.
+    def open(self) -> BinaryIO:
+        """Open for reading.
 
         Raises:
-            CaseRefused: ``archive_too_large`` for a deflated DICOM file of too many bytes.
+            CaseRefused: ``archive_too_large`` for a deflated DICOM file of too many bytes;
+                ``file_truncated`` for a damaged member of an archive.
         """
-        stream: BinaryIO = self._stream(source)
-        in_zip = source.member is not None and source.span is None
-        opened = io.BytesIO() if in_zip else stream
+        if self.fault is not None:
+            raise CaseRefused("file_truncated", f"a DICOM file cannot be read ({self.fault})")
+        stored = None if self.store is None else self.store.read(*self.span)
+        opened: BinaryIO = self.path.open("rb") if stored is None else io.BytesIO(stored)
         try:
-            if in_zip:
-                with stream:
-                    # Not at once: then zipfile inflates all before it looks at the stated size.
-                    shutil.copyfileobj(stream, opened, 1 << 20)
             check_inflated(opened)
         except BaseException:  # nobody else can close it, and it may hold a gibibyte
             opened.close()
             raise
         return opened
-
-    def _stream(self, source: Source, count: int | None = None) -> Any:
-        if source.member is None:
-            return source.path.open("rb")
-        if source.span is not None:
-            if source.path not in self._tars:
-                self._tars[source.path] = _enter_tar(source.path)
-            first, length = source.span
-            return io.BytesIO(self._tars[source.path].read(first, min(length, count or length)))
-        if source.path not in self._zips:
-            self._zips[source.path] = zipfile.ZipFile(source.path)
-        return self._zips[source.path].open(source.member)
 
 
 def list_sources(path: Path) -> tuple[list[Source], int]:
@@ -197,19 +177,18 @@ def list_sources(path: Path) -> tuple[list[Source], int]:
         PermissionError: the system denies access.
     """
     if path.is_dir():
-        found, links = [Source(file) for file in sorted(_walk(path))], 0
+        found, links = tuple(Source(file) for file in sorted(_walk(path))), 0
     elif not path.is_file():
-        raise CaseRefused("input_unreadable", "this is no file and no folder")
+        raise CaseRefused("input_unreadable", "the path is neither a file nor a folder")
     else:
         start, name = _head(path), path.name.lower()
         is_dicom = start[PREAMBLE:].startswith(MARK)
         packed = start.startswith(tuple(_PACKED)) or start[257:262] == b"ustar"
-        if not is_dicom and (name.endswith(".zip") or start.startswith((b"PK\3\4", b"PK\5\6"))):
-            found, links = _zip_members(path)
-        elif not is_dicom and (name.endswith(TAR_SUFFIXES) or packed):
-            found, links = _tar_members(path)
-        else:
+        is_zip = name.endswith(".zip") or start.startswith((b"PK\3\4", b"PK\5\6"))
+        if is_dicom or not (is_zip or name.endswith(TAR_SUFFIXES) or packed):
             return [Source(path)], 0
+        facts = path.stat()
+        found, links = _members(path, is_zip, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
     return [source for source in found if not source.name.startswith(".")], links
 
 
@@ -242,68 +221,124 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(parent) / name
 
 
-def _zip_members(path: Path) -> tuple[list[Source], int]:
+@lru_cache(maxsize=2)
+def _members(
+    path: Path, is_zip: bool, facts: tuple[int, int, int]
+) -> tuple[tuple[Source, ...], int]:
+    """Return the files of an archive and how many links it has; unpacked once in a state."""
+    found, links = (_zip_members if is_zip else _tar_members)(path, facts[1])
+    return tuple(sorted(found, key=lambda source: source.place)), links
+
+
+def _zip_members(path: Path, size: int) -> tuple[list[Source], int]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-    except PermissionError:
+            if any(member.flag_bits & 1 for member in members):
+                raise CaseRefused("input_unreadable", "the zip is encrypted", UNPACK_REMEDY)
+            if any(member.compress_type not in _ZIP_METHODS for member in members):
+                raise CaseRefused(
+                    "input_unreadable", "the zip is not packed by deflating", UNPACK_REMEDY
+                )
+            _check_sizes([member.file_size for member in members], size)
+            links = [member for member in members if (member.external_attr >> 28) == 0o12]
+            store = _Store(tempfile.TemporaryFile(prefix="vfx_"))  # noqa: SIM115
+            found = [_unzip(path, archive, m, store) for m in members if m not in links]
+            store.file.flush()
+    except (CaseRefused, PermissionError):
         raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CaseRefused("file_truncated", f"the zip cannot be read ({reason(error)})") from error
-    if any(member.flag_bits & 1 for member in members):
-        raise CaseRefused("input_unreadable", "the zip is encrypted", UNPACK_REMEDY)
-    if any(member.compress_type not in _ZIP_METHODS for member in members):
-        raise CaseRefused(
-            "input_unreadable", "the zip is packed in a way other than deflating", UNPACK_REMEDY
-        )
-    _check_sizes([member.file_size for member in members], path.stat().st_size)
-    links = [member for member in members if (member.external_attr >> 28) == 0o12]
-    names = sorted(member.filename for member in members if member not in links)
-    return [Source(path, name) for name in names], len(links)
+    return found, len(links)
 
 
-def _tar_members(path: Path) -> tuple[list[Source], int]:
-    tar, is_tar = _enter_tar(path), True
+def _unzip(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, store: _Store) -> Source:
+    """Unpack a member behind those before; what is damaged is kept as far as it can be read."""
+    first, fault = store.file.tell(), None
     try:
-        is_tar = tar.read(0, _BLOCK)[257:262] == b"ustar"
-        members, end = tar.members()
-        blank = tar.read(end, _BLOCK)
+        with archive.open(member) as stream:
+            # Not at once: then zipfile inflates all before it looks at the stated size.
+            while part := stream.read(_PART):
+                store.file.write(part)
+    except Exception as error:  # damaged streams raise anything
+        fault = reason(error)
+    return Source(path, member.filename, (first, store.file.tell() - first), fault, store)
+
+
+def _tar_members(path: Path, size: int) -> tuple[list[Source], int]:
+    store, is_tar = _Store(_tar_file(path, size)), True
+    try:
+        is_tar = store.read(0, _BLOCK)[257:262] == b"ustar"
+        members, end = _tar_headers(store.file)
+        blank = store.read(end, _BLOCK)
     except (CaseRefused, PermissionError):
         raise
     except Exception as error:  # damaged headers raise anything
         raise _bad_tar(error, "file_truncated" if is_tar else "input_unreadable") from error
-    finally:
-        tar.leave()
     if blank.strip(b"\0") or len(blank) < _BLOCK:
         # Where tarfile meets bytes that are no header it says nothing and takes them for the end.
         raise CaseRefused("file_truncated", "the tar has no end mark behind its last file")
     files = [member for member in members if member.isreg() and not member.issparse()]
-    _check_sizes([member.size for member in files], max(path.stat().st_size, 1))
+    _check_sizes([member.size for member in files], max(size, 1))
     others = sum(1 for member in members if not member.isdir()) - len(files)
-    found = [Source(path, m.name, (m.offset_data, m.size)) for m in files]
-    return sorted(found, key=lambda source: source.place), others
+    return [Source(path, m.name, (m.offset_data, m.size), None, store) for m in files], others
+
+
+def _tar_headers(file: BinaryIO) -> tuple[list[tarfile.TarInfo], int]:
+    """Return all members and where the last one ends."""
+    members, end = [], 0
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            members.append(member)
+            if len(members) > 2 * MAX_FILES:
+                raise _too_large(f"more than {2 * MAX_FILES} files and folders")
+            end = archive.offset
+    return members, end
+
+
+def _tar_file(path: Path, packed_size: int) -> Any:
+    """Open a tar; a compressed one cannot be entered in its middle and is unpacked as a whole."""
+    start = _head(path)
+    unpack = next((open_ for mark, open_ in _PACKED.items() if start.startswith(mark)), None)
+    if unpack is None:
+        return path.open("rb")
+    most, size = _max_bytes(packed_size), 0
+    file: Any = tempfile.TemporaryFile(prefix="vfx_")  # noqa: SIM115
+    try:
+        with unpack(path) as stream:
+            while part := stream.read(_PART):
+                size += len(part)
+                if size > most:
+                    raise _too_large(f"more than {most} bytes, the most for an archive of its size")
+                file.write(part)
+        file.flush()
+    except BaseException as error:  # damaged streams raise anything
+        file.close()
+        if isinstance(error, CaseRefused | PermissionError) or not isinstance(error, Exception):
+            raise
+        raise _bad_tar(error) from error
+    return file
 
 
 def _check_sizes(sizes: list[int], packed: int) -> None:
     """Refuse an archive that was made to fill a disk or a memory."""
-    total, most = sum(sizes), _most_bytes(packed)
-    if len(sizes) > MOST_FILES:
-        raise _too_large(f"{len(sizes)} files, the rule is at most {MOST_FILES}")
-    if min(sizes, default=0) < 0 or max(sizes, default=0) > LARGEST_FILE:
-        raise _too_large(
-            f"a file of {max(sizes)} bytes, the rule is at most {LARGEST_FILE} in an archive"
-        )
+    total, most = sum(sizes), _max_bytes(packed)
+    if len(sizes) > MAX_FILES:
+        raise _too_large(f"{len(sizes)} files; at most {MAX_FILES} are allowed")
+    if min(sizes, default=0) < 0 or max(sizes, default=0) > MAX_FILE:
+        raise _too_large(f"a file of {max(sizes)} bytes; at most {MAX_FILE} are allowed")
     if total > most:
-        raise _too_large(f"{total} bytes, the rule is at most {most} for an archive of its size")
+        raise _too_large(f"{total} bytes; at most {most} are allowed for an archive of its size")
 
 
-def _most_bytes(packed: int) -> int:
+def _max_bytes(packed: int) -> int:
     """Return how many bytes an archive of so many may hold.
 
-    >>> _most_bytes(1000) == SAFE_SIZE, _most_bytes(2 * SAFE_SIZE) == LARGEST_ARCHIVE
+    >>> _max_bytes(1000) == SAFE_SIZE, _max_bytes(2 * SAFE_SIZE) == MAX_ARCHIVE
     (True, True)
     """
-    return min(LARGEST_ARCHIVE, max(SAFE_SIZE, TIGHTEST * packed))
+    return min(MAX_ARCHIVE, max(SAFE_SIZE, MAX_RATIO * packed))
 
 
 def _too_large(found: str) -> CaseRefused:
@@ -312,62 +347,3 @@ def _too_large(found: str) -> CaseRefused:
 
 def _bad_tar(error: BaseException, code: str = "file_truncated") -> CaseRefused:
     return CaseRefused(code, f"the tar cannot be read ({reason(error)})")
-
-
-class _Tar:
-    """The bytes of a tar, unpacked; kept while someone is in."""
-
-    def __init__(self, file: Any, keep: bool) -> None:
-        self._file, self._keep = file, keep
-        self._close = weakref.finalize(self, file.close)
-
-    def read(self, first: int, length: int) -> bytes:
-        """Return bytes; safe in threads and forked processes, which share a file's position."""
-        return os.pread(self._file.fileno(), length, first)
-
-    def members(self) -> tuple[list[tarfile.TarInfo], int]:
-        """Return all members and where the last one ends."""
-        self._file.seek(0)
-        members, end = [], 0
-        with tarfile.open(fileobj=self._file, mode="r:") as archive:
-            for member in archive:
-                members.append(member)
-                if len(members) > 2 * MOST_FILES:
-                    raise _too_large(f"more than {2 * MOST_FILES} files and folders")
-                end = archive.offset
-        return members, end
-
-    def leave(self) -> None:
-        """Close a file that costs nothing to open again."""
-        if not self._keep:
-            self._close()
-
-
-def _enter_tar(path: Path) -> _Tar:
-    start = _head(path)
-    unpack = next((open_ for mark, open_ in _PACKED.items() if start.startswith(mark)), None)
-    if unpack is None:
-        return _Tar(path.open("rb"), keep=False)
-    facts = path.stat()
-    return _unpacked(path, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
-
-
-@lru_cache(maxsize=2)
-def _unpacked(path: Path, facts: tuple[int, int, int]) -> _Tar:
-    """Unpack a compressed tar; ``facts`` tell one state of the file from another."""
-    unpack = next(open_ for mark, open_ in _PACKED.items() if _head(path).startswith(mark))
-    most, size = _most_bytes(facts[1]), 0
-    kept = _Tar(tempfile.TemporaryFile(prefix="vfx_"), keep=True)  # noqa: SIM115
-    try:
-        with unpack(path) as stream:
-            while part := stream.read(1 << 20):
-                size += len(part)
-                if size > most:
-                    raise _too_large(f"more than {most} bytes, the most for an archive of its size")
-                kept._file.write(part)
-        kept._file.flush()
-    except (CaseRefused, PermissionError):
-        raise
-    except Exception as error:  # damaged streams raise anything
-        raise _bad_tar(error) from error
-    return kept

@@ -27,9 +27,9 @@ from monai_vfx.io.dicom.files import OTHER_FILES, Found, Lost, Scan
 from monai_vfx.io.dicom.kernels import Kind
 from monai_vfx.io.dicom.values import text
 
-LARGEST_SPACING_MM = 10.0
+MAX_SLICE_SPACING_MM = 10.0
 """Slice distance above which a vertebral body would hold fewer than three slices."""
-LEAST_LENGTH_MM = 150.0
+MIN_LENGTH_MM = 150.0
 """Length along the body that T12-L4 of a small adult takes."""
 SAME_THICKNESS_MM = 0.05
 """Slices that differ by less are equally thick."""
@@ -140,10 +140,10 @@ def _checked(
         _check_whole(lost, len(files))
         series = check(files)
         step = float(np.linalg.norm(series.affine[:3, 2]))
-        if step > LARGEST_SPACING_MM:
+        if step > MAX_SLICE_SPACING_MM:
             raise CaseRefused(
                 "slices_too_thick",
-                f"slices lie {step:.1f} mm apart, the rule is at most {LARGEST_SPACING_MM:.0f} mm",
+                f"slices lie {step:.1f} mm apart, must be at most {MAX_SLICE_SPACING_MM:.0f} mm",
             )
     except CaseRefused as refusal:
         return None, refusal
@@ -243,7 +243,7 @@ def _no_ct(scan: Scan) -> CaseRefused:
     if kinds["other_modality"]:
         found = {text(i.header, "Modality") for i in images if i.kind == "other_modality"}
         named = ", ".join(sorted(modality or "none" for modality in found))
-        return CaseRefused("not_ct", f"modality is {named}, the rule is CT")
+        return CaseRefused("not_ct", f"modality is {named}, must be CT")
     named = ", ".join(OTHER_FILES[kind] for kind in kinds)
     return CaseRefused("not_ct", f"there are {named}, but no CT images")
 
@@ -271,14 +271,14 @@ def _is_elsewhere(facts: Candidate) -> bool:
 
 
 def _fits(facts: Candidate) -> bool:
-    return (facts.length_mm or 0.0) >= LEAST_LENGTH_MM and not _is_elsewhere(facts)
+    return (facts.length_mm or 0.0) >= MIN_LENGTH_MM and not _is_elsewhere(facts)
 
 
 def _lacks_cover(facts: Candidate) -> str:
     if _is_elsewhere(facts):
         return f"cover: the body part is {facts.body_part}"
     return (
-        f"cover: {facts.length_mm or 0:.0f} mm along the body, T12-L4 take {LEAST_LENGTH_MM:.0f} mm"
+        f"cover: {facts.length_mm or 0:.0f} mm along the body, T12-L4 take {MIN_LENGTH_MM:.0f} mm"
     )
 
 

@@ -20,7 +20,7 @@ _TO_VALUE = 12  # bytes of tag, VR and length before encapsulated pixels (PS3.5,
 _NO_SIZE = (0xC4, 0xC8, 0xCC)  # markers between 0xC0 and 0xCF that are no frame header
 _JPEG_LS = 0xF7
 _SIGNATURE = b"\0\0\0\x0cjP  "  # of JP2, which DICOM forbids and some write
-_LONGEST_RUN = 128  # values that two bytes of RLE can stand for
+_MAX_RUN = 128  # values that two bytes of RLE can stand for
 
 
 def check_sizes(file: BinaryIO, frames: Collection[int | None]) -> None:
@@ -126,7 +126,7 @@ def _check_stream(stream: bytes, header: Any) -> None:
 def _check_rle(stream: bytes, header: Any) -> None:
     sizes = [whole(header, name) or 0 for name in ("Rows", "Columns", "SamplesPerPixel")]
     values = sizes[0] * sizes[1] * sizes[2] * (whole(header, "BitsAllocated") or 0) // 8
-    longest = 64 + 2 * values + _LONGEST_RUN  # a literal run adds a byte, at worst to each value
+    longest = 64 + 2 * values + _MAX_RUN  # a literal run adds a byte, at worst to each value
     if len(stream) > longest:
         raise CaseRefused(
             "pixel_format",

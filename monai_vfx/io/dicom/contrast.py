@@ -101,24 +101,21 @@ def words_of(description: str) -> set[str]:
 
 
 def read_contrast(headers: list[Any]) -> Contrast:
-    """Judge the headers of one series.
-
-    Args:
-        headers: of its slices.
-    """
+    """Judge the headers of the slices of one series."""
     first = headers[0]
     said = {name: found for name in _TEXTS if (found := words_of(text(first, name)))}
     agent = series_agent(headers)
-    tag = _PHASE_TAG.get(_phase_tag(first))
+    # An Enhanced object's Contrast/Bolus Agent Phase (PS3.3, C.8.15.3.4).
+    tag = _PHASE_TAG.get(text(first, "ContrastBolusAgentPhase").upper())
     delay = _delay_s(headers)
     hints = [f"agent: {GIVEN if agent else NONE}"] if agent is not None else []
     hints += [f"phase_tag: {tag}"] if tag else []
     hints += [f"{_snake(name)}: {', '.join(sorted(found))}" for name, found in said.items()]
     by_text = _phase_of_texts(said)
     timed = _phase_of_delay(delay)
-    votes = {_is_given(phase) for phase in (tag, timed, by_text) if phase}
+    votes = {phase != NONE for phase in (tag, timed, by_text) if phase}
     votes |= {agent} if agent is not None else set()
-    votes |= {NONE not in found for found in said.values() if (NONE in found) != _positive(found)}
+    votes |= {NONE not in found for found in said.values() if found == {NONE} or NONE not in found}
     named = {phase for phase in (tag, timed, by_text) if phase}
     contradictory = len(votes) > 1 or len(named) > 1
     phase, source = next(
@@ -129,14 +126,6 @@ def read_contrast(headers: list[Any]) -> Contrast:
         phase, source = None, None
     given = votes.pop() if len(votes) == 1 else None
     return Contrast(phase, source, given, delay, tuple(hints), contradictory)
-
-
-def _is_given(phase: str) -> bool:
-    return phase != NONE
-
-
-def _positive(found: set[str]) -> bool:
-    return bool(found - {NONE})
 
 
 def _phase_of_texts(said: dict[str, set[str]]) -> str | None:
@@ -201,11 +190,6 @@ def _is_agent_given(agent: str, route: str) -> bool | None:
         return False
     words = f"{agent} {route}"
     return None if _NOT_VASCULAR.search(words) and not _VASCULAR.search(words) else True
-
-
-def _phase_tag(header: Any) -> str:
-    """Return Contrast/Bolus Agent Phase, an Enhanced object's (PS3.3, C.8.15.3.4)."""
-    return text(header, "ContrastBolusAgentPhase").upper()
 
 
 def _delay_s(headers: list[Any]) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monai_vfx.core.errors import CaseRefused, reason
-from monai_vfx.io.dicom.archives import Files, Source, quiet_pydicom
+from monai_vfx.io.dicom.archives import Source, quiet_pydicom
 from monai_vfx.io.dicom.values import text
 
 DICOMDIR = "1.2.840.10008.1.3.10"
@@ -31,16 +31,16 @@ class Reference:
     may_be_ct: bool
 
 
-def is_directory(files: Files, source: Source) -> bool:
+def is_directory(source: Source) -> bool:
     """Whether a file is a DICOMDIR, by its name or its meta header."""
     from pydicom.filereader import read_partial
 
     if source.name.upper() == "DICOMDIR":
         return True
-    if not files.is_dicom(source):
+    if not source.is_dicom():
         return False
     try:
-        with quiet_pydicom(), files.open(source) as file:
+        with quiet_pydicom(), source.open() as file:
             meta = read_partial(file, lambda *_: True).file_meta
         return text(meta, "MediaStorageSOPClassUID") == DICOMDIR
     except PermissionError:
@@ -49,7 +49,7 @@ def is_directory(files: Files, source: Source) -> bool:
         return False
 
 
-def references(files: Files, source: Source) -> list[Reference]:
+def references(source: Source) -> list[Reference]:
     """Return every file that a DICOMDIR names.
 
     Raises:
@@ -58,7 +58,7 @@ def references(files: Files, source: Source) -> list[Reference]:
     import pydicom
 
     try:
-        with quiet_pydicom(), files.open(source) as file:
+        with quiet_pydicom(), source.open() as file:
             directory = pydicom.dcmread(file)
             records = {item.seq_item_tell: item for item in directory.DirectoryRecordSequence}
             first = directory.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity

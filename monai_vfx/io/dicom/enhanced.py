@@ -17,32 +17,25 @@ from monai_vfx.core.errors import CaseRefused
 from monai_vfx.io.dicom.archives import Source
 from monai_vfx.io.dicom.values import text, whole
 
-_GROUPS: dict[str, dict[str, str]] = {  # group → attribute → its name in a classic header
-    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
-    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
-    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing", "SliceThickness": "SliceThickness"},
-    "PixelValueTransformationSequence": {
-        "RescaleSlope": "RescaleSlope",
-        "RescaleIntercept": "RescaleIntercept",
-        "RescaleType": "RescaleType",
-    },
-    "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
-    "CTReconstructionSequence": {
-        "ConvolutionKernel": "ConvolutionKernel",
-        "ReconstructionDiameter": "ReconstructionDiameter",
-    },
-    "CTExposureSequence": {"ExposureInmAs": "ExposureInmAs"},
-    "ContrastBolusUsageSequence": {"ContrastBolusAgentPhase": "ContrastBolusAgentPhase"},
-    "CTXRayDetailsSequence": {"KVP": "KVP"},
-    "CardiacSynchronizationSequence": {
-        "NominalPercentageOfCardiacPhase": "NominalPercentageOfCardiacPhase"
-    },
-    "FrameContentSequence": {
-        "StackID": "StackID",
-        "TemporalPositionIndex": "TemporalPositionIndex",
-        "FrameAcquisitionNumber": "AcquisitionNumber",
-        "FrameReferenceDateTime": "AcquisitionDateTime",
-    },
+_GROUPS = {  # group → attributes that a classic header has as well
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "CTImageFrameTypeSequence": ("FrameType",),
+    "CTReconstructionSequence": ("ConvolutionKernel", "ReconstructionDiameter"),
+    "CTExposureSequence": ("ExposureInmAs",),
+    "ContrastBolusUsageSequence": ("ContrastBolusAgentPhase",),
+    "CTXRayDetailsSequence": ("KVP",),
+    "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
+    "FrameContentSequence": (
+        *("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber", "FrameReferenceDateTime"),
+    ),
+}
+_CLASSIC = {  # attribute of a frame → its name in a classic header, where that differs
+    "FrameType": "ImageType",
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+    "FrameReferenceDateTime": "AcquisitionDateTime",
 }
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 
@@ -123,12 +116,12 @@ def _take(frame: Any, group: Any) -> None:
 
     for sequence, names in _GROUPS.items():
         for item in (group.get(sequence) or [])[:1]:
-            for name, classic in names.items():
+            for name in names:
                 value = item.get(name)
                 if value is not None:
                     # A new element: to set a value would change it in all frames, which share
                     # the elements of the object's own header.
-                    frame.add(DataElement(classic, item[name].VR, value))
+                    frame.add(DataElement(_CLASSIC.get(name, name), item[name].VR, value))
 
 
 def _check_concatenation(headers: Sequence[Any]) -> None:

@@ -33,7 +33,7 @@ AGE_TOLERANCE_YEARS = 1.0
 DATE_TOLERANCE_DAYS = 1
 """A scan after midnight may be filed under either day."""
 _YEAR_DAYS = 365.25
-_OLDEST = 120.0
+_MAX_AGE = 120.0
 _TECHNICAL = re.compile(r"[^A-Za-z0-9 ._+\-/()]")
 
 
@@ -186,7 +186,7 @@ def _age(header: Any, scanned: date | None) -> tuple[float | None, str | None]:
     if born is None or scanned is None:
         return None, None
     age = (scanned - born).days / _YEAR_DAYS
-    return (round(age, 1), "birth_date") if 0 <= age <= _OLDEST else (None, None)
+    return (round(age, 1), "birth_date") if 0 <= age <= _MAX_AGE else (None, None)
 
 
 def _uid(header: Any) -> str | None:

@@ -15,8 +15,6 @@ from monai_vfx.io.dicom.archives import (
     MARK,
     NESTED_SUFFIXES,
     PREAMBLE,
-    UNPACK_REMEDY,
-    Files,
     Source,
     list_sources,
     quiet_pydicom,
@@ -25,53 +23,20 @@ from monai_vfx.io.dicom.directory import DICOMDIR, is_directory, references
 from monai_vfx.io.dicom.facts import FACT_TAGS
 from monai_vfx.io.dicom.values import terms, text
 
-_HEADER_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "AcquisitionNumber",
-    "AcquisitionTime",
-    "TemporalPositionIdentifier",
-    "TemporalPositionIndex",
-    "BodyPartExamined",
-    "ConvolutionKernel",
-    "ContrastBolusAgent",
-    "ContrastBolusAgentSequence",
-    "Modality",
-    "ImageType",
-    "PatientID",
-    "PatientAge",
-    "PatientSex",
-    "PatientPosition",
-    "FrameOfReferenceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SliceThickness",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
+_HEADER_TAGS = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex"),
+    *("BodyPartExamined", "ContrastBolusAgentSequence", "Modality", "ImageType"),
+    *("PatientID", "PatientAge", "PatientSex", "PatientPosition", "FrameOfReferenceUID"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "LossyImageCompressionRatio"),
+    *("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *FACT_TAGS,
-    "LossyImageCompressionRatio",
-    "ConcatenationUID",
-    "InConcatenationNumber",
-    "InConcatenationTotalNumber",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-]
+)
 _CT_CLASSES = tuple(  # CT, Enhanced CT, Legacy Converted Enhanced CT
     f"1.2.840.10008.5.1.4.1.1.2{part}" for part in ("", ".1", ".2")
 )
@@ -175,17 +140,17 @@ def scan_files(path: Path) -> Scan:
         CaseRefused: ``input_unreadable``, ``archive_too_large``; ``file_truncated`` for an archive
             or a DICOMDIR that cannot be read.
     """
-    with access_refused(), Files() as files:
+    with access_refused():
         sources, links = list_sources(path)
         there = sources
-        given = sources == [Source(path)] and is_directory(files, sources[0])
+        given = sources == [Source(path)] and is_directory(sources[0])
         if given:
             there, _ = list_sources(path.parent)
-            named = {reference.key for reference in references(files, sources[0])}
+            named = {reference.key for reference in references(sources[0])}
             sources += [source for source in there if source.place.lower() in named]
-        scanned = [(source, *_look(files, source)) for source in sources]
+        scanned = [(source, *_look(source)) for source in sources]
         missing, unread = _missing(
-            files, [source for source, kind, _ in scanned if kind == "dicomdir"], there, given
+            [source for source, kind, _ in scanned if kind == "dicomdir"], there, given
         )
     found = [Found(source, h, kind) for source, kind, h in scanned if kind in _DICOM_KINDS]
     damaged = [lost for _, kind, lost in scanned if kind == "damaged"]
@@ -200,14 +165,14 @@ def scan_files(path: Path) -> Scan:
 
 
 def _missing(
-    files: Files, directories: Sequence[Source], there: Sequence[Source], given: bool
+    directories: Sequence[Source], there: Sequence[Source], given: bool
 ) -> tuple[tuple[Lost, ...], int]:
     """Return what DICOMDIRs name and is not there, and how many of them cannot be read."""
     present = {source.place.lower() for source in there}
     missing, unread = [], 0
     for source in directories:
         try:
-            named = references(files, source)
+            named = references(source)
         except CaseRefused:
             if given:
                 raise
@@ -221,16 +186,16 @@ def _missing(
     return tuple(missing), unread
 
 
-def _look(files: Files, source: Source) -> tuple[str, Any]:
+def _look(source: Source) -> tuple[str, Any]:
     """Return the kind of a file, and its header if it is a DICOM object, or what is wrong."""
     try:
-        start = _start(files, source)
+        start = source.start()
         if start[PREAMBLE:] == MARK:
-            return _header(files, source)
+            return _header(source)
     except CaseRefused as refusal:
         if refusal.code != "file_truncated":
             raise
-        return "damaged", _lost(files, source, refusal.message)
+        return "damaged", _lost(source, refusal.message)
     name = source.name.lower()
     if name.endswith(".dcm"):
         return "damaged", Lost("a .dcm file is no DICOM", None, True)
@@ -241,10 +206,10 @@ def _look(files: Files, source: Source) -> tuple[str, Any]:
 
 _SERIES_TAG = 0x0020000E
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # of real numbers and of whole ones
-_LARGEST_VALUE, _UNDEFINED = 2**27, 2**32 - 1  # bytes; the second means: until an end mark
+_MAX_VALUE, _UNDEFINED = 2**27, 2**32 - 1  # bytes; the second means: until an end mark
 
 
-def _lost(files: Files, source: Source, message: str) -> Lost:
+def _lost(source: Source, message: str) -> Lost:
     """Say where a damaged file belongs, as far as its header can be read."""
     from pydicom.filereader import read_partial
     from pydicom.tag import Tag
@@ -258,7 +223,7 @@ def _lost(files: Files, source: Source, message: str) -> Lost:
 
     tags = ["SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID"]
     try:
-        with quiet_pydicom(), files.open(source) as file:
+        with quiet_pydicom(), source.open() as file:
             header = read_partial(file, is_behind, specific_tags=[Tag(tag) for tag in tags])
             uid, kind = text(header, "SeriesInstanceUID"), _kind(header)
     except PermissionError:
@@ -283,34 +248,21 @@ def _kind(header: Any) -> str:
     return "localizer" if "LOCALIZER" in terms(header, "ImageType") else "ct"
 
 
-def read_tags(files: Files, source: Source, tags: Sequence[str]) -> Any:
+def read_tags(source: Source, tags: Sequence[str]) -> Any:
     """Return some tags of a file whose header could be read before."""
     import pydicom
 
-    with access_refused(), quiet_pydicom(), files.open(source) as file:
+    with access_refused(), quiet_pydicom(), source.open() as file:
         return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
 
 
-def _start(files: Files, source: Source) -> bytes:
-    try:
-        return files.start(source, PREAMBLE + len(MARK))
-    except PermissionError:
-        raise
-    except NotImplementedError as error:
-        raise CaseRefused(
-            "input_unreadable", "the zip is packed in a way that cannot be read", UNPACK_REMEDY
-        ) from error
-    except Exception as error:  # unpacking and parsing damaged bytes raises anything
-        raise _damaged(error) from error
-
-
-def _header(files: Files, source: Source) -> tuple[str, Any]:
+def _header(source: Source) -> tuple[str, Any]:
     """Return the kind and header of a DICOM object; no header for a DICOMDIR."""
     from pydicom.filereader import read_partial
     from pydicom.tag import Tag
 
     try:
-        with quiet_pydicom(), files.open(source) as file:
+        with quiet_pydicom(), source.open() as file:
             header = read_partial(file, _at_pixels, specific_tags=[Tag(t) for t in _HEADER_TAGS])
             for _ in header:  # turns every value from bytes, so that later use finds none damaged
                 pass
@@ -334,7 +286,7 @@ def _header(files: Files, source: Source) -> tuple[str, Any]:
 
 def _at_pixels(tag: Any, vr: str | None, length: int) -> bool:
     """Say where a header ends; refuse what would fill the memory with one of its values."""
-    if _LARGEST_VALUE < length < _UNDEFINED and tag < _PIXELS[0]:
+    if _MAX_VALUE < length < _UNDEFINED and tag < _PIXELS[0]:
         raise ValueError("too long a value")
     return tag in _PIXELS
 

@@ -41,12 +41,7 @@ KERNELS: tuple[tuple[str, str, Kind | None, str], ...] = (
     ("GE", "DETAIL: between the two", None, r"(HD)?DETAIL"),
     ("Philips", "A, B, SB; CA, CB, XCA, XCB; UA, UB", "soft", r"S?B|A|X?C[AB]|U[AB]"),
     ("Philips", "C, CC, XCC, UC: between the two", None, r"C|X?CC|UC"),
-    (
-        "Philips",
-        "D, E, F, L; CD, XCD; YA to YE",
-        "sharp",
-        r"[DEFL]|X?CD|Y[A-E]",
-    ),
+    ("Philips", "D, E, F, L; CD, XCD; YA to YE", "sharp", r"[DEFL]|X?CD|Y[A-E]"),
     ("Canon, Toshiba", "FC01 to FC29", "soft", r"FC(0[1-9]|[12]\d)(-?[A-Z])?"),
     ("Canon, Toshiba", "FC30 to FC39, FC50 to FC59, FC80 to FC89", "sharp", r"FC[358]\d(-?[A-Z])?"),
     (

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_vfx.core.errors import CaseRefused, access_refused, reason
-from monai_vfx.io.dicom.archives import Files, Source, quiet_pydicom
+from monai_vfx.io.dicom.archives import Source, quiet_pydicom
 from monai_vfx.io.dicom.codestreams import check_sizes
 from monai_vfx.io.dicom.values import whole
 
@@ -101,12 +101,11 @@ def _padding(header: Any) -> tuple[int, int] | None:
 
 
 def decoded(
-    files: Files, source: Source, frames: Sequence[int | None], deflated: bool
+    source: Source, frames: Sequence[int | None], deflated: bool
 ) -> Generator[Any, None, None]:
     """Yield the stored values (rows, columns) of frames of one file, none other decoded.
 
     Args:
-        files: opens the source.
         source: the file.
         frames: numbers from 1; ``[None]`` for the one picture of a classic object.
         deflated: whether the file is deflated as a whole.
@@ -120,7 +119,7 @@ def decoded(
 
     with access_refused(), quiet_pydicom():
         try:
-            with files.open(source) as file:
+            with source.open() as file:
                 if not deflated:  # what is deflated is not compressed otherwise
                     check_sizes(file, frames)
                 # Straight from the file is faster, but does not inflate.

@@ -19,7 +19,7 @@ import numpy as np
 
 from monai_vfx.core.arrays import Affine, HUVolume, Region
 from monai_vfx.core.errors import CaseRefused, CaseWarning, access_refused
-from monai_vfx.io.dicom.archives import Files, Source, state
+from monai_vfx.io.dicom.archives import Source, state
 from monai_vfx.io.dicom.candidates import Finding
 from monai_vfx.io.dicom.choosing import choose
 from monai_vfx.io.dicom.enhanced import Picture, pictures
@@ -94,13 +94,12 @@ class Series:
         by_source = defaultdict(list)
         for k in chosen:
             by_source[self.sources[k]].append(k)
-        with Files() as files:
-            for source, places in by_source.items():
-                numbers = [self.frame_numbers[k] if self.frame_numbers else None for k in places]
-                # Closed at once: a refusal's traceback would hold it, and keep pydicom silenced.
-                with closing(decoded(files, source, numbers, self.deflated)) as frames:
-                    for k, stored in zip(places, frames, strict=True):
-                        out[k - chosen.start] = self._part(k, stored, rows, columns)
+        for source, places in by_source.items():
+            numbers = [self.frame_numbers[k] if self.frame_numbers else None for k in places]
+            # Closed at once: a refusal's traceback would hold it, and keep pydicom silenced.
+            with closing(decoded(source, numbers, self.deflated)) as frames:
+                for k, stored in zip(places, frames, strict=True):
+                    out[k - chosen.start] = self._part(k, stored, rows, columns)
         return out.T
 
     def _part(self, k: int, stored: Any, rows: slice, columns: slice) -> Any:
@@ -179,13 +178,10 @@ def _check_series(files: list[tuple[Source, Any]]) -> Series:
 
 def _with_phase_tags(found: Sequence[Picture]) -> list[Any]:
     """Return headers that tell phases apart; those of an Enhanced object have all there is."""
-    with Files() as files:
-        return [
-            read_tags(files, picture.source, PHASE_TAGS)
-            if picture.frame is None
-            else picture.header
-            for picture in found
-        ]
+    return [
+        read_tags(picture.source, PHASE_TAGS) if picture.frame is None else picture.header
+        for picture in found
+    ]
 
 
 def _padding_warning(values: Sequence[StoredValues]) -> list[CaseWarning]:

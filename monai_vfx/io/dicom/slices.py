@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from monai_vfx.core.errors import CaseRefused, CaseWarning
-from monai_vfx.io.dicom.stack import SHORTEST_SERIES
+from monai_vfx.io.dicom.stack import MIN_SLICES
 from monai_vfx.io.dicom.values import numbers, plain, terms, text, whole
 
 _REQUIRED = {  # tag → how many values it has
@@ -50,12 +50,12 @@ def check_slices(headers: Sequence[Any]) -> list[CaseWarning]:
     """
     modalities = {text(h, "Modality") or "none" for h in headers}
     if modalities != {"CT"}:
-        raise CaseRefused("not_ct", f"modality is {', '.join(sorted(modalities))}, the rule is CT")
+        raise CaseRefused("not_ct", f"modality is {', '.join(sorted(modalities))}, must be CT")
     for tag, count in _REQUIRED.items():
         _check_numbers(tag, count, [numbers(h, tag) for h in headers])
-    if len(headers) < SHORTEST_SERIES:
+    if len(headers) < MIN_SLICES:
         raise CaseRefused(
-            "too_few_slices", f"{len(headers)} slices, at least {SHORTEST_SERIES} are needed"
+            "too_few_slices", f"{len(headers)} slices, at least {MIN_SLICES} are needed"
         )
     if len({str(h.get("PatientID", "")) for h in headers}) > 1:
         raise CaseRefused("identity_conflict", "the slices carry different patient IDs")
@@ -77,7 +77,7 @@ def _check_numbers(tag: str, count: int, found: list[list[float]]) -> None:
         raise CaseRefused("geometry_missing", f"{tag} is absent in {missing} slices")
     wrong = next((values for values in found if len(values) != count), None)
     if wrong is not None:
-        raise CaseRefused("geometry_invalid", f"{tag} has {len(wrong)} values, the rule is {count}")
+        raise CaseRefused("geometry_invalid", f"{tag} has {len(wrong)} values, must have {count}")
     if not np.isfinite(found).all():
         raise CaseRefused("geometry_invalid", f"{tag} is infinite or not a number")
 
@@ -94,10 +94,10 @@ def _check_values(header: Any) -> None:
             )
     kind = text(header, "RescaleType") or "HU"
     if kind not in ("HU", "US"):  # US: unspecified, usual in CT of older scanners
-        raise CaseRefused("not_hounsfield", f"RescaleType is {kind}, the rule is HU")
+        raise CaseRefused("not_hounsfield", f"RescaleType is {kind}, must be HU")
     maps = [term for term in terms(header, "ImageType") if term in NO_HU]
     if maps:
-        raise CaseRefused("not_hounsfield", f"ImageType names a {maps[0]} map, the rule is HU")
+        raise CaseRefused("not_hounsfield", f"ImageType names a {maps[0]} map, must be HU")
 
 
 def _check_pixel_format(header: Any) -> None:
@@ -108,7 +108,7 @@ def _check_pixel_format(header: Any) -> None:
     if shown == "MONOCHROME1":
         raise CaseRefused(
             "not_hounsfield",
-            "PhotometricInterpretation is MONOCHROME1, the rule is MONOCHROME2: it cannot be told "
+            "PhotometricInterpretation is MONOCHROME1, must be MONOCHROME2: it is not known "
             "whether values were inverted together with the display",
         )
     if samples is None or shown != "MONOCHROME2":

@@ -31,7 +31,7 @@ ASIDE_TOLERANCE_MM = 0.5
 """Largest distance of a slice's corner from the line through the first and last, in mm."""
 TILT_TOLERANCE_DEG = 0.5
 """Largest angle between the slice normal and the line through the slices' corners."""
-SHORTEST_SERIES = 10
+MIN_SLICES = 10
 """Fewest slices that can hold T12-L4 (10 mm apart at the most)."""
 
 PHASE_TAGS = (
@@ -155,7 +155,7 @@ def _check_phases(along: Any, details: Sequence[Any]) -> None:
     repeated = np.bincount(places) > 1
     edges = np.flatnonzero(np.diff(np.concatenate([[False], repeated, [False]])))
     longest = int((edges[1::2] - edges[::2]).max(initial=0))
-    if longest >= SHORTEST_SERIES:
+    if longest >= MIN_SLICES:
         raise CaseRefused(
             "phases_overlap",
             f"{longest} slices in a row share their positions with others; none of the tags that "
@@ -169,7 +169,7 @@ def _check_stacks(along: Any, headers: Sequence[Any]) -> None:
         groups = defaultdict(list)
         for place, header in zip(along, headers, strict=True):
             groups[plain(header.get(tag))].append(place)
-        stacks = [g for g in groups.values() if len(g) >= SHORTEST_SERIES and _is_even(g)]
+        stacks = [g for g in groups.values() if len(g) >= MIN_SLICES and _is_even(g)]
         if any(_overlap(a, b) for n, a in enumerate(stacks) for b in stacks[:n]):
             sizes = ", ".join(str(len(g)) for g in stacks)
             raise CaseRefused(
@@ -193,14 +193,14 @@ def _check_line(corners: Any, normal: Any) -> float:
     if not aside.max() <= ASIDE_TOLERANCE_MM:
         raise CaseRefused(
             "series_mixed",
-            f"slices lie up to {aside.max():.1f} mm beside the line through the series; the rule "
-            f"is at most {ASIDE_TOLERANCE_MM} mm",
+            f"slices lie up to {aside.max():.1f} mm beside the line through the series; must "
+            f"be at most {ASIDE_TOLERANCE_MM} mm",
         )
     across = np.linalg.norm(run - (run @ normal) * normal)
     tilt = float(np.degrees(np.arctan2(across, run @ normal)))
     if tilt > TILT_TOLERANCE_DEG:
         raise CaseRefused(
             "gantry_tilt",
-            f"slices are sheared by {tilt:.1f} degrees, the rule is at most {TILT_TOLERANCE_DEG}",
+            f"slices are sheared by {tilt:.1f} degrees, must be at most {TILT_TOLERANCE_DEG}",
         )
     return float((run @ normal) / (len(corners) - 1))

@@ -22,7 +22,7 @@ TOKEN, AUTHORITY = "VFX_DICOMWEB_TOKEN", "VFX_DICOMWEB_CA"
 FORM = "dicomweb://HOST:PORT/PATH"
 _OBJECT = re.compile(r"/studies/(?P<study>[^/]+)(?:/series/(?P<series>[^/]+))?")
 _UID = re.compile(r"\d+(\.\d+)+", re.ASCII)  # as PS3.5, 9.1, but scanners write leading zeros
-_LONGEST_UID = 64
+_MAX_UID = 64
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def parse_address(text: str) -> PacsAddress:
     if not uids or not all(_is_uid(uid) for uid in uids):
         raise SettingError(
             f"a PACS's address must go on {FORM}/studies/STUDY/series/SERIES with UIDs: numbers "
-            f"and dots, at most {_LONGEST_UID} characters"
+            f"and dots, at most {_MAX_UID} characters"
         )
     return PacsAddress(f"{parts.scheme}://{parts.netloc}{before}", *uids)
 
@@ -136,7 +136,7 @@ def read_credentials() -> Credentials:
 
 
 def _is_uid(text: str) -> bool:
-    return len(text) <= _LONGEST_UID and _UID.fullmatch(text) is not None
+    return len(text) <= _MAX_UID and _UID.fullmatch(text) is not None
 
 
 def _is_loopback(host: str) -> bool:

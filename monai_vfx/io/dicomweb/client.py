@@ -22,7 +22,7 @@ CONNECT_TIMEOUT_S = 10.0
 """Longest wait for a connection."""
 READ_TIMEOUT_S = 300.0
 """Longest wait for the next bytes: an archive may fetch a study from tape."""
-_LONGEST_MESSAGE = 1 << 30
+_MAX_MESSAGE = 1 << 30
 _LOG = logging.getLogger(__name__)
 
 
@@ -73,7 +73,7 @@ def _authenticate(session: Session, credentials: Credentials) -> None:
 
 def send_whole(client: DICOMwebClient) -> None:
     """Let a store announce its length: not every service takes a message in chunks."""
-    client.set_chunk_size(_LONGEST_MESSAGE)
+    client.set_chunk_size(_MAX_MESSAGE)
 
 
 @contextmanager

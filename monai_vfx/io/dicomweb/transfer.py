@@ -143,7 +143,7 @@ def _ct_series(client: DICOMwebClient, address: PacsAddress, study: str) -> list
     ct = [uid for uid, kind in modality.items() if kind == "CT"]
     if not ct:
         kinds = ", ".join(sorted(set(modality.values())))
-        raise CaseRefused("not_ct", f"modality is {kinds}, the rule is CT")
+        raise CaseRefused("not_ct", f"modality is {kinds}, must be CT")
     return sorted(ct)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from monai_vfx.core.arrays import Json
-from monai_vfx.io.dicom.archives import Files
 from monai_vfx.io.dicom.enhanced import pictures
 from monai_vfx.io.dicom.reading import Series, read_series
 
@@ -175,10 +174,10 @@ def source_headers(
     from pydicom.uid import CTImageStorage, generate_uid
 
     series = read_series(Path(image), series_uid)
-    with Files() as files, disable_value_validation():
+    with disable_value_validation():
         read = []
         for source in dict.fromkeys(series.sources):
-            with files.open(source) as stream:
+            with source.open() as stream:
                 header = dcmread(stream, stop_before_pixels=True)
             absent = [name for name in _REQUIRED if not header.get(name)]
             if absent:
