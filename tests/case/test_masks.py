@@ -172,7 +172,7 @@ def test_body_map_with_names_carries_no_levels(tmp_path: Path) -> None:
     found = refusal(path)
     assert found.code == "mask_labels_unknown"
     assert "vertebrae_body" in found.message
-    assert "tells the levels apart" in found.remedy
+    assert "distinguishes the levels" in found.remedy
 
 
 def test_label_table_is_parsed_without_expanding_anything() -> None:
