@@ -1,7 +1,6 @@
-"""The headers of a CT as the objects derived from it need them: whole, in slice order, in UTF-8.
+"""Read the headers of a CT for the objects derived from it: complete, in slice order, in UTF-8.
 
-With a :class:`Deidentifier` they hold nothing of the patient any more, so that whatever is built
-from them cannot either.
+With a :class:`Deidentifier` they hold nothing of the patient, and so does nothing built from them.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from monai_vfx.io.dicom.enhanced import pictures
 from monai_vfx.io.dicom.reading import Series, read_series
 
 UNICODE = "ISO_IR 192"
-"""DICOM's name of UTF-8; every object is written in it, whatever the CT is written in."""
+"""DICOM's name of UTF-8, in which every object is written."""
 METHOD = ("monai_vfx: only geometry and pixel description are kept", "UIDs under a secret key")
-"""What a de-identified object says of how that was done (DICOM PS3.3, C.7.1.1)."""
+"""De-identification method of an object (DICOM PS3.3, C.7.1.1)."""
 NO_DATE, NO_TIME = "19000101", "000000"
-"""What stands in place of a date that an object must have, when it is de-identified."""
+"""Date and time of de-identified objects where one is required."""
 
 _REQUIRED = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 _OFTEN_ABSENT = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator"),
 )
-"""Attributes that must be there but may be empty (type 2); de-identified series lack some."""
+"""Attributes that are required but may be empty (type 2); de-identified series lack some."""
 _MOMENTS = ("PatientBirthDate", "StudyDate", "StudyTime")
 _SEXES = ("M", "F", "O", "")
 _KEPT = (
@@ -42,25 +41,24 @@ _KEPT = (
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
     "BurnedInAnnotation",
 )
-"""What a de-identified header keeps."""
-
+"""Attributes that a de-identified header keeps."""
 
 _UID = re.compile(
     r"(?<![\d.])[012](?:(?:\.\d+){4,}|(?=[\d.]{16})(?:\.\d+){2,})(?![\d.]*\d)", re.ASCII
 )
-"""A UID within a text: five parts, or three in a long one (2.25 and a UUID). Versions are shorter.
-Parts that begin with a zero are no valid ones, but scanners write them."""
+"""A UID within a text: five components, or three in a long one (2.25 and a UUID); versions are
+shorter. Components with a leading zero are invalid, but scanners write them."""
 
 
-class NotDerivable(Exception):  # noqa: N818 - what a series cannot have, not a fault of its own
-    """A series whose headers lack what a DICOM object derived from it must repeat."""
+class NotDerivable(Exception):  # noqa: N818 - a property of the series, not a program error
+    """The headers of a series lack what a DICOM object derived from it must repeat."""
 
 
 class Deidentifier:
-    """Replaces UIDs under a secret that ends with the run and is never written.
+    """Replaces UIDs under a secret that is never written and ends with the run.
 
-    One original becomes one replacement, so that the objects of a run belong together; nobody can
-    come from a replacement to the original, not even by trying those of an archive.
+    Each UID has one replacement, so that the objects of a run belong together; the original cannot
+    be recovered from it, not even by trying all those of an archive.
 
     >>> hide = Deidentifier()
     >>> hide.uid("1.2.3") == hide.uid("1.2.3"), hide.uid("1.2.3") == Deidentifier().uid("1.2.3")
@@ -71,13 +69,13 @@ class Deidentifier:
         self._secret = secrets.token_hex(32)
 
     def uid(self, original: str) -> str:
-        """Return the UID that stands for another one."""
+        """Return the replacement of a UID."""
         from pydicom.uid import generate_uid
 
         return str(generate_uid(entropy_srcs=[self._secret, original]))
 
     def document(self, document: Json) -> Json:
-        """Return a JSON document whose every DICOM UID is replaced, in messages too.
+        """Return a JSON document with every DICOM UID replaced, in messages too.
 
         >>> Deidentifier().document({"a": ["0.1.0"]})
         {'a': ['0.1.0']}
@@ -87,7 +85,7 @@ class Deidentifier:
         return cleaned
 
     def header(self, header: Any) -> Any:
-        """Return what a derived object needs of a CT's header, without the patient."""
+        """Return what a derived object needs of the header of a CT, without the patient."""
         from pydicom.dataset import Dataset
 
         kept = Dataset()
@@ -97,7 +95,7 @@ class Deidentifier:
         for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
             setattr(kept, name, self.uid(str(header[name].value)))
         kept.FrameOfReferenceUID = self.uid(str(header.FrameOfReferenceUID))
-        # Archives put objects without an ID away where nobody finds them.
+        # Archives quarantine objects without a patient ID.
         pseudonym = self.uid(str(header.get("PatientID", ""))).rpartition(".")[2][:12]
         kept.PatientID, kept.PatientName = pseudonym, f"DEIDENTIFIED^{pseudonym}"
         return kept
@@ -107,14 +105,14 @@ class Deidentifier:
 class SourceHeaders:
     """The headers of one CT series, slice by slice along its normal.
 
-    A frame of an Enhanced object has a header here as if it were a classic slice, under a UID of
-    its own; :meth:`restore` puts object and frame number in that UID's place.
+    Each frame of an Enhanced object has a header here as if it were a classic slice, under its own
+    UID, which :meth:`restore` replaces by object and frame number.
 
     Attributes:
-        slices: a header each.
+        slices: one header per slice.
         series: the series that they belong to.
         deidentified: whether they hold nothing of the patient.
-        frames: UID of such a header → class and UID of the object, number of the frame.
+        frames: UID of the header of a frame → class and UID of the object, number of the frame.
     """
 
     slices: tuple[Any, ...]
@@ -124,11 +122,11 @@ class SourceHeaders:
 
     @property
     def first(self) -> Any:
-        """The header that stands for patient, study and series."""
+        """The header that gives patient, study and series."""
         return self.slices[0]
 
     def restore(self, made: Any) -> None:
-        """Turn the references of a derived object to what is there: frames of objects."""
+        """Turn the references of a derived object to frames of Enhanced objects."""
         if self.frames:
             self._restore(made, within_series=False)
 
@@ -136,7 +134,7 @@ class SourceHeaders:
         original = self.frames.get(str(item.get("ReferencedSOPInstanceUID", "")))
         if original is not None:
             item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, number = original
-            if not within_series:  # lists of what a series holds name objects as a whole
+            if not within_series:  # lists of the objects of a series reference whole objects
                 item.ReferencedFrameNumber = number
         for element in item:
             if element.VR != "SQ":
@@ -156,17 +154,17 @@ def source_headers(
 ) -> SourceHeaders:
     """Read the headers of one CT series for objects that are derived from it.
 
-    Texts are turned to UTF-8. Attributes of type 2 that are absent become empty, and so do a date
-    or a sex that is none in DICOM; nothing else is changed or made up.
+    Texts are converted to UTF-8. Absent attributes of type 2 become empty, and so do invalid dates
+    and sexes; nothing else is changed or invented.
 
     Args:
-        image: the DICOM folder, zip or file.
+        image: DICOM folder, zip or file.
         series_uid: which series, where there are several.
-        hide: takes the patient out of them.
+        hide: removes the patient from them.
 
     Raises:
         NotDerivable: an attribute that every derived object repeats is absent, or a text cannot be
-            read in its character set.
+            decoded in its character set.
         CaseRefused: see :func:`monai_vfx.io.dicom.reading.read_series`.
     """
     from pydicom import dcmread
@@ -201,7 +199,7 @@ def source_headers(
 
 def _decoded(header: Any) -> Any:
     try:
-        with warnings.catch_warnings():  # a remark would hold the text; a guess would rename
+        with warnings.catch_warnings():  # a warning would hold the text; a guess would rename
             warnings.simplefilter("error")
             header.decode()
     except (LookupError, UnicodeError, UserWarning, ValueError) as error:

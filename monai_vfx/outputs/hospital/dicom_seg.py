@@ -1,7 +1,7 @@
-"""A label map as DICOM segmentation (SEG) of the CT series that it was made from.
+"""Write a label map as a DICOM segmentation (SEG, PS3.3 A.51) of its CT series.
 
-The object is part of the patient's study, so it holds what the CT's own headers say of patient and
-study (DICOM PS3.3, A.51), unless they are to be left out.
+The object belongs to the patient's study and repeats patient and study of the CT's headers, unless
+these are de-identified.
 """
 
 from __future__ import annotations
@@ -33,25 +33,22 @@ def write_segmentation(
     given: bool = False,
     hide: Deidentifier | None = None,
 ) -> Path:
-    """Write a label map as a binary DICOM SEG, one segment a structure.
+    """Write a label map as a binary DICOM SEG, one segment per structure; return its path.
 
     Args:
-        path: of the file to write.
+        path: path of the file.
         labels: (i, j, k) on the grid of the CT as :func:`monai_vfx.io.volume.open_volume` gives it:
             columns, rows, slices along the series' normal. Vertebrae under VerSe numbers and the
             muscles of :mod:`monai_vfx.core.anatomy`; at least one voxel.
-        image: the DICOM folder, zip or file that the labels belong to, or its headers.
+        image: DICOM folder, zip or file of the CT, or its headers.
         series_uid: which series, where there are several.
-        algorithm: what made the labels.
-        given: whether they come from a file of the user's, so that nobody here knows how they were
-            drawn (algorithm type ``SEMIAUTOMATIC``; otherwise ``AUTOMATIC``).
-        hide: takes the patient out of the object.
-
-    Returns:
-        ``path``.
+        algorithm: name of the algorithm that made the labels.
+        given: whether the user gave the labels, so that their origin is unknown (algorithm type
+            ``SEMIAUTOMATIC``, otherwise ``AUTOMATIC``).
+        hide: removes the patient from the object.
 
     Raises:
-        ValueError: labels of another shape than the CT, or none that is known.
+        ValueError: labels of another shape than the CT, or without a known structure.
         NotDerivable: the series lacks an attribute that the object needs.
         CaseRefused: see :func:`monai_vfx.io.dicom.reading.read_series`.
     """
@@ -110,10 +107,8 @@ def vertebra_code(level: str) -> tuple[str, str, str]:
 
 
 def _structures(labels: LabelVolume) -> list[tuple[int, str, tuple[str, str, str]]]:
-    """Return (label value, name, coded type) of what a label map holds, cranial to caudal."""
+    """Return (label value, name, coded type) of each structure, cranial to caudal."""
     present = {int(value) for value in np.unique(labels)}
-    named: list[tuple[int, str, tuple[str, str, str]]] = []
-    levels = sorted(present & set(LEVEL_NAMES))
-    named += [(v, LEVEL_NAMES[v], vertebra_code(LEVEL_NAMES[v])) for v in levels]
-    named += [(v, name, _MUSCLE_TYPES[name]) for name, v in MUSCLES.items() if v in present]
-    return named
+    levels = [(v, LEVEL_NAMES[v]) for v in sorted(present & set(LEVEL_NAMES))]
+    muscles = [(v, n, _MUSCLE_TYPES[n]) for n, v in MUSCLES.items() if v in present]
+    return [*((value, level, vertebra_code(level)) for value, level in levels), *muscles]

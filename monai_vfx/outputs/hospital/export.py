@@ -1,4 +1,4 @@
-"""Everything that a hospital's systems take of one prediction, written at once.
+"""Write all objects of one prediction for a hospital's systems.
 
 >>> check_export(("fhir",), "ct.nii.gz")
 >>> check_export(("dicom",), "ct.nii.gz")
@@ -34,24 +34,24 @@ from monai_vfx.outputs.hospital.structured_report import REPORT, write_report
 EXPORTS = ("dicom", "fhir")
 MASK = "mask.dcm"
 OBJECTS = (MASK, CAPTURE, HEAT, REPORT)
-"""What an export can leave in a folder for a PACS."""
+"""Files of an export for a PACS."""
 FILES = (*OBJECTS, RISK_ASSESSMENT)
-"""What an export can leave in a folder."""
+"""Files of an export."""
 
 
 def check_export(kinds: Sequence[str], image: str | PathLike[str]) -> None:
-    """Let pass only what can be written of this input; nothing is read.
+    """Check that the kinds of export can be written of this input; nothing is read.
 
     Raises:
-        SettingError: DICOM objects are asked for of a file that is no DICOM, or a kind is unknown.
+        SettingError: DICOM objects are requested of another format, or a kind is unknown.
     """
     unknown = [kind for kind in kinds if kind not in EXPORTS]
     if unknown:
         raise SettingError(f"export ({', '.join(unknown)}) must be one of {', '.join(EXPORTS)}")
     if "dicom" in kinds and not is_dicom(image):
         raise SettingError(
-            "export (dicom) needs a DICOM series: its objects belong to a patient's study, and "
-            "this is a NIfTI or NRRD file"
+            "export (dicom) needs a DICOM series: its objects belong to a patient's study; got a "
+            "NIfTI or NRRD file"
         )
 
 
@@ -59,10 +59,10 @@ class Export:
     """Writes the objects of one case.
 
     Args:
-        kinds: of :data:`EXPORTS`.
+        kinds: some of :data:`EXPORTS`.
         image: the CT.
         series_uid: which series, where there are several.
-        hide: takes the patient out of all objects.
+        hide: removes the patient from all objects.
 
     Raises:
         SettingError: see :func:`check_export`.
@@ -87,19 +87,19 @@ class Export:
         picture: Path,
         heat: Any | None = None,
     ) -> tuple[CaseWarning, ...]:
-        """Write what was asked for.
+        """Write the requested objects.
 
-        A refused case leaves nothing but its JSON: an empty report could be taken for a good one.
+        Nothing is written of a refused case: an empty report could be mistaken for a good one.
 
         Args:
-            folder: of the files. A ``mask.dcm`` that is there is the mask's and stays.
-            prediction: without identity, if that is to be left out.
+            folder: folder of the files. An existing ``mask.dcm`` is that of the mask and is kept.
+            prediction: the result, de-identified where the objects are.
             labels: (i, j, k) vertebral bodies that were used, on the CT's grid.
             picture: PNG of the montage.
             heat: (i, j, k) GradCAM on the CT's grid; None where nothing was explained.
 
         Returns:
-            A warning for each file that the CT's headers do not allow.
+            A warning for each object that the CT's headers do not allow.
         """
         if prediction.status != "ok" or not self.kinds:
             return ()
