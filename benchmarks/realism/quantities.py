@@ -168,7 +168,7 @@ def trabecular(case: Seen, level: str, frame: Frame) -> Values:
 
 
 def find_aorta(case: Seen, frames: dict[str, Frame]) -> dict[int, Points]:
-    """Return the aorta's centre in world mm, by slice from T12 to L3; the rule is above."""
+    """Return the aorta's centre in world mm, by slice from T12 to L3; rule: see above."""
     inverse, spacing = np.linalg.inv(case.affine), voxel_spacing(case.affine)
     line = np.array([inverse @ [*frame.centre, 1.0] for frame in frames.values()])
     line = line[np.argsort(line[:, 2])]

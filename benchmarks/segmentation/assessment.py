@@ -25,7 +25,7 @@ MIN_OVERLAP = 0.25
 CONFIDENCE_EDGES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
 """Groups of the reliability table; most of them lie where a threshold is set."""
 
-_LARGEST = 256
+_LABELS = 256
 _FIRST_MUSCLE = min(MUSCLES.values())
 
 
@@ -112,8 +112,8 @@ def overlap_table(truth: LabelVolume, found: LabelVolume) -> npt.NDArray[np.int6
     if truth.shape != found.shape:
         raise ValueError(f"truth {truth.shape} and found {found.shape} must have one shape")
     some = (truth != 0) | (found != 0)
-    pairs = truth[some].astype(np.int64) * _LARGEST + found[some]
-    table = np.bincount(pairs, minlength=_LARGEST**2).reshape(_LARGEST, _LARGEST)
+    pairs = truth[some].astype(np.int64) * _LABELS + found[some]
+    table = np.bincount(pairs, minlength=_LABELS**2).reshape(_LABELS, _LABELS)
     table[0] += table[_FIRST_MUSCLE:].sum(axis=0)
     table[:, 0] += table[:, _FIRST_MUSCLE:].sum(axis=1)
     table[_FIRST_MUSCLE:], table[:, _FIRST_MUSCLE:], table[0, 0] = 0, 0, 0
@@ -202,7 +202,7 @@ def by_convention(truth: LabelVolume) -> LabelVolume:
     thoracic = sorted(int(name[1:]) for name in present if name.startswith("T"))
     if "L1" not in present or not thoracic or thoracic[-1] == 12:
         return truth
-    moved = np.arange(_LARGEST, dtype=np.uint8)
+    moved = np.arange(_LABELS, dtype=np.uint8)
     for number in thoracic:
         conventional = number + 12 - thoracic[-1]
         moved[VERTEBRAE[f"T{number}"]] = VERTEBRAE[f"T{conventional}"] if conventional > 0 else 0

@@ -3,7 +3,7 @@
     vfx simulate hospital --patients 60 --format nifti
     python -m benchmarks.segmentation.risk hospital/cohort.csv --risk-weights model.pt --out risk
 
-Segments every CT of the table (masks are kept in OUT, so a stopped run goes on), scores the
+Segments every CT of the table (masks are kept in OUT, so a stopped run resumes), scores the
 accepted ones twice through ``vfx evaluate``, and compares: differences of the score, correlation,
 AUROC of both on the same patients with DeLong's test where both outcomes are there.
 """

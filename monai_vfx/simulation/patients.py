@@ -48,7 +48,7 @@ class Patient:
         follow_up_years: years to the fracture or, without one, to death or the last imaging.
         death: follow-up ended by death without fracture, 0 or 1.
         frax_major: percent; a simulated stand-in for FRAX, not its formula. ``frax_hip`` likewise.
-        baseline_fracture: 0 or 1; like the next three 1 only where nobody selects patients.
+        baseline_fracture: 0 or 1; like the next three 1 only in ``registry``.
         five_year_risk: true probability of the fracture in the hospital's whole population.
         bone_z: bone state, z-score, high is healthy; ``muscle_z`` likewise.
         trabecular_hu: enhanced trabecular attenuation of L1 in HU.
@@ -151,7 +151,7 @@ def draw_patients(
 def draw_population(
     count: int, seed: int, hospital: Hospital = "development", signal: Signal = "paper"
 ) -> pd.DataFrame:
-    """Draw a hospital's whole population as a table, nobody sampled: for tests of statistics.
+    """Draw a hospital's whole population, before any sampling, as a table for tests of statistics.
 
     The arguments are those of :func:`draw_patients`; the unmatched hospitals have its patients.
 
@@ -285,7 +285,7 @@ def _frax_stand_in(rng: np.random.Generator, columns: dict[str, Column]) -> dict
 def _exclusions(
     rng: np.random.Generator, columns: dict[str, Column], population: Population, years: Column
 ) -> dict[str, Column]:
-    """Return what the eligibility rules look at; only where nobody selects do patients break them.
+    """Return what the eligibility rules look at; only unselected patients break them.
 
     A rule is broken regardless of the outcome, so the eligible have the risk of all.
     """

@@ -100,7 +100,7 @@ class Torso:
         )
 
     def _ring(self, half_width: float, front: float, back: Knots) -> Tube:
-        """Return an outline that goes on for 60 mm beyond the spine as it ends there."""
+        """Return an outline that continues unchanged for 60 mm beyond both ends of the spine."""
         waist = np.interp(self.z, [-160.0, -90.0, 0.0, 110.0, 200.0], [1.05, 1.0, 0.96, 1.0, 0.97])
         columns = (self.spine_x, (back + front) / 2, half_width * waist, (back - front) / 2)
         x, y, half_x, half_y = (np.pad(values, 1, mode="edge") for values in columns)

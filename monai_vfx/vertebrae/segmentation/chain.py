@@ -303,73 +303,103 @@ def cut_profile(seen: npt.NDArray[np.float64]) -> tuple[list[tuple[int, int]], i
     """
     logs = np.log((seen + _FLOOR) / (1 + 4 * _FLOOR))
     sums = np.concatenate([np.zeros((4, 1)), np.cumsum(logs, axis=1)], axis=1)
-    body, disc, sacral, nothing = sums
-    n = seen.shape[1]
-    heights = np.arange(BODY_MM[0], BODY_MM[1] + 1)
-    discs = np.arange(DISC_MM[0], DISC_MM[1] + 1)
-    height_cost = np.minimum(((heights - 26) / 7.0) ** 2 / 2, 3.0)
-    disc_cost = np.minimum(((discs - 7) / 4.0) ** 2 / 2, 3.0)
-    mean = (heights[:, None] + heights) / 2
-    change_cost = np.minimum(((heights[:, None] - heights) / (0.1 * mean + 1)) ** 2 / 2, 5.0)
-    fresh = len(heights)  # "height" of what is above a chain's first piece
+    ways = _walk(sums)
+    end = _best_end(ways, sums)
+    if end is None:
+        return [], None
+    kind, place, height = end
+    sacrum = place if kind == 2 else None
+    if kind:
+        place -= int(ways.disc_length[place, height])
+    pieces = []
+    while height != _FRESH:
+        start = place - int(_HEIGHTS[height])
+        pieces.append((start, place))
+        has_disc = bool(ways.below_disc[start, height])
+        height = int(ways.above[start, height])
+        place = start - int(ways.disc_length[start, height]) if has_disc else start
+    return pieces[::-1], sacrum
 
-    after_body = np.full((n + 1, fresh + 1), -np.inf)  # [end, height of the body that ends there]
-    after_disc = np.full((n + 1, fresh + 1), -np.inf)
-    after_body[:, fresh] = nothing
-    disc_length = np.zeros((n + 1, fresh + 1), dtype=np.int16)
-    above = np.zeros((n + 1, fresh), dtype=np.int16)  # by start and height of a body
-    after = np.zeros((n + 1, fresh), dtype=bool)  # whether a disc lies above the body
+
+_HEIGHTS = np.arange(BODY_MM[0], BODY_MM[1] + 1)
+_DISCS = np.arange(DISC_MM[0], DISC_MM[1] + 1)
+_FRESH = len(_HEIGHTS)  # "height" of what is above the first body
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """The best ways to each place.
+
+    Attributes:
+        after_body: (n + 1, heights + 1) log probability by end and height of a body.
+        after_disc: the same by end of a disc and height of the body above it.
+        disc_length: that disc's.
+        above: (n + 1, heights) the height of what is above, by start and height of a body.
+        below_disc: whether a disc lies between the two.
+    """
+
+    after_body: Vector
+    after_disc: Vector
+    disc_length: npt.NDArray[np.int16]
+    above: npt.NDArray[np.int16]
+    below_disc: npt.NDArray[np.bool_]
+
+
+def _walk(sums: Vector) -> _Ways:
+    """Find the best ways to the end of every body and disc."""
+    body, disc, _, nothing = sums
+    n = sums.shape[1] - 1
+    height_cost = np.minimum(((_HEIGHTS - 26) / 7.0) ** 2 / 2, 3.0)
+    disc_cost = np.minimum(((_DISCS - 7) / 4.0) ** 2 / 2, 3.0)
+    mean = (_HEIGHTS[:, None] + _HEIGHTS) / 2
+    change_cost = np.minimum(((_HEIGHTS[:, None] - _HEIGHTS) / (0.1 * mean + 1)) ** 2 / 2, 5.0)
+    after_body = np.full((n + 1, _FRESH + 1), -np.inf)
+    after_disc = np.full((n + 1, _FRESH + 1), -np.inf)
+    after_body[:, _FRESH] = nothing
+    disc_length = np.zeros((n + 1, _FRESH + 1), dtype=np.int16)
+    above = np.zeros((n + 1, _FRESH), dtype=np.int16)
+    below_disc = np.zeros((n + 1, _FRESH), dtype=bool)
     for place in range(n + 1):
-        lengths = discs[discs <= place]
+        lengths = _DISCS[place >= _DISCS]
         if lengths.size:
-            ways = (
-                after_body[place - lengths]
-                + (disc[place] - disc[place - lengths] - disc_cost[: lengths.size])[:, None]
-            )
+            cost = disc[place] - disc[place - lengths] - disc_cost[: lengths.size]
+            ways = after_body[place - lengths] + cost[:, None]
             best = ways.argmax(axis=0)
             disc_length[place] = lengths[best]
             after_disc[place] = np.take_along_axis(ways, best[None], axis=0)[0]
         # above the body: a disc below another body, a disc below nothing, or nothing
-        ways = np.concatenate(
-            [
-                after_disc[place, :fresh, None] - change_cost,
-                np.full((1, fresh), after_disc[place, fresh]),
-                np.full((1, fresh), nothing[place]),
-            ]
-        )
+        below_body = after_disc[place, :_FRESH, None] - change_cost
+        others = [np.full((1, _FRESH), v) for v in (after_disc[place, _FRESH], nothing[place])]
+        ways = np.concatenate([below_body, *others])
         best = ways.argmax(axis=0)
-        above[place] = np.minimum(best, fresh)
-        after[place] = best <= fresh
+        above[place] = np.minimum(best, _FRESH)
+        below_disc[place] = best <= _FRESH
         start = np.take_along_axis(ways, best[None], axis=0)[0]
-        fits = np.flatnonzero(heights <= n - place)
-        ends = place + heights[fits]
+        fits = np.flatnonzero(n - place >= _HEIGHTS)
+        ends = place + _HEIGHTS[fits]
         after_body[ends, fits] = start[fits] + body[ends] - body[place] - height_cost[fits]
+    return _Ways(after_body, after_disc, disc_length, above, below_disc)
 
-    # the end: nothing below a body, nothing below a disc, or a disc and the sacrum
-    below = nothing[n] - nothing
-    endings = [after_body[:, :fresh] + below[:, None], after_disc[:, :fresh] + below[:, None]]
-    with_sacrum = np.full((n + 1, fresh), -np.inf)
-    tail = sacral + below
-    furthest = np.maximum.accumulate(tail[::-1])[::-1]  # best place at or after each to stop
-    places = np.arange(n + 1 - _SACRUM_MM)
-    with_sacrum[places] = (
-        after_disc[places, :fresh] + (furthest[places + _SACRUM_MM] - sacral[places])[:, None]
-    )
-    endings.append(with_sacrum)
+
+def _best_end(ways: _Ways, sums: Vector) -> tuple[int, int, int] | None:
+    """Return how the best way ends, where, and the last body's height; None for no body at all.
+
+    The kinds: 0 nothing below a body, 1 nothing below a disc, 2 a disc and the sacrum.
+    """
+    _, _, sacral, nothing = sums
+    below = nothing[-1] - nothing
+    after_body, after_disc = (w[:, :_FRESH] for w in (ways.after_body, ways.after_disc))
+    with_sacrum = np.full_like(after_disc, -np.inf)
+    furthest = np.maximum.accumulate((sacral + below)[::-1])[
+        ::-1
+    ]  # best place from here on to stop
+    places = np.arange(len(below) - _SACRUM_MM)
+    reached = furthest[places + _SACRUM_MM] - sacral[places]
+    with_sacrum[places] = after_disc[places] + reached[:, None]
+    endings = [after_body + below[:, None], after_disc + below[:, None], with_sacrum]
     kind = int(np.argmax([ending.max() for ending in endings]))
-    if not np.isfinite(endings[kind].max()) or endings[kind].max() <= nothing[n]:
-        return [], None
-    place, height = (
-        int(i) for i in np.unravel_index(int(endings[kind].argmax()), endings[kind].shape)
-    )
-    sacrum = place if kind == 2 else None
-    if kind:
-        place -= int(disc_length[place, height])
-    pieces = []
-    while height != fresh:
-        start_at = place - int(heights[height])
-        pieces.append((start_at, place))
-        has_disc = bool(after[start_at, height])
-        height = int(above[start_at, height])
-        place = start_at - int(disc_length[start_at, height]) if has_disc else start_at
-    return pieces[::-1], sacrum
+    most = endings[kind].max()
+    if not np.isfinite(most) or most <= nothing[-1]:
+        return None
+    place, height = np.unravel_index(int(endings[kind].argmax()), endings[kind].shape)
+    return kind, int(place), int(height)

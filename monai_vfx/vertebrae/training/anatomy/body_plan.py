@@ -27,6 +27,8 @@ from monai_vfx.vertebrae.training.anatomy.label_map import (
     Painter,
     Solid,
     Vector,
+    mm,
+    solid,
 )
 from monai_vfx.vertebrae.training.anatomy.muscles import (
     make_canal,
@@ -42,6 +44,8 @@ from monai_vfx.vertebrae.training.anatomy.pelvis import (
     sacrum_parts,
 )
 from monai_vfx.vertebrae.training.anatomy.skeleton import (
+    ARCH_LAYERS,
+    BODY_LAYERS,
     INTACT,
     LEVEL_NUMBERS,
     Body,
@@ -66,8 +70,6 @@ from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 from monai_vfx.vertebrae.training.anatomy.trunk import Habitus, Trunk, make_trunk
 from monai_vfx.vertebrae.training.anatomy.viscera import make_abdomen, make_chest, make_vessels
 
-_BODY_LAYERS = ((Tissue.BODY_CORTEX, 0.0), (Tissue.BODY_TRABECULAR, 1.5))
-_ARCH_LAYERS = ((Tissue.POSTERIOR_CORTEX, 0.0), (Tissue.POSTERIOR_TRABECULAR, 1.8))
 _SACRUM_LAYERS = ((Tissue.SACRUM_CORTEX, 0.0), (Tissue.SACRUM_TRABECULAR, 1.5))
 _HIP = frozenset((Tissue.PELVIS_CORTEX, Tissue.PELVIS_MARROW))
 
@@ -166,8 +168,8 @@ def paint_label_map(
         ValueError: if the box is not a volume.
     """
     painter = Painter(low_mm, high_mm, spacing_mm)
-    for solid in plan.solids:
-        painter.paint(solid)
+    for each in plan.solids:
+        painter.paint(each)
     return AnatomyMap(painter.tissues, painter.vertebrae, painter.affine, plan)
 
 
@@ -297,7 +299,7 @@ def _draw_outside(
     if rng.random() < 0.4:
         solids += make_breasts(rng, spine, trunk)
     legs = trunk.at(float(trunk.z[0]))
-    solids += make_wall(rng, trunk, np.array([float(legs[0]), float(legs[1]), 0.0]))
+    solids += make_wall(rng, trunk, mm(float(legs[0]), float(legs[1]), 0.0))
     return solids + make_shoulders(spine, trunk, paths)
 
 
@@ -357,15 +359,15 @@ def _draw_bones(
     if residue > 0:  # what is left of the disc S1/S2 parts the two segments
         gap = _residual_disc(sacrum, residue, 0.9 if "lumbarised" in found.variants else 0.7)
         solids.append(Solid(parts, _SACRUM_LAYERS, minus=(*cuts, gap), blend=4.0))
-        solids.append(Solid((gap,), ((Tissue.DISC, 0.0),)))
+        solids.append(solid(Tissue.DISC, gap))
     else:
         solids.append(Solid(parts, _SACRUM_LAYERS, minus=cuts, blend=4.0))
-    solids += [Solid(arches[body.name], _ARCH_LAYERS, blend=1.5) for body in spine]
+    solids += [Solid(arches[body.name], ARCH_LAYERS, blend=1.5) for body in spine]
     solids += make_canal(spine, sacrum, rng.uniform(0.75, 1.05))
     solids += make_osteophytes(rng, spine)
     for body in spine:
         level, cut = LEVEL_NUMBERS[body.name], tuple(dents[body.name])
-        solids.append(Solid((Body(body),), _BODY_LAYERS, minus=cut, level=level))
+        solids.append(Solid((Body(body),), BODY_LAYERS, minus=cut, level=level))
         share = 0.15 if body.name in found.kinds else 0.003
         if rng.random() < share:
             solids.append(make_cement(rng, body))

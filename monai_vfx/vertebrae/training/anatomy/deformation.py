@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform
 from scipy.spatial.transform import Rotation
 
 from monai_vfx.core.arrays import Affine
 from monai_vfx.vertebrae.training.anatomy.grid_operators import along_axes, spline_basis
+
+MAPS = ("tissues", "vertebrae")
+"""Keys of an item's two maps."""
 
 OUTSIDE = 63
 """Tissue value of voxels outside the field of view or the label map; no member of ``Tissue``."""
@@ -22,14 +24,17 @@ TISSUE_BITS = 6
 """A tissue and a level travel as one number, level * 64 + tissue."""
 
 
-class SampleAnatomyd(RandomizableTransform, MapTransform):
+class SampleAnatomyd(RandomizableTransform):
     """Sample a box of an anatomy at random place, orientation, size and shape.
 
-    Both maps are read in one pass with nearest neighbours, on a grid finer than the network's, so
-    that they are deformed alike and shares of structures in the network's voxels can be counted.
+    Both maps, ``tissues`` and ``vertebrae`` (MetaTensors (1, X, Y, Z) uint8 on one grid), are read
+    in one pass with nearest neighbours, on a grid finer than the network's, so that they are
+    deformed alike and shares of structures in the network's voxels can be counted. ``pose`` of the
+    item, if any, is a (4, 4) array whose last column is the box's centre and whose other columns
+    are the unit vectors of its axes in RAS mm. Without it the box lies in the middle of the map,
+    its axes along R, A and S.
 
     Args:
-        keys: of the tissues and of the vertebrae: MetaTensors (1, X, Y, Z) uint8 on one grid.
         spacing_mm: of the network's grid, (x, y, z).
         shape: voxels of the network's grid.
         oversample: voxels of the sampled grid in one of the network's, for all axes or each.
@@ -44,10 +49,6 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
         cut: probability that the field of view ends inside the box, above or below.
         circle: probability that a scan circle of 100 to 220 mm radius cuts the box.
         prob: probability of everything random above; else the box is sampled as it is.
-        pose: key of an optional (4, 4) array, whose last column is the box's centre and whose
-            other columns are the unit vectors of its axes in RAS mm. Without it the box lies in
-            the middle of the map, its axes along R, A and S.
-        allow_missing_keys: must be False; the maps belong together.
 
     Raises:
         ValueError: when maps do not lie on one grid or are no volumes of one channel.
@@ -55,7 +56,6 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = ("tissues", "vertebrae"),
         spacing_mm: Sequence[float] = (4.0, 4.0, 3.0),
         shape: Sequence[int] = (64, 48, 104),
         oversample: int | Sequence[int] = 2,
@@ -69,13 +69,8 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
         cut: float = 0.25,
         circle: float = 0.08,
         prob: float = 1.0,
-        pose: str = "pose",
-        allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-        if len(self.keys) != 2 or allow_missing_keys:
-            raise ValueError("two keys are needed, of the tissues and of the vertebrae")
+        super().__init__(prob)
         self.spacing_mm = np.asarray(spacing_mm, dtype=float)
         self.shape = tuple(int(n) for n in shape)
         self.oversample = per_axis(oversample)
@@ -88,7 +83,6 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
         self.flip = flip
         self.cut = cut
         self.circle = circle
-        self.pose = pose
 
     @property
     def fine_shape(self) -> tuple[int, int, int]:
@@ -152,12 +146,12 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
             :data:`OUTSIDE` and no level.
         """
         item = dict(data)
-        tissues, vertebrae = (item[key] for key in self.keys)
+        tissues, vertebrae = (item[key] for key in MAPS)
         _check(tissues, vertebrae)
         self.randomize()
-        placed = np.eye(4) if item.get(self.pose) is None else np.asarray(item[self.pose], float)
         source = world_affine(tissues)
-        if item.get(self.pose) is None:
+        placed = np.eye(4) if item.get("pose") is None else np.asarray(item["pose"], float)
+        if item.get("pose") is None:
             placed[:3, 3] = (source @ [*(np.array(tissues.shape[1:]) - 1) / 2, 1])[:3]
         affine = np.eye(4)
         affine[:3, :3] = placed[:3, :3] @ self._linear @ np.diag(self.fine_mm)
@@ -167,8 +161,8 @@ class SampleAnatomyd(RandomizableTransform, MapTransform):
         code = self._sample(pack(tissues, vertebrae), source, affine)
         self._blank(code)
         meta = {"affine": affine}
-        item[self.keys[0]] = MetaTensor((code & OUTSIDE).to(torch.uint8)[None], meta=meta)
-        item[self.keys[1]] = MetaTensor((code >> TISSUE_BITS).to(torch.uint8)[None], meta=meta)
+        for key, values in zip(MAPS, (code & OUTSIDE, code >> TISSUE_BITS), strict=True):
+            item[key] = MetaTensor(values.to(torch.uint8)[None], meta=meta)
         return item
 
     def _sample(self, code: torch.Tensor, source: Affine, affine: Affine) -> torch.Tensor:

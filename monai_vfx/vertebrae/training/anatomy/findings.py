@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from monai_vfx.vertebrae.training.anatomy.label_map import Blob, Frame, Rod, Shape, Solid, Vector
+from monai_vfx.vertebrae.training.anatomy.label_map import (
+    Blob,
+    Frame,
+    Rod,
+    Shape,
+    Solid,
+    Vector,
+    mm,
+    solid,
+)
 from monai_vfx.vertebrae.training.anatomy.skeleton import LEVEL_NUMBERS, Collapse, Vertebra
 from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 from monai_vfx.vertebrae.training.anatomy.trunk import Trunk
@@ -183,7 +192,7 @@ def make_cement(rng: np.random.Generator, body: Vertebra) -> Solid:
         half = rng.uniform(4, 9, 3)
         frame = body.frame.moved(*(float(p) for p in place))
         parts.append(Blob(frame, tuple(half), 2.0, 0.08, rng.uniform(0, 9)))
-    return Solid(tuple(parts), ((Tissue.CEMENT, 0.0),), over=_TRABECULAR, level=None, blend=3.0)
+    return solid(Tissue.CEMENT, *parts, over=_TRABECULAR, level=None, blend=3.0)
 
 
 def make_implants(rng: np.random.Generator, bodies: Sequence[Vertebra]) -> list[Solid]:
@@ -217,9 +226,9 @@ def make_fluid(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
         cavity = trunk.between(trunk.column(0, 0.0), low, high)
         x, y, half, front, _ = trunk.at(at["L3"][2])
         share = rng.uniform(0.5, 0.95)
-        middle = Frame(np.array([x, y + 0.4 * front, float(at["L3"][2])]))
+        middle = Frame(mm(x, y + 0.4 * front, float(at["L3"][2])))
         dry = Blob(middle, (half * share, front * share, 170.0))
-        retro = Blob(Frame(np.array([x, y - 40.0, 0.0])), (half * 1.2, 75.0, 400.0), 4.0)
+        retro = Blob(Frame(mm(x, y - 40.0, 0.0)), (half * 1.2, 75.0, 400.0), 4.0)
         fluid = ((Tissue.ASCITES, 0.0),)
         solids.append(Solid((cavity,), fluid, minus=(dry, retro), over=_FAT))
     lung = frozenset((Tissue.LUNG,))
@@ -231,7 +240,7 @@ def make_fluid(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
                 [x + side * half * 0.6, y - back - 60 + depth, float(at["T10"][2]) - 20]
             )
             pool = Blob(Frame(place), (half * 0.7, 60.0, rng.uniform(60, 130)), 3.0)
-            solids.append(Solid((pool,), ((Tissue.PLEURAL_FLUID, 0.0),), over=lung))
+            solids.append(solid(Tissue.PLEURAL_FLUID, pool, over=lung))
     return solids
 
 
@@ -255,15 +264,15 @@ def make_masses(
             body = spine[-int(rng.integers(1, 7))]
             place = body.frame.world(rng.normal(0, 22), body.half_depth + rng.uniform(4, 28), 0)
             parts.append(_ball(rng, place, 5.0, 16.0))
-        solids.append(Solid(tuple(parts), ((Tissue.SOLID_MASS, 0.0),), over=_FAT, blend=2.0))
+        solids.append(solid(Tissue.SOLID_MASS, *parts, over=_FAT, blend=2.0))
     cysts: list[Shape] = []
     if rng.random() < 0.35:
         for _ in range(int(rng.integers(1, 7))):
             x, y, half, front, _ = trunk.at(at["L1"][2])
-            spread = np.array([rng.choice((-1, 1)) * 0.55 * half, 0.05 * front, at["L1"][2] + 10])
-            place = np.array([x, y, 0.0]) + spread + rng.normal(0, 30, 3)
+            spread = mm(rng.choice((-1, 1)) * 0.55 * half, 0.05 * front, at["L1"][2] + 10)
+            place = mm(x, y, 0.0) + spread + rng.normal(0, 30, 3)
             cysts.append(_ball(rng, place, 4.0, 28.0))
-        solids.append(Solid(tuple(cysts), ((Tissue.CYST, 0.0),), over=_SOLID_ORGANS | _FAT))
+        solids.append(solid(Tissue.CYST, *cysts, over=_SOLID_ORGANS | _FAT))
     return solids
 
 
@@ -285,9 +294,7 @@ def make_calcifications(
             )
             plaques.append(_ball(rng, place, 1.5, 4.5))
     others = [
-        _ball(
-            rng, np.array([rng.normal(0, 70), rng.uniform(-10, 80), rng.normal(30, 60)]), 1.5, 7.0
-        )
+        _ball(rng, mm(rng.normal(0, 70), rng.uniform(-10, 80), rng.normal(30, 60)), 1.5, 7.0)
         for _ in range(int(rng.poisson(1.2)))
     ]
     calcified = ((Tissue.CALCIFICATION, 0.0),)

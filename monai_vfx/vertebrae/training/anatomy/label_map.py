@@ -26,6 +26,11 @@ LabelArray = npt.NDArray[np.uint8]
 Corner = Sequence[float] | Vector
 
 
+def mm(x: float, y: float, z: float) -> Vector:
+    """Return a position or a shift (3,) in RAS mm."""
+    return np.array([x, y, z], dtype=float)
+
+
 class Shape(Protocol):
     """Something with a box and a signed distance."""
 
@@ -235,6 +240,25 @@ class AnatomyMap:
     vertebrae: LabelArray
     affine: Vector
     plan: object | None = None
+
+
+def solid(
+    tissue: Tissue,
+    *parts: Shape,
+    over: frozenset[Tissue] | None = None,
+    level: int | None = 0,
+    blend: float = 0.0,
+) -> Solid:
+    """Return a solid of one tissue."""
+    return Solid(parts, ((tissue, 0.0),), over=over, level=level, blend=blend)
+
+
+def chain(points: Sequence[Vector] | Vector, *radii: float) -> list[Shape]:
+    """Return rods from point to point; radii in mm, one a point or from the first to the last."""
+    if len(radii) != len(points):
+        radii = tuple(np.linspace(radii[0], radii[-1], len(points)).tolist())
+    pairs = zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True)
+    return [Rod(a, b, r, s) for a, b, r, s in pairs]
 
 
 class Painter:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from monai_vfx.vertebrae.training.anatomy.label_map import Column, Frame, Rod, Shape, Solid, Vector
+from monai_vfx.vertebrae.training.anatomy.label_map import (
+    Column,
+    Frame,
+    Rod,
+    Shape,
+    Solid,
+    Vector,
+    mm,
+    solid,
+)
 from monai_vfx.vertebrae.training.anatomy.pelvis import wing_points
 from monai_vfx.vertebrae.training.anatomy.skeleton import Vertebra
 from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
@@ -61,13 +70,13 @@ def make_wall(rng: np.random.Generator, trunk: Trunk, legs: Vector) -> list[Soli
     solids = [Solid((trunk.column(3, 0.0, fat=True),), skin)]
     top = float(trunk.z[0]) + 40.0
     for side in (1, -1):
-        z = np.array([top - 330.0, top - 60.0, top])
-        x = legs[0] + side * np.array([80.0, 92.0, 90.0]) * size
+        z = mm(top - 330.0, top - 60.0, top)
+        x = legs[0] + side * mm(80.0, 92.0, 90.0) * size
         y = np.full(3, legs[1] + 5.0)
-        half = np.array([62.0, 82.0, 84.0]) * size
+        half = mm(62.0, 82.0, 84.0) * size
         solids.append(Solid((Column(z, x, y, half + fat * 0.6, half + fat * 0.6),), skin))
-        solids.append(Solid((Column(z, x, y, half, half),), ((Tissue.MUSCLE, 0.0),)))
-    solids.append(Solid((trunk.column(3, 0.0),), ((Tissue.MUSCLE, 0.0),)))
+        solids.append(solid(Tissue.MUSCLE, Column(z, x, y, half, half)))
+    solids.append(solid(Tissue.MUSCLE, trunk.column(3, 0.0)))
     muscle = frozenset((Tissue.MUSCLE,))
     between = (Tissue.SUBCUTANEOUS_FAT, 0.0)
     for share in rng.uniform(0.2, 0.8, int(rng.integers(0, 3))):
@@ -75,7 +84,7 @@ def make_wall(rng: np.random.Generator, trunk: Trunk, legs: Vector) -> list[Soli
         depth = share * np.minimum(half, np.minimum(front, back))
         layers = (between, (Tissue.MUSCLE, rng.uniform(1.0, 2.5)))
         solids.append(Solid((trunk.column(3, -depth),), layers, over=muscle))
-    solids.append(Solid((trunk.column(0, 0.0),), ((Tissue.VISCERAL_FAT, 0.0),)))
+    solids.append(solid(Tissue.VISCERAL_FAT, trunk.column(0, 0.0)))
     return solids
 
 
@@ -88,7 +97,7 @@ def make_guard(spine: Sequence[Vertebra], sacrum: Sequence[Vertebra]) -> Solid:
         Rod(a, b, 30.0, flat=n, ratio=2.0)
         for a, b, n in zip(path[:-1], path[1:], flat[:-1], strict=True)
     )
-    return Solid(rods, ((Tissue.MUSCLE, 0.0),), over=_INNER)
+    return solid(Tissue.MUSCLE, *rods, over=_INNER)
 
 
 def make_muscles(
@@ -131,17 +140,17 @@ def make_muscles(
         for body, u, half_x, half_y in (*reach, (last, 40.0, 19.0, 8.0)):
             place = body.frame.world(side * (body.half_width + u * size), -20.0 * size, 0.0)
             quadratus.append((*place, half_x * size, half_y * size))
-        solids.append(Solid((_column(quadratus, 2.2),), ((Tissue.QUADRATUS, 0.0),)))
+        solids.append(solid(Tissue.QUADRATUS, _column(quadratus, 2.2)))
         iliacus: list[Shape] = [_column(psoas, 2.3)]
         goal = pelvis.world(side * 90 * size * breadth, 48 * size, -82 * size)
         for point in wing_points(pelvis, side, size, breadth):
             iliacus.append(Rod(point, goal, 8.0 * bulk[1] * size, 12.0 * bulk[1] * size))
-        solids.append(Solid(tuple(iliacus), ((Tissue.PSOAS, 0.0),), blend=5.0))
+        solids.append(solid(Tissue.PSOAS, *iliacus, blend=5.0))
         back = (_column(erector, 2.7),)
         cover = ((Tissue.SKIN, -fat - 2.0), (Tissue.SUBCUTANEOUS_FAT, -fat))
         outside = frozenset((Tissue.AIR, Tissue.SKIN, Tissue.COUCH_SHELL, Tissue.COUCH_FOAM))
         solids.append(Solid(back, cover, over=outside))
-        solids.append(Solid(back, ((Tissue.ERECTOR_SPINAE, 0.0),)))
+        solids.append(solid(Tissue.ERECTOR_SPINAE, *back))
     return solids
 
 
@@ -172,10 +181,10 @@ def make_canal(spine: Sequence[Vertebra], sacrum: Sequence[Vertebra], wide: floa
             ends = [body.frame.world(x, v, w) for x in (-reach, reach)]
             foramina.append(Rod(ends[0], ends[1], 3.6 * body.span))
     return [
-        Solid(tuple(foramina), ((Tissue.EPIDURAL_FAT, 0.0),), over=_SOFT),
-        Solid(tuple(fat), ((Tissue.EPIDURAL_FAT, 0.0),), over=_SOFT),
-        Solid(tuple(sac), ((Tissue.CANAL, 0.0),), over=_SOFT),
-        Solid(tuple(cord), ((Tissue.SPINAL_CORD, 0.0),), over=_SOFT),
+        solid(Tissue.EPIDURAL_FAT, *foramina, over=_SOFT),
+        solid(Tissue.EPIDURAL_FAT, *fat, over=_SOFT),
+        solid(Tissue.CANAL, *sac, over=_SOFT),
+        solid(Tissue.SPINAL_CORD, *cord, over=_SOFT),
     ]
 
 

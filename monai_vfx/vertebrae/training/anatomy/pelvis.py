@@ -14,7 +14,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from monai_vfx.core.vertebra_sizes import SACRUM_TILT, LevelSize
-from monai_vfx.vertebrae.training.anatomy.label_map import Blob, Frame, Rod, Shape, Solid, Vector
+from monai_vfx.vertebrae.training.anatomy.label_map import (
+    Blob,
+    Frame,
+    Rod,
+    Shape,
+    Solid,
+    Vector,
+    mm,
+    solid,
+)
 from monai_vfx.vertebrae.training.anatomy.skeleton import Body, Vertebra, rotation
 from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 
@@ -68,14 +77,14 @@ def make_pelvis(frame: Frame, size: float, breadth: float, replaced: int = 0) ->
     symphysis = Rod(
         frame.world(0, 66 * size, -104 * size), frame.world(0, 58 * size, -128 * size), 7
     )
-    solids.append(Solid((symphysis,), ((Tissue.JOINT_CARTILAGE, 0.0),)))
+    solids.append(solid(Tissue.JOINT_CARTILAGE, symphysis))
     return solids
 
 
 def wing_points(frame: Frame, side: int, size: float, breadth: float) -> Vector:
     """Return points (n, 3) on the inner face of an iliac wing, where the iliacus lies."""
     inner = 0.5 * _resampled(_CREST[3:9], 10) + 0.5 * _resampled(_BASE[3:9], 10) - (9.0, 0.0, 0.0)
-    scale = np.array([side * size * breadth, size, size])
+    scale = mm(side * size * breadth, size, size)
     return np.asarray(frame.origin + (inner * scale) @ frame.axes.T)
 
 

@@ -23,7 +23,10 @@ from monai_vfx.vertebrae.training.anatomy.label_map import (
     Shape,
     Vector,
 )
+from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 
+BODY_LAYERS = ((Tissue.BODY_CORTEX, 0.0), (Tissue.BODY_TRABECULAR, 1.5))
+ARCH_LAYERS = ((Tissue.POSTERIOR_CORTEX, 0.0), (Tissue.POSTERIOR_TRABECULAR, 1.8))
 LEVEL_NUMBERS: dict[str, int] = {**{f"C{n}": n for n in range(1, 8)}, **VERTEBRAE}
 """Level name → number in the map of vertebrae (VerSe)."""
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform, Transform
 
 from monai_vfx.core.anatomy import PATCH_STRUCTURES, STRUCTURES
 from monai_vfx.core.arrays import Affine, HUVolume
+from monai_vfx.core.geometry import voxel_spacing, world_positions
 from monai_vfx.vertebrae.training.anatomy.attenuation import Attenuation, draw_attenuation
 from monai_vfx.vertebrae.training.anatomy.deformation import (
+    MAPS,
     TISSUE_BITS,
     SampleAnatomyd,
     pack,
@@ -42,12 +43,10 @@ _BITS = 7
 """Of a count of fine voxels in a coarse one, at most 4 x 4 x 4."""
 
 
-class TissuesToCTd(RandomizableTransform, MapTransform):
+class TissuesToCTd(RandomizableTransform):
     """Scan a sampled anatomy: tissues on the fine grid → HU on the network's grid.
 
     Args:
-        keys: of the tissues and of the vertebrae, as :class:`SampleAnatomyd` leaves them.
-        output: key of the image.
         oversample: fine voxels in one of the image's, for all axes or each.
         wild: probability that soft tissues take means that no CT shows.
         slice_mm: least and greatest thickness of the slices before they are resampled onto the
@@ -57,38 +56,27 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         noise_hu: least and greatest SD of the noise on the image's grid; drawn on a logarithmic
             scale, low values more often.
         bias_hu: greatest SD of a slowly varying error of HU.
-        pose: key whose presence says that the box is posed in the scanner; see ``SampleAnatomyd``.
         prob: probability of noise, bias and blur; without them tissues' means and textures, one
             slice a voxel and partial volume remain.
-        allow_missing_keys: must be False.
     """
 
     def __init__(
         self,
-        keys: KeysCollection = ("tissues", "vertebrae"),
-        output: str = "image",
         oversample: int | Sequence[int] = 2,
         wild: float = 0.25,
         slice_mm: Sequence[float] = (1.0, 7.0),
         blur_mm: float = 2.5,
         noise_hu: Sequence[float] = (3.0, 60.0),
         bias_hu: float = 15.0,
-        pose: str = "pose",
         prob: float = 1.0,
-        allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-        if len(self.keys) != 2 or allow_missing_keys:
-            raise ValueError("two keys are needed, of the tissues and of the vertebrae")
-        self.output = output
+        super().__init__(prob)
         self.oversample = per_axis(oversample)
         self.wild = wild
         self.slice_mm = (float(slice_mm[0]), float(slice_mm[1]))
         self.blur_mm = blur_mm
         self.noise_hu = (float(noise_hu[0]), float(noise_hu[1]))
         self.bias_hu = bias_hu
-        self.pose = pose
 
     def randomize(self, data: Any = None) -> None:
         """Draw one scan's tissues and its scanner."""
@@ -113,11 +101,11 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         """Return the item with the image added.
 
         Returns:
-            ``output``: (1, x, y, z) float32 MetaTensor in HU from -1024 to 3071, on the grid whose
+            ``image``: (1, x, y, z) float32 MetaTensor in HU from -1024 to 3071, on the grid whose
             voxels hold ``oversample`` fine ones each; its affine is that grid's.
         """
         item = dict(data)
-        tissues, vertebrae = (item[key] for key in self.keys)
+        tissues, vertebrae = (item[key] for key in MAPS)
         affine, shape = coarse_grid(tissues, self.oversample)
         self.randomize()
         code = pack(tissues, vertebrae).to(torch.int32).reshape(-1)
@@ -129,23 +117,23 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         mean = self._slices(mean, item)
         pool = _pooling(fine[2], self.oversample[2])
         small, large = (along_axes(sd, [None, None, pool]) for sd in (small, large))
-        step = np.linalg.norm(affine[:3, :3], axis=0)
+        step = voxel_spacing(affine)
         for sd, knots in ((small, self._texture_mm[0]), (large, self._texture_mm[1])):
             mean += sd * random_field(shape, np.maximum(knots / 2 / step, 1), self._generator)
         has_metal = bool((tissues == int(Tissue.METAL)).any())
         hu = self._scan(mean, step, has_metal)
-        item[self.output] = MetaTensor(hu.clamp_(-1024, 3071)[None], meta={"affine": affine})
+        item["image"] = MetaTensor(hu.clamp_(-1024, 3071)[None], meta={"affine": affine})
         return item
 
     def _slices(self, values: torch.Tensor, item: Mapping[Hashable, Any]) -> torch.Tensor:
         """Return (x, y, z) from (x, y, fine z), averaged over slices."""
-        affine = world_affine(item[self.keys[0]])
+        affine = world_affine(item[MAPS[0]])
         step = float(np.linalg.norm(affine[:3, 2]))
         over, count = self.oversample[2], values.shape[2]
         pool = _pooling(count, over)
         if not self._do_transform:
             return along_axes(values, [None, None, pool])
-        if item.get(self.pose) is not None:
+        if item.get("pose") is not None:
             normal = np.linalg.solve(affine[:3, :3], [0.0, 0.0, 1.0])
             normal /= np.linalg.norm(affine[:3, :3] @ normal)
             normal[:2] /= self.oversample[:2]
@@ -205,32 +193,17 @@ class TissuesToCTd(RandomizableTransform, MapTransform):
         return r.uniform(3, 25) * total
 
 
-class SoftTargetsd(MapTransform):
+class SoftTargetsd(Transform):
     """Count the structures in each voxel of the network's grid: shares that sum to 1.
 
     Args:
-        keys: of the tissues and of the vertebrae, as :class:`SampleAnatomyd` leaves them.
-        output: key of the shares.
         oversample: fine voxels in one of the network's, for all axes or each; at most 4.
         level: None: shares of :data:`monai_vfx.core.anatomy.STRUCTURES`. A key of the item: its
-        value is
-            the number of the vertebra in question (0 for none), the shares are those of
+            value is the number of the vertebra in question (0 for none), the shares are those of
             :data:`monai_vfx.core.anatomy.PATCH_STRUCTURES`.
-        allow_missing_keys: must be False.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = ("tissues", "vertebrae"),
-        output: str = "label",
-        oversample: int | Sequence[int] = 2,
-        level: str | None = None,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 2 or allow_missing_keys:
-            raise ValueError("two keys are needed, of the tissues and of the vertebrae")
-        self.output = output
+    def __init__(self, oversample: int | Sequence[int] = 2, level: str | None = None) -> None:
         self.oversample = per_axis(oversample)
         if max(self.oversample) > 4:
             raise ValueError(f"oversample {oversample} must be at most 4")
@@ -240,10 +213,10 @@ class SoftTargetsd(MapTransform):
         """Return the item with the shares added.
 
         Returns:
-            ``output``: (structures, x, y, z) float32 MetaTensor of shares from 0 to 1.
+            ``label``: (structures, x, y, z) float32 MetaTensor of shares from 0 to 1.
         """
         item = dict(data)
-        tissues, vertebrae = (item[key] for key in self.keys)
+        tissues, vertebrae = (item[key] for key in MAPS)
         affine, shape = coarse_grid(tissues, self.oversample)
         names = STRUCTURES if self.level is None else PATCH_STRUCTURES
         level = None if self.level is None else int(item[self.level])
@@ -255,7 +228,7 @@ class SoftTargetsd(MapTransform):
         whole = float(np.prod(self.oversample))
         for index in range(len(names)):
             shares[index] = (counts >> (index * _BITS)) & ((1 << _BITS) - 1)
-        item[self.output] = MetaTensor(shares.div_(whole), meta={"affine": affine})
+        item["label"] = MetaTensor(shares.div_(whole), meta={"affine": affine})
         return item
 
 
@@ -354,16 +327,16 @@ def synthetic_ct(
     if affine is None or shape is None:
         affine, shape = _covering_grid(anatomy, np.asarray(spacing_mm, dtype=float))
     affine = np.asarray(affine, dtype=float)
-    step = np.linalg.norm(affine[:3, :3], axis=0)
+    step = voxel_spacing(affine)
     pose = np.eye(4)
     pose[:3, :3] = affine[:3, :3] / step
     pose[:3, 3] = affine[:3, :3] @ ((np.asarray(shape) - 1) / 2) + affine[:3, 3]
     lies = torch.from_numpy(np.asarray(anatomy.affine, dtype=float))
     maps: dict[Hashable, Any] = {
         key: MetaTensor(torch.from_numpy(np.ascontiguousarray(values))[None], affine=lies)
-        for key, values in (("tissues", anatomy.tissues), ("vertebrae", anatomy.vertebrae))
+        for key, values in zip(MAPS, (anatomy.tissues, anatomy.vertebrae), strict=True)
     }
-    sample = SampleAnatomyd(spacing_mm=step, shape=shape, oversample=oversample, prob=0.0)
+    sample = SampleAnatomyd(spacing_mm=step.tolist(), shape=shape, oversample=oversample, prob=0.0)
     chosen = {"wild": 0.0, "slice_mm": (step[2], step[2]), "noise_hu": (8.0, 25.0), "blur_mm": 1.0}
     scan = TissuesToCTd(oversample=oversample, **{**chosen, **settings})
     scan.set_random_state(seed=int(rng.integers(2**31)))
@@ -375,7 +348,7 @@ def synthetic_ct(
 def _covering_grid(anatomy: AnatomyMap, spacing_mm: Affine) -> tuple[Affine, tuple[int, int, int]]:
     """Return affine and shape of the grid along R, A and S that covers a map."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * anatomy.tissues.shape - 0.5
-    world = corners @ anatomy.affine[:3, :3].T + anatomy.affine[:3, 3]
+    world = world_positions(anatomy.affine, corners)
     low, high = world.min(axis=0), world.max(axis=0)
     x, y, z = np.maximum(np.floor((high - low) / spacing_mm), 1).astype(int).tolist()
     affine = np.diag([*spacing_mm, 1.0])

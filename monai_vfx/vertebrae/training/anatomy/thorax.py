@@ -13,7 +13,7 @@ import itertools
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from monai_vfx.vertebrae.training.anatomy.label_map import Rod, Shape, Solid, Vector
+from monai_vfx.vertebrae.training.anatomy.label_map import Rod, Shape, Solid, Vector, mm, solid
 from monai_vfx.vertebrae.training.anatomy.skeleton import Vertebra
 from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 from monai_vfx.vertebrae.training.anatomy.trunk import Trunk
@@ -68,10 +68,10 @@ def rib_parts(path: Vector, trunk: Trunk, number: int, thick: float) -> tuple[Sh
     for i, (start, end) in enumerate(itertools.pairwise(path)):
         along = i * float(np.linalg.norm(end - start))
         x, y, _, front, back = trunk.at(float(start[2]))
-        outward = np.array([start[0] - x, start[1] - (y + (front - back) / 2), 0.0])
+        outward = mm(start[0] - x, start[1] - (y + (front - back) / 2), 0.0)
         outward /= max(float(np.linalg.norm(outward)), 1e-6)
         if number == 1:  # the first rib lies flat, like a ring
-            outward = np.array([0.0, 0.0, 1.0])
+            outward = mm(0.0, 0.0, 1.0)
         shaft = float(np.clip((along - 18) / 20, 0, 1))
         radius = (4.0 + 2.2 * shaft) * thick
         if number > 10:
@@ -112,25 +112,17 @@ def path_length(path: Vector) -> float:
 def make_sternum(paths: dict[tuple[str, int], Vector], trunk: Trunk, size: float) -> list[Solid]:
     """Return costal cartilages and the sternum."""
     tops = [paths[f"T{n}", side][-1] for n in (1, 2) for side in (1, -1)]
-    notch = np.mean(tops, axis=0) + np.array([0.0, 0.0, 4.0])
+    notch = np.mean(tops, axis=0) + mm(0.0, 0.0, 4.0)
     notch[1] = max(point[1] for point in tops) + 4
     low = paths["T7", 1][-1][2] + 25 * size
     x, y, _, front, _ = trunk.at(low)
-    tip = np.array([float(x), float(y + front + 5), low])
-    flat = np.array([0.0, 1.0, 0.0])
-    sternum = [
-        Rod(
-            notch + np.array([dx, 0.0, 0.0]),
-            tip + np.array([dx * 0.6, 0.0, 0.0]),
-            11.0 * size,
-            9.0,
-            flat,
-            2.0,
-        )
-        for dx in (-8.0, 8.0)
-    ]
+    tip = mm(x, y + front + 5, low)
+    flat = mm(0.0, 1.0, 0.0)
+    sternum = []
+    for dx in (-8.0, 8.0):
+        start, end = notch + mm(dx, 0.0, 0.0), tip + mm(dx * 0.6, 0.0, 0.0)
+        sternum.append(Rod(start, end, 11.0 * size, 9.0, flat, 2.0))
     solids = []
-    cartilage = ((Tissue.COSTAL_CARTILAGE, 0.0),)
     margin: dict[int, Vector] = {}
     for number in range(1, 11):
         for side in (1, -1):
@@ -139,7 +131,7 @@ def make_sternum(paths: dict[tuple[str, int], Vector], trunk: Trunk, size: float
             end = paths[f"T{number}", side][-1]
             if number <= 7:
                 share = (number - 0.5) / 6.8
-                goal = notch + share * (tip - notch) + np.array([side * 14.0, 0.0, 0.0])
+                goal = notch + share * (tip - notch) + mm(side * 14.0, 0.0, 0.0)
             else:
                 goal = margin[side]
             middle = (end + goal) / 2
@@ -149,6 +141,6 @@ def make_sternum(paths: dict[tuple[str, int], Vector], trunk: Trunk, size: float
                 middle[2] = min(middle[2], end[2] + 6)
             margin[side] = (middle + goal) / 2 if number >= 7 else middle
             rods = (Rod(end, middle, 5.5 * size), Rod(middle, goal, 5.5 * size, 4.5))
-            solids.append(Solid(rods, cartilage))
+            solids.append(solid(Tissue.COSTAL_CARTILAGE, *rods))
     layers = ((Tissue.LIMB_CORTEX, 0.0), (Tissue.LIMB_MARROW, 1.6))
     return [*solids, Solid(tuple(sternum), layers, blend=4.0)]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from monai_vfx.vertebrae.training.anatomy.label_map import Blob, Frame, Rod, Shape, Solid, Vector
-from monai_vfx.vertebrae.training.anatomy.skeleton import Vertebra
+from monai_vfx.vertebrae.training.anatomy.label_map import (
+    Blob,
+    Frame,
+    Rod,
+    Shape,
+    Solid,
+    Vector,
+    chain,
+    mm,
+    solid,
+)
+from monai_vfx.vertebrae.training.anatomy.skeleton import Vertebra, rotation
 from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 from monai_vfx.vertebrae.training.anatomy.trunk import Trunk
 
@@ -26,13 +35,13 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
     dome = float(at["T10"][2] + rng.uniform(-15, 30) * size)
     apex = float(at["T1"][2] + 4)
     inner = trunk.between(trunk.column(0, -1.5), recess, apex)
-    solids = [Solid((inner,), ((Tissue.LUNG, 0.0),))]
+    solids = [solid(Tissue.LUNG, inner)]
     x, y, half, front, back = trunk.at(dome - 20)
     depth, centre = (front + back) / 2, y + (front - back) / 2
     domes: list[Shape] = []
     for side, height in ((1, dome), (-1, dome - rng.uniform(0, 20)), (0, dome - 22)):
         reach = (0.53 if side else 0.6) * half
-        middle = np.array([x + side * 0.46 * half, centre + 0.10 * depth, recess - 30])
+        middle = mm(x + side * 0.46 * half, centre + 0.10 * depth, recess - 30)
         domes.append(Blob(Frame(middle), (reach, depth * 1.05, height - recess + 30), 2.6))
     solids.append(
         Solid(tuple(domes), ((Tissue.MUSCLE, 0.0), (Tissue.VISCERAL_FAT, 2.5)), over=_LUNG)
@@ -42,39 +51,38 @@ def make_chest(rng: np.random.Generator, spine: Sequence[Vertebra], trunk: Trunk
     for body in thoracic[:10]:
         x, y, half, front, _ = trunk.at(body.frame.origin[2])
         start = body.frame.world(0, body.half_depth * 0.3, 0)
-        end = np.array([x, y + front - 8, body.frame.origin[2] - 8])
+        end = mm(x, y + front - 8, body.frame.origin[2] - 8)
         middle_line.append(Rod(start, end, min(0.4 * half, 20 * size), min(0.3 * half, 14 * size)))
-    solids.append(Solid(tuple(middle_line), ((Tissue.VISCERAL_FAT, 0.0),), over=_LUNG, blend=6.0))
+    solids.append(solid(Tissue.VISCERAL_FAT, *middle_line, over=_LUNG, blend=6.0))
     x, y, half, front, _ = trunk.at(at["T8"][2])
-    tilt = _turned(0.4, 0.5)
-    heart = np.array([x - 22 * size, y + front * 0.58, dome + 38 * size])
+    tilt = rotation(0.0, 0.5, 0.4)
+    heart = mm(x - 22 * size, y + front * 0.58, dome + 38 * size)
     chambers: list[Shape] = [Blob(Frame(heart, tilt), (58 * size, 44 * size, 46 * size))]
     x, y, half, front, _ = trunk.at(at["T5"][2])
     for dx, dy, r in ((8, 0.55, 16), (-12, 0.62, 14), (22, 0.5, 10)):
-        top = np.array([x + dx * size, y + front * dy, at["T4"][2] - 8])
-        chambers.append(Rod(heart + np.array([dx * 0.5, 0, 10]), top, r * size))
-    solids.append(Solid(tuple(chambers), ((Tissue.BLOOD, 0.0),), over=_CHEST, blend=6.0))
+        top = mm(x + dx * size, y + front * dy, at["T4"][2] - 8)
+        chambers.append(Rod(heart + mm(dx * 0.5, 0, 10), top, r * size))
+    solids.append(solid(Tissue.BLOOD, *chambers, over=_CHEST, blend=6.0))
     return [*solids, *_airways(rng, thoracic, size)]
 
 
 def _airways(rng: np.random.Generator, thoracic: Sequence[Vertebra], size: float) -> list[Solid]:
     path = [body.frame.world(rng.normal(2, 2), body.half_depth + 17 * size, 0) for body in thoracic]
-    tubes: list[Shape] = [Rod(a, b, 8.5 * size) for a, b in itertools.pairwise(path)]
+    tubes = chain(path, 8.5 * size)
     fork = path[4]
     vessels: list[Shape] = []
     for side in (1, -1):
-        hilum = fork + np.array([side * 38, 4, -28]) * size
+        hilum = fork + mm(side * 38, 4, -28) * size
         tubes.append(Rod(fork, hilum, 6.5 * size, 4.5 * size))
         for _ in range(14):  # pulmonary vessels fan out from the hilum
-            way = rng.normal(0, 1, 3) * (0.8, 1, 1) + np.array([side * 0.9, 0, 0])
+            way = rng.normal(0, 1, 3) * (0.8, 1, 1) + mm(side * 0.9, 0, 0)
             reach = rng.uniform(35, 75) * size
             tip = hilum + way / np.linalg.norm(way) * reach
             vessels.append(Rod(hilum, tip, 5.0 * size, 1.0))
     gullet = [body.frame.world(-3, body.half_depth + 8 * size, 0) for body in thoracic[:10]]
-    chain = tuple(Rod(a, b, 6.0 * size) for a, b in itertools.pairwise(gullet))
     return [
-        Solid(tuple(vessels), ((Tissue.BLOOD, 0.0),), over=_CHEST),
-        Solid(chain, ((Tissue.OESOPHAGUS, 0.0),)),
+        solid(Tissue.BLOOD, *vessels, over=_CHEST),
+        solid(Tissue.OESOPHAGUS, *chain(gullet, 6.0 * size)),
         Solid(tuple(tubes), ((Tissue.MUSCLE, -2.0), (Tissue.AIRWAY, 0.0))),
     ]
 
@@ -95,29 +103,19 @@ def make_vessels(
         if i >= names.index("T10"):
             cava.append(body.frame.world(17 + bend[1], body.half_depth + 12 * size, 0))
     first = aorta[0]
-    arch = [
-        first,
-        first + np.array([2, 12, 16]),
-        first + np.array([10, 38, 18]),
-        first + np.array([20, 52, 2]),
-        first + np.array([22, 55, -30]),
-    ]
-    red: list[Shape] = _chain(np.array(arch), 12 * wide) + _chain(
-        np.array(aorta), 11.5 * wide, 8.5 * wide
-    )
-    blue: list[Shape] = _chain(np.array(cava), 12 * size, 11 * size)
+    bends = ((0, 0, 0), (2, 12, 16), (10, 38, 18), (20, 52, 2), (22, 55, -30))
+    red = chain([first + mm(*bend) for bend in bends], 12 * wide)
+    red += chain(aorta, 11.5 * wide, 8.5 * wide)
+    blue = chain(cava, 12 * size, 11 * size)
     for side in (1, -1):
         way = [
             pelvis.world(side * x * size, y * size, z * size)
             for x, y, z in ((28, 38, 8), (50, 32, -22), (70, 62, -66), (84, 76, -102))
         ]
-        red += _chain(np.array([aorta[-1], *way]), 5.5 * wide, 4.5 * wide)
-        behind = np.array([point + np.array([0, -10, -3]) for point in way])
-        blue += _chain(np.vstack([cava[-1], behind]), 8 * size, 6.5 * size)
-    return [
-        Solid(tuple(blue), ((Tissue.BLOOD, 0.0),)),
-        Solid(tuple(red), ((Tissue.AORTA, 0.0),)),
-    ]
+        red += chain([aorta[-1], *way], 5.5 * wide, 4.5 * wide)
+        behind = [point + mm(0, -10, -3) for point in way]
+        blue += chain([cava[-1], *behind], 8 * size, 6.5 * size)
+    return [solid(Tissue.BLOOD, *blue), solid(Tissue.AORTA, *red)]
 
 
 def make_abdomen(
@@ -134,40 +132,29 @@ def make_abdomen(
         level: str,
         place: tuple[float, float, float],
         half: tuple[float, float, float],
-        power: float = 2.2,
-        spread: float = 6.0,
     ) -> Frame:
         """Place an organ: right (share of the half width), front (share) and up (mm)."""
-        z = at[level][2] + (place[2] + rng.normal(0, spread)) * size
+        z = at[level][2] + (place[2] + rng.normal(0, 6.0)) * size
         x, y, wide, front, back = trunk.at(z)
         reach = front if place[1] > 0 else back
-        middle = np.array([x + place[0] * wide, y + place[1] * reach, z])
-        axes = _turned(*rng.normal(0, 0.15, 2))
-        real = tuple(float(h * size * rng.normal(1, 0.1)) for h in half)
-        shape = Blob(
-            Frame(middle, axes), (real[0], real[1], real[2]), power, 0.03, rng.uniform(0, 9)
-        )
-        solids.append(Solid((shape,), ((tissue, 0.0),), over=_FAT))
-        return shape.frame
+        middle = mm(x + place[0] * wide, y + place[1] * reach, z)
+        turn, lean = rng.normal(0, 0.15, 2)
+        a, b, c = (h * size * rng.normal(1, 0.1) for h in half)
+        frame = Frame(middle, rotation(0.0, lean, turn))
+        shape = Blob(frame, (a, b, c), 2.2, 0.03, rng.uniform(0, 9))
+        solids.append(solid(tissue, shape, over=_FAT))
+        return frame
 
-    right, up = _turned(0.0, 0.25), at["rib12"][2]
+    right, up = rotation(0.0, 0.25, 0.0), at["rib12"][2]
     x, y, wide, front, back = trunk.at(up)
     depth = (front + back) / 2
+    first = Frame(mm(x + 0.52 * wide, y + 0.2 * front, up + 18 * size), right)
+    second = Frame(mm(x + 0.05 * wide, y + 0.62 * front, up + 30 * size), right)
     lobes = (
-        Blob(
-            Frame(np.array([x + 0.52 * wide, y + 0.2 * front, up + 18 * size]), right),
-            (0.52 * wide, depth * 0.9, 78 * size),
-            2.4,
-            0.03,
-            rng.uniform(0, 9),
-        ),
-        Blob(
-            Frame(np.array([x + 0.05 * wide, y + 0.62 * front, up + 30 * size]), right),
-            (0.6 * wide, 38 * size, 42 * size),
-            2.2,
-        ),
+        Blob(first, (0.52 * wide, depth * 0.9, 78 * size), 2.4, 0.03, rng.uniform(0, 9)),
+        Blob(second, (0.6 * wide, 38 * size, 42 * size), 2.2),
     )
-    solids.append(Solid(lobes, ((Tissue.LIVER, 0.0),), over=_FAT, blend=10.0))
+    solids.append(solid(Tissue.LIVER, *lobes, over=_FAT, blend=10.0))
     for side in (1, -1):
         drop = 8 if side > 0 else 0
         kidney = organ(Tissue.KIDNEY, "L1", (side * 0.52, -0.30, -16 - drop), (27, 25, 53))
@@ -188,49 +175,38 @@ def _hollow(
     def place(level: str, right: float, front: float, up: float) -> Vector:
         z = float(at[level][2] + up * size)
         x, y, wide, forward, back = trunk.at(z)
-        return np.array([x + right * wide, y + front * (forward if front > 0 else back), z])
+        return mm(x + right * wide, y + front * (forward if front > 0 else back), z)
 
-    bladder = Blob(
-        Frame(pelvis.world(0, 52 * size, -92 * size)),
-        (38 * size, 30 * size, rng.uniform(18, 50) * size),
-    )
-    organ = Blob(
-        Frame(pelvis.world(rng.normal(0, 6), 14 * size, -82 * size)),
-        (32 * size, 22 * size, 28 * size),
-        bumps=0.05,
-    )
-    rectum = _chain(
-        np.array(
-            [pelvis.world(0, y * size, z * size) for y, z in ((-22, -70), (-26, -95), (-8, -130))]
-        ),
-        15 * size,
-    )
+    filled = (38 * size, 30 * size, rng.uniform(18, 50) * size)
+    bladder = Blob(Frame(pelvis.world(0, 52 * size, -92 * size)), filled)
+    behind = Frame(pelvis.world(rng.normal(0, 6), 14 * size, -82 * size))
+    organ = Blob(behind, (32 * size, 22 * size, 28 * size), bumps=0.05)
+    low = ((-22, -70), (-26, -95), (-8, -130))
+    rectum = chain([pelvis.world(0, y * size, z * size) for y, z in low], 15 * size)
     solids = [
-        Solid((organ,), ((Tissue.PELVIC_ORGAN, 0.0),), over=_FAT),
+        solid(Tissue.PELVIC_ORGAN, organ, over=_FAT),
         Solid((bladder,), ((Tissue.BOWEL_WALL, -2.5), (Tissue.BLADDER, 0.0)), over=_FAT),
         Solid(tuple(rectum), ((Tissue.BOWEL_WALL, 0.0), (_filling(rng), 3.0)), over=_FAT),
     ]
-    stomach = [
-        place("rib12", -0.5, 0.25, 45),
-        place("rib12", -0.62, 0.45, 15),
-        place("L1", -0.45, 0.62, 5),
-        place("L1", -0.05, 0.6, -8),
-        place("L1", 0.2, 0.5, 2),
-    ]
+    stomach = [place("rib12", -0.5, 0.25, 45), place("rib12", -0.62, 0.45, 15)]
+    stomach += [place("L1", *to) for to in ((-0.45, 0.62, 5), (-0.05, 0.6, -8), (0.2, 0.5, 2))]
     full = rng.uniform(0.5, 1.2) * size
-    rods = tuple(
-        Rod(a, b, r * full, s * full)
-        for a, b, r, s in zip(
-            stomach[:-1], stomach[1:], (36, 38, 30, 20), (38, 30, 20, 12), strict=True
-        )
-    )
-    solids.append(
-        Solid(rods, ((Tissue.STOMACH_WALL, 0.0), (Tissue.BOWEL_CONTENT, 4.0)), over=_FAT, blend=8.0)
-    )
-    up = np.array([0.0, 14.0 * full, 0.0])
-    bubble = tuple(Rod(r.start + up, r.end + up, r.radius * 0.72) for r in rods[:3])
-    solids.append(Solid(bubble, ((Tissue.GAS, 0.0),), over=frozenset((Tissue.BOWEL_CONTENT,))))
-    low = pelvis.origin[2] - at["L3"][2]
+    layers = ((Tissue.STOMACH_WALL, 0.0), (Tissue.BOWEL_CONTENT, 4.0))
+    rods = chain(stomach, *(radius * full for radius in (36, 38, 30, 20, 12)))
+    solids.append(Solid(tuple(rods), layers, over=_FAT, blend=8.0))
+    up = mm(0.0, 14.0 * full, 0.0)
+    bubble = [
+        Rod(a + up, b + up, radius * full * 0.72)
+        for a, b, radius in zip(stomach, stomach[1:4], (36, 38, 30), strict=False)
+    ]
+    solids.append(solid(Tissue.GAS, *bubble, over=frozenset((Tissue.BOWEL_CONTENT,))))
+    return solids + _bowels(rng, place, float(pelvis.origin[2] - at["L3"][2]), size)
+
+
+def _bowels(
+    rng: np.random.Generator, place: Callable[..., Vector], low: float, size: float
+) -> list[Solid]:
+    """Return colon and small bowel; the pelvis lies at ``low`` mm from L3."""
     colon = (
         ((0.78, -0.1, low + 10), (0.82, -0.2, -20), (0.82, -0.2, 20), (0.76, 0.2, 45)),
         ((0.76, 0.2, 45), (0.4, 0.75, 25), (0.0, 0.82, 5), (-0.4, 0.75, 30), (-0.78, 0.1, 65)),
@@ -242,43 +218,25 @@ def _hollow(
             (0.0, -0.1, low - 60),
         ),
     )
+    solids = []
     for points, radius in zip(colon, (23, 19, 15, 14), strict=True):
-        path = np.array([place("L3", *point) for point in points]) + rng.normal(
-            0, 6, (len(points), 3)
-        )
+        path = np.array([place("L3", *point) for point in points])
+        path += rng.normal(0, 6, path.shape)
         solids.append(_bowel(rng, path, radius * rng.uniform(0.6, 1.35) * size, _filling(rng)))
+    fillings = (Tissue.BOWEL_CONTENT, Tissue.BOWEL_WALL, Tissue.GAS)
     for _ in range(26):
-        start = place(
-            "L3", rng.uniform(-0.6, 0.6), rng.uniform(0.3, 0.85), rng.uniform(low - 40, 25)
-        )
+        right, front = rng.uniform(-0.6, 0.6), rng.uniform(0.3, 0.85)
+        start = place("L3", right, front, rng.uniform(low - 40, 25))
         way = np.cumsum(rng.normal(0, 16, (5, 3)) * size, axis=0)
-        filling = (Tissue.BOWEL_CONTENT, Tissue.BOWEL_WALL, Tissue.GAS)[
-            rng.choice(3, p=(0.6, 0.25, 0.15))
-        ]
+        filling = fillings[rng.choice(3, p=(0.6, 0.25, 0.15))]
         solids.append(_bowel(rng, start + way, rng.uniform(8, 14) * size, filling))
     return solids
 
 
 def _bowel(rng: np.random.Generator, path: Vector, radius: float, filling: Tissue) -> Solid:
-    wavy = [radius * rng.uniform(0.8, 1.2) for _ in path]
-    rods = tuple(
-        Rod(a, b, r, s) for a, b, r, s in zip(path[:-1], path[1:], wavy[:-1], wavy[1:], strict=True)
-    )
-    return Solid(rods, ((Tissue.BOWEL_WALL, 0.0), (filling, 2.2)), over=_FAT, blend=3.0)
+    rods = chain(path, *(radius * rng.uniform(0.8, 1.2) for _ in path))
+    return Solid(tuple(rods), ((Tissue.BOWEL_WALL, 0.0), (filling, 2.2)), over=_FAT, blend=3.0)
 
 
 def _filling(rng: np.random.Generator) -> Tissue:
     return (Tissue.FAECES, Tissue.GAS, Tissue.BOWEL_CONTENT)[rng.choice(3, p=(0.5, 0.35, 0.15))]
-
-
-def _chain(points: Vector, first: float, last: float | None = None) -> list[Shape]:
-    radii = np.linspace(first, first if last is None else last, len(points))
-    pairs = zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True)
-    return [Rod(a, b, float(r), float(s)) for a, b, r, s in pairs]
-
-
-def _turned(turn: float, lean: float) -> Vector:
-    """Return axes (3, 3) turned about z and leaning to the side, radians."""
-    c, s, e, f = np.cos(turn), np.sin(turn), np.cos(lean), np.sin(lean)
-    axial = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    return np.asarray(axial @ np.array([[e, 0, f], [0, 1, 0], [-f, 0, e]]))
