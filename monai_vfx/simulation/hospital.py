@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,15 +14,11 @@ import pandas as pd
 
 from monai_vfx.core.arrays import Affine
 from monai_vfx.core.files import write_json, write_text
+from monai_vfx.core.workers import run_tasks
 from monai_vfx.simulation.attainable import attainable_auroc, attainable_record
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from monai_vfx.simulation.hazard import HAZARDS, UNITS, Signal
-from monai_vfx.simulation.patients import (
-    COHORT_COLUMNS,
-    TRUTH_COLUMNS,
-    Patient,
-    draw_patients,
-)
+from monai_vfx.simulation.patients import COHORT_COLUMNS, TRUTH_COLUMNS, Patient, draw_patients
 from monai_vfx.simulation.phantom import EDGE_SD_MM, make_phantom, with_edge_errors
 from monai_vfx.simulation.populations import POPULATIONS, Hospital
 from monai_vfx.simulation.scanner import SCANNERS, FieldOfView
@@ -97,7 +91,9 @@ def simulate_hospital(
         )
         for person in people
     ]
-    for done, _ in enumerate(_finished(jobs, workers), start=1):
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    written = run_tasks(_write_patient, jobs, count if count > 1 else 0, _died)
+    for done, _ in enumerate(written, start=1):
         if progress is not None:
             progress(done, len(jobs))
     frame = pd.DataFrame([asdict(person) for person in people])
@@ -180,25 +176,8 @@ def _facts(job: _Job) -> SeriesFacts:
     )
 
 
-def _finished(jobs: list[_Job], workers: int | None) -> Iterator[None]:
-    """Run the jobs and yield after each; an error in one ends all."""
-    count = min(workers or os.cpu_count() or 1, len(jobs))
-    if count == 1:
-        for job in jobs:
-            _write_patient(job)
-            yield
-        return
-    # Spawned, not forked: the caller may hold threads of torch.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
-        futures = [pool.submit(_write_patient, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _died(job: _Job) -> None:
+    raise RuntimeError(f"the process that writes {job.patient.case_id} ended unexpectedly")
 
 
 def _write_json(

@@ -169,7 +169,7 @@ def _draw(count: int, seed: int, hospital: Hospital, signal: Signal, matched: bo
     """Return the patients as rows; ``matched`` samples where the hospital does."""
     check_choices(hospital, signal)
     if count < 2:
-        raise ValueError(f"`patients` must be at least 2, got {count}")
+        raise ValueError(f"`count` must be at least 2, got {count}")
     if seed < 0:
         raise ValueError(f"`seed` must not be negative, got {seed}")
     population = POPULATIONS[hospital]

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from lifelines import CoxPHFitter
 
+from monai_vfx.simulation.attainable import attainable_auroc
 from monai_vfx.simulation.hazard import (
     BONE_TERMS,
     FIRST_YEAR,
@@ -22,7 +23,6 @@ from monai_vfx.simulation.hazard import (
 from monai_vfx.simulation.patients import (
     COHORT_COLUMNS,
     TRUTH_COLUMNS,
-    attainable_auroc,
     draw_patients,
     draw_population,
 )
@@ -133,7 +133,7 @@ def test_auroc_of_four_patients_by_hand():
         for p, risk, event in zip(people, risks, (0, 0, 1, 1), strict=True)
     ]
     assert attainable_auroc(labelled, "paper")["risk"] == 0.75
-    with pytest.raises(ValueError, match="both are needed"):
+    with pytest.raises(ValueError, match="both outcomes"):
         attainable_auroc([replace(p, fracture=0) for p in people], "paper")
 
 

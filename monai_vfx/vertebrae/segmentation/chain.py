@@ -93,10 +93,7 @@ class SpineChain:
 
 
 def find_chain(probabilities: Probabilities) -> SpineChain:
-    """Find the spine and cut it into bodies.
-
-    Args:
-        probabilities: of :data:`anatomy.STRUCTURES` on an upright grid (RAS+ axes).
+    """Find the spine on an upright grid (RAS+ axes) and cut it into bodies.
 
     Raises:
         CaseRefused: ``spine_not_found``.
@@ -293,9 +290,6 @@ def cut_profile(seen: npt.NDArray[np.float64]) -> tuple[list[tuple[int, int]], i
     A semi-Markov model: the log probabilities of the profile are summed over each stretch, and a
     stretch's length has a prior: heights of bodies about 26 mm, close to the height of the one
     above (a fractured body is allowed to differ at a limited cost), discs about 7 mm.
-
-    Args:
-        seen: (4, n) of :func:`profile`.
 
     Returns:
         (start, stop) of each body, cranial to caudal, and where the sacrum starts, None where it

@@ -152,11 +152,7 @@ def block_affine(affine: Affine, blocks: tuple[int, int, int]) -> Affine:
 def locator_image(image: Image) -> Image:
     """Return the CT on the locator's grid: upright in the world, 4 x 4 x 3 mm, around the body.
 
-    Args:
-        image: of :func:`read_image`.
-
-    Returns:
-        (x, y, z) float32 in HU; -1024 where the CT does not reach.
+    Values are float32 in HU, -1024 where the CT does not reach.
     """
     fine = np.array(LOCATOR_SPACING_MM) / OVERSAMPLE
     spacing = voxel_spacing(image.affine)
@@ -202,11 +198,6 @@ def sample_means(
     Each voxel is the mean of 2 x 2 x 2 samples inside it, each interpolated linearly: the image's
     own voxels should not be much finer than half of the grid's.
 
-    Args:
-        image: source.
-        shape: of the grid.
-        affine: of the grid, index → world mm, RAS+; any rotation.
-
     Returns:
         (x, y, z) float32; -1024 where the voxel's middle lies outside the image.
     """
@@ -251,11 +242,7 @@ def patch_affine(centre: npt.NDArray[np.float64], up: npt.NDArray[np.float64]) -
     """Return the affine of a patch round a vertebra, in the vertebra's own frame.
 
     z runs up the spine, x is the patient's right as far as it is square to z, y completes them
-    to the front. The middle of the patch lies in ``centre``.
-
-    Args:
-        centre: (3,) mm, RAS+.
-        up: (3,) direction towards the head, any length.
+    to the front. The middle of the patch lies in ``centre`` (mm, RAS+); ``up`` points to the head.
     """
     z = up / np.linalg.norm(up)
     x = np.array([1.0, 0.0, 0.0]) - z * z[0]
@@ -270,17 +257,7 @@ def patch_affine(centre: npt.NDArray[np.float64], up: npt.NDArray[np.float64]) -
 def sample_at(
     values: npt.NDArray[Any], affine: Affine, points: Points, outside: float = 0.0
 ) -> npt.NDArray[np.float64]:
-    """Interpolate an image linearly at points.
-
-    Args:
-        values: (x, y, z).
-        affine: of the image.
-        points: (…, 3) world mm, RAS+.
-        outside: value beyond the outermost voxels' middles.
-
-    Returns:
-        (…).
-    """
+    """Interpolate an image linearly at points (…, 3) in mm; ``outside`` beyond its middles."""
     index = np.moveaxis(world_positions(np.linalg.inv(affine).astype(float), points), -1, 0)
     out: npt.NDArray[np.float64] = ndimage.map_coordinates(
         values, index, output=np.float64, order=1, mode="constant", cval=outside
@@ -291,17 +268,7 @@ def sample_at(
 def on_grid(
     values: npt.NDArray[Any], affine: Affine, box: Region, target: Affine
 ) -> npt.NDArray[np.float32]:
-    """Interpolate an image linearly on a box of another grid; 0 outside the image.
-
-    Args:
-        values: (x, y, z).
-        affine: of the image.
-        box: voxels of the other grid.
-        target: (4, 4) of the other grid.
-
-    Returns:
-        (i, j, k) float32, the size of the box.
-    """
+    """Interpolate an image linearly on a box of the grid ``target``; 0 outside the image."""
     matrix = np.linalg.inv(affine) @ target
     out: npt.NDArray[np.float32] = ndimage.affine_transform(
         values,

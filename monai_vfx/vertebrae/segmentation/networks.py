@@ -54,11 +54,7 @@ class Networks:
     sha256: dict[str, str]
 
     def locate(self, image: Image) -> Probabilities:
-        """Run the locator over an image, window by window.
-
-        Args:
-            image: on the locator's grid, HU.
-        """
+        """Run the locator over an image on its grid, HU, window by window."""
         import torch
         from monai.inferers import sliding_window_inference
 
@@ -78,11 +74,7 @@ class Networks:
         return Probabilities(values, image.affine)
 
     def refine(self, image: Image, affines: Sequence[Affine]) -> npt.NDArray[np.float32]:
-        """Run the refiner on patches of an image.
-
-        Args:
-            image: the CT, HU.
-            affines: of the patches, index → world mm, RAS+.
+        """Run the refiner on patches of a CT in HU, given by their affines.
 
         Returns:
             (n, 7, 64, 48, 32) probabilities of :data:`anatomy.PATCH_STRUCTURES`.

@@ -83,13 +83,7 @@ def refine_bodies(
     image_shape: tuple[int, ...],
     image_affine: Affine,
 ) -> list[RefinedBody | None]:
-    """Outline the bodies of a chain, each in its own patch.
-
-    Args:
-        bodies: cranial to caudal.
-        predict: the network, from patches' affines to probabilities.
-        image_shape: of the CT: beyond it nothing is known of ribs.
-        image_affine: of the CT.
+    """Outline the bodies of a chain, each in its own patch of the CT.
 
     Returns:
         One for each body, in order; None where the patch shows no body. A body that the chain had
@@ -217,12 +211,8 @@ def _joint_zone(
 
     From 8 mm inside the body's side wall to 22 mm beside it, from the middle of the body to 20 mm
     behind it, and from a third of the height below its middle to its upper endplate: a rib of the
-    vertebra below begins lower, one of the vertebra above is further out by then.
-
-    Args:
-        side: 1 for the right (x grows to the right), -1 for the left.
-        middle: (3,) of the body, index.
-        sizes: height, depth and width of the body, mm.
+    vertebra below begins lower, one of the vertebra above is further out by then. ``side`` is 1 on
+    the right, -1 on the left; ``middle`` an index; sizes are height, depth and width in mm.
     """
     height, depth, width = sizes
     out = sorted(side * (width / 2 + more) for more in (-8.0, 22.0))
@@ -252,11 +242,6 @@ def paint_bodies(
 
     A voxel belongs to the body of the greatest interpolated probability, if that is above one
     half; of each body the largest piece is kept and its holes are filled.
-
-    Args:
-        bodies: cranial to caudal; None is left out but counted.
-        shape: (i, j, k) of the CT.
-        affine: of the CT, index → world mm, RAS+.
 
     Returns:
         (i, j, k) uint8: 0 for none, else 1 + the body's place in ``bodies``.
@@ -314,13 +299,8 @@ def paint_muscles(
 ) -> None:
     """Add erector spinae and psoas to labels, in place, where nothing is labelled yet.
 
-    A voxel belongs to a muscle whose interpolated probability is above one half.
-
-    Args:
-        labels: (i, j, k) on the CT's grid; changed.
-        affine: of the CT.
-        probabilities: of ``STRUCTURES`` on an upright grid (RAS+ axes).
-        heights_mm: lowest and highest z at which muscle is wanted, world mm.
+    A voxel belongs to a muscle whose interpolated probability is above one half, between the
+    lowest and the highest z (world mm) that are wanted.
     """
     heights = probabilities.affine[2, 3] + probabilities.affine[2, 2] * np.arange(
         probabilities.values.shape[3]

@@ -9,11 +9,10 @@ be interrupted, or be left to the training, which draws the maps it misses.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from monai_vfx.core.arrays import Affine, LabelVolume
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import read_json, write_json
 from monai_vfx.core.geometry import world_positions
+from monai_vfx.core.workers import run_tasks
 from monai_vfx.vertebrae.segmentation.grids import PATCH_SPACING_MM, patch_affine
 from monai_vfx.vertebrae.training.anatomy.body_plan import (
     BodyPlan,
@@ -66,9 +66,7 @@ class BankItem:
 def vertebra_frame(centre: npt.ArrayLike, up: npt.ArrayLike) -> Affine:
     """Return the frame of a vertebra's patch, with the axes that inference gives it.
 
-    Args:
-        centre: (3,) of the body, RAS mm.
-        up: (3,) direction of the spine towards the head, of any length.
+    The spine runs ``up`` (3,) towards the head, of any length, at the body's centre (3,), RAS mm.
 
     Returns:
         (4, 4) rotation and translation, frame mm → RAS mm.
@@ -159,26 +157,15 @@ class AnatomyBank:
         return _DRAWERS[self.kind](self, np.random.default_rng([self.seed, number]))
 
     def fill(self, held_out: int = 0, workers: int = 0) -> int:
-        """Draw all maps that are missing, those for validation first.
+        """Draw the maps that are missing, those for validation first; return how many.
 
-        Args:
-            held_out: number of maps for validation.
-            workers: processes that paint; 0 paints in this one.
-
-        Returns:
-            How many were drawn.
+        ``workers`` are processes that paint; 0 paints in this one.
         """
         numbers = [*range(HELD_OUT, HELD_OUT + held_out), *range(self.size)]
         missing = [n for n in numbers if not self.path(n).is_file()]
-        if workers == 0:
-            for number in tqdm(missing, f"{self.kind} bank", mininterval=10):
-                self[number]
-            return len(missing)
-        context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            jobs = pool.map(_touch, [self] * len(missing), missing, chunksize=4)
-            for _ in tqdm(jobs, f"{self.kind} bank", len(missing), mininterval=10):
-                pass
+        tasks = run_tasks(partial(_touch, self), missing, workers, _died)
+        for _ in tqdm(tasks, f"{self.kind} bank", len(missing), mininterval=10):
+            pass
         return len(missing)
 
 
@@ -240,6 +227,10 @@ def _touch(bank: AnatomyBank, number: int) -> None:
     bank[number]
 
 
+def _died(number: int) -> None:
+    raise RuntimeError(f"the process that draws map {number} ended unexpectedly")
+
+
 def _load(path: Path) -> BankItem:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays: dict[str, Any] = dict(stored)
@@ -248,10 +239,10 @@ def _load(path: Path) -> BankItem:
 
 def _save(path: Path, item: BankItem) -> None:
     """Write a map; a file of this name is always whole."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    unfinished = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+    with unfinished.open("wb") as file:
         np.savez_compressed(file, **{k: v for k, v in vars(item).items() if v is not None})
-    partial.replace(path)
+    unfinished.replace(path)
 
 
 def _draw_trunk(bank: AnatomyBank, rng: np.random.Generator) -> BankItem:

@@ -11,11 +11,7 @@ from monai_vfx.core.arrays import Affine
 
 
 def spline_basis(count: int, knot_distance: float) -> torch.Tensor:
-    """Return the values of uniform cubic B-splines at ``count`` points.
-
-    Args:
-        count: points at 0, 1, 2, …
-        knot_distance: of the splines' knots, in points; at least 1.
+    """Return the values of uniform cubic B-splines at 0, 1, … count - 1.
 
     Returns:
         (count, knots) float32; each row sums to 1.
@@ -37,10 +33,7 @@ def random_field(
 ) -> torch.Tensor:
     """Return a smooth Gaussian field of mean 0 and SD 1.
 
-    Args:
-        shape: (x, y, z).
-        knot_distance: of the splines along each axis, in voxels; about the length of correlation.
-        generator: source of the coefficients.
+    The knots' distance along each axis, in voxels, is about the length of correlation.
 
     Returns:
         (x, y, z) float32.
