@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from lifelines import CoxPHFitter
 
+from benchmarks.proof import tables as study_tables
 from monai_vfx.simulation.attainable import attainable_auroc
 from monai_vfx.simulation.hazard import (
     BONE_TERMS,
@@ -29,17 +28,6 @@ from monai_vfx.simulation.patients import (
 from monai_vfx.simulation.populations import age_quantiles
 
 FIRST = (68.2, "M", 23.4, -0.8899, 51.5791)
-
-
-def _study_tables():
-    path = Path(__file__).parents[2] / "benchmarks" / "proof" / "tables.py"
-    spec = importlib.util.spec_from_file_location("study_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-study_tables = _study_tables()
 
 
 def table(*arguments, **settings) -> pd.DataFrame:
