@@ -38,7 +38,7 @@ def segment_once(image: Path, weights: Path | None, out: Path, threads: int | No
     from monai_vfx.core.errors import CaseRefused
     from monai_vfx.core.files import write_json
     from monai_vfx.io.volume import open_volume
-    from monai_vfx.vertebrae.segmentation import segment
+    from monai_vfx.vertebrae.segmentation.locate import segment
 
     if threads:
         torch.set_num_threads(threads)

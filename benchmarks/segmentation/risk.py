@@ -29,7 +29,7 @@ from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.core.errors import CaseRefused
 from monai_vfx.core.files import write_json
 from monai_vfx.io.volume import open_volume
-from monai_vfx.vertebrae.segmentation import segment
+from monai_vfx.vertebrae.segmentation.locate import segment
 from monai_vfx.workflows.train import evaluate
 
 LIMITS = (0.01, 0.02, 0.05, 0.1)

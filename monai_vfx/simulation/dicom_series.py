@@ -1,4 +1,4 @@
-"""Writing a volume as a CT series with complete headers.
+"""Write a volume as a CT series with complete headers.
 
 The attributes follow the CT Image IOD (DICOM PS3.3, A.3), types 1 and 2 all present. Everything,
 the UIDs included, is a function of the arguments: the same call writes the same bytes.
@@ -17,7 +17,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 from pydicom.valuerep import format_number_as_ds
 
 from monai_vfx.core.arrays import Affine
-from monai_vfx.core.geometry import LPS_TO_RAS
+from monai_vfx.core.geometry import LPS_TO_RAS, voxel_spacing
 
 ORTHOGONAL_TOLERANCE = 1e-4
 """Largest cosine between two voxel axes that still counts as a right angle."""
@@ -109,11 +109,11 @@ def write_ct_series(
     geometry = _Geometry.of(affine)
     stored = _stored_values(hu, facts)
     if facts.age_years is not None and not 0 <= facts.age_years <= 999:
-        raise ValueError(f"age_years: {facts.age_years}; must lie in 0 to 999")
+        raise ValueError(f"`age_years` must be 0 to 999, got {facts.age_years}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise FileExistsError(f"folder: {folder} is not empty; a series needs a folder of its own")
+        raise FileExistsError(f"{folder} is not empty: a series needs a folder of its own")
     dataset = FileDataset("", {}, file_meta=_file_meta(), preamble=b"\0" * 128)
     dataset.update(_series_attributes(facts, geometry, stored.shape))
     paths = []
@@ -140,23 +140,19 @@ class _Geometry:
     def of(cls, affine: Affine) -> _Geometry:
         matrix = np.asarray(affine, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-            raise ValueError(f"affine: shape {matrix.shape}; must be a finite 4 x 4 matrix")
+            raise ValueError(f"`affine` must be a finite 4 x 4 matrix, got shape {matrix.shape}")
         lps = LPS_TO_RAS @ matrix  # its own inverse
-        spacing = np.linalg.norm(lps[:3, :3], axis=0)
+        spacing = voxel_spacing(lps)
         if (spacing <= 0).any():
-            raise ValueError(f"affine: voxel sizes {spacing.tolist()} mm; all must be positive")
+            raise ValueError(f"voxel sizes of `affine` must be positive, got {spacing.tolist()} mm")
         axes = lps[:3, :3] / spacing
         cosines = np.abs(axes.T @ axes - np.eye(3)).max()
         if cosines > ORTHOGONAL_TOLERANCE:
             raise ValueError(
-                f"affine: axes are sheared (cosine {cosines:.2g}, at most {ORTHOGONAL_TOLERANCE})"
+                f"axes of `affine` must not be sheared: the cosine between two is {cosines:.2g}, it "
+                f"must be at most {ORTHOGONAL_TOLERANCE}"
             )
         return cls(lps[:3, 3], axes, spacing)
-
-    def position(self, k: int) -> npt.NDArray[np.float64]:
-        """Return the position of slice k's first voxel."""
-        position: npt.NDArray[np.float64] = self.origin + k * self.spacing[2] * self.axes[:, 2]
-        return position
 
 
 def _stored_values(
@@ -164,11 +160,11 @@ def _stored_values(
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint16]]:
     array = np.asarray(hu)
     if array.ndim != 3 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"hu: {array.ndim} axes of {array.dtype}; must be 3 axes of integers")
+        raise ValueError(f"`hu` must have 3 axes of integers, got {array.ndim} of {array.dtype}")
     values = np.rint((array.astype(np.float64) - facts.intercept) / facts.slope)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(
-            f"hu: {array.min()} to {array.max()} cannot be stored in 16 bits with intercept "
+            f"`hu` of {array.min()} to {array.max()} cannot be stored in 16 bits with intercept "
             f"{facts.intercept:g} and slope {facts.slope:g}"
         )
     return values.astype(np.uint16)
@@ -254,7 +250,7 @@ def _set_slice(
     dataset.file_meta.MediaStorageSOPInstanceUID = uid
     dataset.SOPInstanceUID = uid
     dataset.InstanceNumber = count - k
-    position = geometry.position(k)
+    position = geometry.origin + k * geometry.spacing[2] * geometry.axes[:, 2]
     dataset.ImagePositionPatient = [_number(v) for v in position]
     normal = np.cross(geometry.axes[:, 0], geometry.axes[:, 1])
     dataset.SliceLocation = _number(float(normal @ position))

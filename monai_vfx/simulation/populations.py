@@ -1,4 +1,4 @@
-"""The settings behind simulated patients: who comes to a hospital, and how their state shows."""
+"""State the settings behind simulated patients: who comes to a hospital, how their state shows."""
 
 from __future__ import annotations
 

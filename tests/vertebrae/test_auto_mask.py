@@ -39,7 +39,7 @@ from monai_vfx.outputs.report.segmentation_preview import (
 )
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from monai_vfx.transforms import LocateSpined
-from monai_vfx.vertebrae.segmentation import NamedLevel, VertebraSegmentation
+from monai_vfx.vertebrae.segmentation.result import NamedLevel, VertebraSegmentation
 from monai_vfx.vertebrae.sources import MaskSource
 from monai_vfx.vertebrae.sources.comparison import disagreement, match_levels
 from monai_vfx.vertebrae.sources.label_map import write_label_map

@@ -17,11 +17,11 @@ from scipy import ndimage
 from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.core.errors import CaseRefused
 from monai_vfx.io.volume import open_volume
-from monai_vfx.vertebrae.segmentation import VertebraSegmentation, segment
 from monai_vfx.vertebrae.segmentation.grids import Image
-from monai_vfx.vertebrae.segmentation.locate import segment_structures
+from monai_vfx.vertebrae.segmentation.locate import segment, segment_structures
 from monai_vfx.vertebrae.segmentation.naming import THRESHOLD
 from monai_vfx.vertebrae.segmentation.networks import NETWORKS, bundle_root, load_networks
+from monai_vfx.vertebrae.segmentation.result import VertebraSegmentation
 from monai_vfx.vertebrae.training.anatomy.body_plan import paint_label_map
 from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap
 from monai_vfx.vertebrae.training.anatomy.synthetic_ct import synthetic_ct

@@ -1,6 +1,1 @@
-"""Where the vertebrae of a CT are and which they are, without a mask and without a download."""
-
-from monai_vfx.vertebrae.segmentation.locate import segment
-from monai_vfx.vertebrae.segmentation.result import NamedLevel, VertebraSegmentation
-
-__all__ = ["VertebraSegmentation", "NamedLevel", "segment"]
+"""Find and name the vertebrae of a CT, without a mask and without a download."""

@@ -1,4 +1,4 @@
-"""The spine as a chain of bodies: its curve, and where along it bodies, discs and sacrum lie.
+"""Find the spine as a chain of bodies: its curve, and the bodies, discs and sacrum along it.
 
 Two dynamic programmes. The first finds the path from head to feet that gathers most probability
 of body, disc and sacrum, one position a slice; it needs no seed and bridges what metal or noise

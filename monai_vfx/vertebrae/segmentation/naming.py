@@ -1,4 +1,4 @@
-"""Which vertebrae are these? A probability for every way to name a chain of bodies.
+"""Name a chain of vertebral bodies: a probability for every way to do so.
 
 The model is generative and small enough to be written out. A *hypothesis* says how many thoracic
 (rib-bearing) and lumbar vertebrae this person has, and which vertebra the lowest body of the chain

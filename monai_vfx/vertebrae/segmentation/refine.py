@@ -1,4 +1,4 @@
-"""Each body in a patch of its own: its outline at 2 mm, its sizes, and whether it bears ribs.
+"""Outline each body in a patch of its own at 2 mm: its sizes, and whether it bears ribs.
 
 A patch stands in the vertebra's frame (z up the spine, x to the patient's right), so a tilted
 vertebra looks like an upright one. What the network says is then laid on the CT's own voxels by

@@ -179,7 +179,9 @@ class MaskSource:
         }
 
     def _run_segmentation(self, volume: Volume) -> VertebraSegmentation:
-        from monai_vfx.vertebrae.segmentation import segment  # torch, only where it is needed
+        from monai_vfx.vertebrae.segmentation.locate import (
+            segment,
+        )  # torch, only where it is needed
 
         return segment(volume, weights=self.weights)
 
