@@ -149,8 +149,8 @@ class _Geometry:
         cosines = np.abs(axes.T @ axes - np.eye(3)).max()
         if cosines > ORTHOGONAL_TOLERANCE:
             raise ValueError(
-                f"axes of `affine` must not be sheared: the cosine between two is {cosines:.2g}, it "
-                f"must be at most {ORTHOGONAL_TOLERANCE}"
+                f"axes of `affine` must not be sheared: the cosine between two must be at most "
+                f"{ORTHOGONAL_TOLERANCE}, got {cosines:.2g}"
             )
         return cls(lps[:3, 3], axes, spacing)
 
