@@ -16,9 +16,9 @@ from monai_vfx.cli.common import FILE, FOLDER, MADE_MASKS_OPTION, writable
 @click.option("--pdf", is_flag=True, help="Also write the report as PDF (needs WeasyPrint).")
 @MADE_MASKS_OPTION
 def study(plan: Path, out: Path, pdf: bool, made_masks: str) -> None:
-    """Everything of the paper on your cohorts: flow, models, statistics, report.
+    """Run everything in the paper on your cohorts: flow, models, statistics, report.
 
-    A study that was stopped, however it was, goes on where it stood and ends in the same numbers.
+    A study that was stopped resumes, and ends in the same numbers.
     """
     from monai_vfx.workflows.study.run import run_study
 

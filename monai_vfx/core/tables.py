@@ -167,7 +167,7 @@ class Table:
 def read_table(path: str | Path) -> Table:
     """Read a CSV as far as it can be read; what is wrong with it is in ``faults``.
 
-    A wrong encoding or delimiter is noted and reading goes on, so that bad cells are named too.
+    A wrong encoding or delimiter is noted and the rest is read, so that bad cells are named too.
     """
     table = Table()
     text = _text(Path(path), table)

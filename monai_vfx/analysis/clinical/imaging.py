@@ -12,16 +12,14 @@ levels; anterior is the patient's, square to that line. The measure is the mean 
 mean of the voxels from -29 to 150 HU between the top of T12 and the bottom of L4; the fat fraction
 is the share of voxels from -190 to -30 HU among those from -190 to 150; the area is that of the
 voxels from -29 to 150 HU on the slices through the middle of L3, mean of those within 5 mm of it.
-A label map without both muscles has no muscle measure: nothing is guessed from geometry.
+A label map without both muscles has no muscle measure; none is estimated from geometry.
 
 All of them depend on contrast medium and tube voltage: compare within one protocol.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -36,6 +34,7 @@ from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
 from monai_vfx.core.arrays import Affine, BoolVolume, HUVolume, Json, LabelVolume, Points, Region
 from monai_vfx.core.errors import CaseRefused
 from monai_vfx.core.geometry import box_affine, nonzero_box, voxel_spacing, world_positions
+from monai_vfx.core.workers import run_tasks
 
 IMAGING_VARIABLES: tuple[str, ...] = (
     "l1_trabecular_hu",
@@ -52,9 +51,9 @@ HEIGHT_SHARE = 0.5
 """Middle part of the body's height that it may lie in."""
 ANTERIOR_SHARE = 2 / 3
 """Anterior part of the body's depth that it may lie in."""
-LEAST_ROI_MM3 = 200.0
+MIN_ROI_MM3 = 200.0
 """A smaller region is no measurement."""
-FEWEST_LEVELS = 3
+MIN_LEVELS = 3
 """Levels that a mean over T12-L4 needs."""
 FAT_HU = (-190.0, -29.5)
 LEAN_HU = (-29.5, 150.0)
@@ -87,8 +86,8 @@ def imaging_features(
     hu, labels = case.volume.read(region), case.masks.labels[region]
     check_voxels(case, region, hu)
     edges = tuple(
-        (side.start == 0, side.stop == size)
-        for side, size in zip(region, case.volume.shape, strict=True)
+        (part.start == 0, part.stop == size)
+        for part, size in zip(region, case.volume.shape, strict=True)
     )
     return measure(
         hu, labels, box_affine(case.volume.affine, region), cut=case.masks.cut, edges=edges
@@ -124,13 +123,13 @@ def measure(
             continue
         values = hu[body.box][_trabecular(body)]
         volume = values.size * float(np.prod(voxel_spacing(affine)))
-        if volume < LEAST_ROI_MM3:
+        if volume < MIN_ROI_MM3:
             notes.append(f"{body.level}: {volume:.0f} mm³ of trabecular bone are too few")
             continue
         trabecular[body.level] = float(values.mean(dtype=np.float64))
     found: Json = dict.fromkeys(IMAGING_VARIABLES, float("nan"))
     found["l1_trabecular_hu"] = trabecular.get("L1", float("nan"))
-    if len(trabecular) >= FEWEST_LEVELS:
+    if len(trabecular) >= MIN_LEVELS:
         found["t12_l4_trabecular_hu"] = float(np.mean(list(trabecular.values())))
     found |= _muscle(hu, labels, affine, bodies, edges, notes)
     return found | {"note": "; ".join(notes)}
@@ -154,15 +153,14 @@ def feature_table(
         (str(case), _path(image), _path(mask))
         for case, image, mask in zip(frame["case_id"], frame["image"], frame["mask"], strict=True)
     ]
-    rows: list[Json] = []
-    refusals: list[Json] = []
-    for done, (row, refusal) in enumerate(_measured(jobs, workers), start=1):
-        rows.append(row)
-        if refusal is not None:
-            refusals.append(refusal)
+    found: dict[_Job, tuple[Json, Json | None]] = {}
+    for job, result in run_tasks(_measure_case, jobs, workers if workers > 1 else 0, _crashed):
+        found[job] = result
         if progress is not None:
-            progress(done, len(jobs))
-    return pd.DataFrame(rows, columns=["case_id", *IMAGING_VARIABLES, "note"]), refusals
+            progress(len(found), len(jobs))
+    rows, refusals = zip(*(found[job] for job in jobs), strict=True) if jobs else ((), ())
+    table = pd.DataFrame(list(rows), columns=["case_id", *IMAGING_VARIABLES, "note"])
+    return table, [refusal for refusal in refusals if refusal is not None]
 
 
 _Job = tuple[str, str | None, str | None]
@@ -172,17 +170,6 @@ def _path(cell: Any) -> str | None:
     return None if cell is None or cell != cell or str(cell) == "" else str(cell)
 
 
-def _measured(jobs: list[_Job], workers: int) -> Iterator[tuple[Json, Json | None]]:
-    """Yield each job's row and refusal, in order."""
-    count = min(workers, len(jobs))
-    if count <= 1:
-        yield from map(_measure_case, jobs)
-        return
-    # Spawned, not forked: the caller may hold threads of torch.
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_measure_case, jobs)
-
-
 def _measure_case(job: _Job) -> tuple[Json, Json | None]:
     case, image, mask = job
     try:
@@ -190,16 +177,20 @@ def _measure_case(job: _Job) -> tuple[Json, Json | None]:
             raise CaseRefused("no_image", "the table names no image")
         return {"case_id": case, **imaging_features(image, mask)}, None
     except CaseRefused as refusal:
-        code, message = refusal.code, refusal.message
+        return _refused(case, refusal.code, refusal.message)
     except Exception as error:  # whatever one file does, the others must be measured
         # Its text may hold a path, and a path a patient's name.
-        code, message = "internal", f"measuring ended with {type(error).__name__}"
+        return _refused(case, "internal", f"measuring ended with {type(error).__name__}")
+
+
+def _refused(case: str, code: str, message: str) -> tuple[Json, Json]:
     row: Json = dict.fromkeys(IMAGING_VARIABLES, float("nan"))
-    return {"case_id": case, **row, "note": code}, {
-        "case_id": case,
-        "code": code,
-        "message": message,
-    }
+    refusal = {"case_id": case, "code": code, "message": message}
+    return {"case_id": case, **row, "note": code}, refusal
+
+
+def _crashed(job: _Job) -> tuple[Json, Json]:
+    return _refused(job[0], "internal", "the process that measured it died")
 
 
 @dataclass(frozen=True)

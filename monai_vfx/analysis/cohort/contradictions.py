@@ -1,7 +1,4 @@
-"""Rules that need several cells: duplicates, and what cannot be true at once.
-
-Within a row, within a patient, and within a column.
-"""
+"""Rules across cells: duplicates, and contradictions within a row, a patient or a column."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ _MEASURED = ("continuous", "date", "path")
 
 
 def find_contradictions(raw: pd.DataFrame, values: pd.DataFrame) -> Iterator[Fault]:
-    """Name what several cells say together and cannot.
+    """Name what several cells contradict.
 
     Args:
         raw: the cells as they stand; the index is the spreadsheet's row.
@@ -168,7 +165,7 @@ def _patient_contradictions(raw: pd.DataFrame, values: pd.DataFrame) -> Iterator
 
 
 def _column_contradictions(values: pd.DataFrame) -> Iterator[Fault]:
-    """Name a unit that only the whole column gives away."""
+    """Name a wrong unit that only the whole column reveals."""
     if "frax_major" in values:
         known = pd.to_numeric(values["frax_major"]).dropna()
         if len(known) >= 20 and known.max() <= 1.0:

@@ -107,8 +107,8 @@ def match(frame: pd.DataFrame, settings: Matching, seed: int = 0) -> Matched:
         seed: of the order among equals, or of the risk-set draw.
 
     Raises:
-        CaseRefused: ``cohort_invalid``, when a column is missing, one of both groups has nobody
-            that can be matched, or the variables separate cases from non-cases without overlap.
+        CaseRefused: ``cohort_invalid``, when a column is missing, one of the groups has no
+            patient who can be matched, or the variables separate cases from non-cases entirely.
 
     >>> ages, fractures = [70, 80, 79, 71, 90], [1, 1, 0, 0, 0]
     >>> people = pd.DataFrame({"case_id": list("abklm"), "fracture": fractures, "age": ages})
@@ -230,7 +230,7 @@ def _propensity_logits(x: Floats, y: Ints, variables: tuple[str, ...]) -> Floats
             raise CaseRefused(
                 "cohort_invalid",
                 f"the matching variables ({', '.join(variables)}) tell all {int((y == 1).sum())} "
-                "cases from all others: nobody is comparable",
+                "cases from all others: no patients are comparable",
                 "Match on fewer variables, or use risk-set sampling.",
             ) from error
     return np.asarray(fit.predict(which="linear"), dtype=np.float64)

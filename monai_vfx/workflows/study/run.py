@@ -209,7 +209,7 @@ class Study:
     def imaging(self, site: str) -> Iterable[Path]:
         """Measure bone and muscle on every CT; a CT that is refused has no measurement.
 
-        A study without networks takes tables without CTs as well; nobody is measured then.
+        A study without networks takes tables without CTs as well; none is measured then.
         """
         from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES, feature_table
 
@@ -329,7 +329,7 @@ class Study:
         return [out / "evaluation.json"]
 
     def gallery(self) -> Iterable[Path]:
-        """Draw the pictures: of external patients where there are such."""
+        """Draw heat maps and inputs, of external patients where there are such."""
         site = list(self.hospitals)[-1]
         return draw_gallery(
             self.plan,
