@@ -19,12 +19,11 @@ from tqdm import tqdm
 
 from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.analysis.evaluation.discrimination import auroc, auroc_json
-from monai_vfx.analysis.evaluation.figures import roc_data
+from monai_vfx.analysis.evaluation.figures import RocData, roc_data, roc_panels
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
 from monai_vfx.outputs.report.case_page import write_case_page
-from monai_vfx.outputs.report.figures import RocData
 from monai_vfx.simulation import simulate_hospital
 from monai_vfx.workflows.predictor import predict
 from monai_vfx.workflows.scoring import input_and_heat
@@ -93,6 +92,7 @@ def run_demo(
         names=("bone + muscle", "bone only"),
         history=_history(out / "training" / "metrics_history.csv"),
         evaluation=curve,
+        roc=roc_panels([{"title": "", "curves": [curve]}]),
         evaluated_on=f"{curve['n']} unseen simulated patients; planted signal: {signal}",
         facts={"Training": f"{training_patients} simulated patients, overlay cpu_small"},
     )

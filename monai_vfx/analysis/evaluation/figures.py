@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from monai_vfx.analysis.evaluation.discrimination import roc_curve
 from monai_vfx.core.arrays import Json
-from monai_vfx.outputs.report.figures import COLOURS, DASHES, INK, QUIET, RocData, calm
+from monai_vfx.outputs.report.figures import COLOURS, DASHES, INK, QUIET, calm
 
 STYLES = tuple(
     zip(
@@ -32,6 +32,18 @@ STYLES = tuple(
 SMALL, NORMAL = 8.0, 9.0
 """Points."""
 PLAIN_LEGEND: Json = {"frameon": False, "labelcolor": INK, "fontsize": NORMAL, "handlelength": 2.8}
+
+
+class RocData(TypedDict):
+    """A ROC curve to draw, with the AUROC that belongs to it."""
+
+    name: str
+    false_positive_rate: Sequence[float] | npt.NDArray[np.float64]
+    true_positive_rate: Sequence[float] | npt.NDArray[np.float64]
+    auroc: float
+    auroc_ci: Sequence[float]
+    n: int
+    events: int
 
 
 class RocPanel(TypedDict):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure as Drawing
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.files import write_text
-from monai_vfx.outputs.report.figures import RocData, figure_png, learning_curve, roc_figure
+from monai_vfx.outputs.report.figures import figure_png, learning_curve
 from monai_vfx.outputs.report.page import (
     Banner,
     Block,
@@ -54,7 +56,8 @@ def write_case_page(
     second: View | None = None,
     names: tuple[str, str] = ("bone + muscle", "bone only"),
     history: Sequence[Mapping[str, float | None]] | None = None,
-    evaluation: RocData | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    roc: Drawing | None = None,
     evaluated_on: str = "",
     facts: Mapping[str, str] | None = None,
     window_hu: Window = INPUT_HU,
@@ -76,7 +79,8 @@ def write_case_page(
         second: another image class of the same slices with its heat map.
         names: of the two image classes; shown when there are two.
         history: of the training, see :func:`monai_vfx.outputs.report.figures.learning_curve`.
-        evaluation: ROC curve and AUROC of the model on other patients.
+        evaluation: ``auroc``, ``auroc_ci``, ``n`` and ``events`` of the model on other patients.
+        roc: their ROC curve.
         evaluated_on: who these patients were ("200 unseen simulated patients").
         facts: further rows of the table about the model, name → value.
         window_hu: HU that -1 and 1 of ``image`` stand for; in the sidecar of the weights.
@@ -104,11 +108,15 @@ def write_case_page(
         Section(
             "model-quality",
             "How the model was trained and tested",
-            (*_tested(evaluation, evaluated_on, prediction), *_trained(history)),
+            (*_tested(evaluation, roc, evaluated_on, prediction), *_trained(history)),
         ),
         Section("slice-table", "Slices", tuple(_slice_table(prediction["slices"]))),
         Section("model", "Model", tuple(_model(prediction, facts or {}))),
-        Section("limits", "Limitations", (_limits(prediction),)),
+        Section(
+            "limits",
+            "Limitations",
+            (Part("limits.html.j2", {"simulated": prediction["simulated_weights"]}),),
+        ),
     )
     text = render(
         f"Vertebral fracture risk: case {prediction['case_id']}",
@@ -190,22 +198,25 @@ def _slices(views: Sequence[Json], heat_name: str) -> Part:
     )
 
 
-def _tested(evaluation: RocData | None, cohort: str, prediction: Json) -> Iterator[Figure]:
+def _tested(
+    evaluation: Mapping[str, Any] | None, roc: Drawing | None, cohort: str, prediction: Json
+) -> Iterator[Block]:
     """Yield the ROC curve with its AUROC in words."""
     if evaluation is None:
         return
     low, high = evaluation["auroc_ci"]
     words = f"AUROC {evaluation['auroc']:.3f}, 95 % interval {low:.3f} to {high:.3f}"
-    notes = [f"{words}, from {evaluation['events']} fractures among {evaluation['n']} patients."]
+    note = f"{words}, from {evaluation['events']} fractures among {evaluation['n']} patients."
     if low <= 0.5:
-        notes.append("The interval includes 0.5: no better than chance has not been ruled out.")
+        note += " The interval includes 0.5: no better than chance has not been ruled out."
     if prediction["simulated_weights"]:
-        notes.append("Simulated patients: this is not clinical accuracy.")
+        note += " Simulated patients: this is not clinical accuracy."
     title = "Test" + (f" on {cohort}" if cohort else "")
+    if roc is None:
+        yield Prose((note,), title)
+        return
     alt = f"ROC curve: sensitivity against 1 − specificity; {words}"
-    yield Figure(
-        "roc", title, alt, png=figure_png(roc_figure([evaluation])), notes=(" ".join(notes),)
-    )
+    yield Figure("roc", title, alt, png=figure_png(roc), notes=(note,))
 
 
 def _trained(history: Sequence[Mapping[str, float | None]] | None) -> Iterator[Figure]:
@@ -253,28 +264,3 @@ def _model(prediction: Json, facts: Mapping[str, str]) -> Iterator[Block]:
         ]
     if pairs or facts:
         yield Facts((*pairs, *facts.items()))
-
-
-def _limits(prediction: Json) -> Facts:
-    simulated = "; these were trained on simulated ones" if prediction["simulated_weights"] else ""
-    return Facts(
-        (
-            (
-                "Not a medical device.",
-                "This is research software. It must not be used to diagnose, to treat, or to make "
-                "decisions about a patient.",
-            ),
-            (
-                "Not a clinical model.",
-                f"No weights trained on patients come with this software{simulated}.",
-            ),
-            (
-                "Not fracture detection.",
-                "It does not look for existing fractures and does not replace reading of the CT.",
-            ),
-            (
-                "Not an explanation of disease.",
-                "The heat map shows what changed the score of this network, no more.",
-            ),
-        )
-    )

@@ -1,14 +1,11 @@
-"""Curves of a training run and of an evaluation."""
+"""The style of all figures, their files, and the learning curve of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TypedDict
 
-import numpy as np
-import numpy.typing as npt
 from matplotlib import patheffects, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,18 +16,6 @@ SIZE = (4.8, 3.7)
 INK, QUIET, GRID = "#1c2733", "#5b6875", "#dfe5ea"
 COLOURS = ("#1f5f8b", "#c8553d", "#4f7942", "#8a5a9e", "#b8860b", "#2a9d8f")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
-
-
-class RocData(TypedDict):
-    """A ROC curve to draw, with the AUROC that belongs to it."""
-
-    name: str
-    false_positive_rate: Sequence[float] | npt.NDArray[np.float64]
-    true_positive_rate: Sequence[float] | npt.NDArray[np.float64]
-    auroc: float
-    auroc_ci: Sequence[float]
-    n: int
-    events: int
 
 
 def learning_curve(history: Sequence[Mapping[str, float | None]]) -> Figure:
@@ -60,53 +45,6 @@ def learning_curve(history: Sequence[Mapping[str, float | None]]) -> Figure:
         loss.legend(frameon=False, fontsize=9, labelcolor=INK)
     for axes in (loss, auroc):
         calm(axes)
-    return figure
-
-
-def roc_figure(curves: Sequence[RocData]) -> Figure:
-    """Draw ROC curves; the legend gives each AUROC with its interval, events and patients.
-
-    Args:
-        curves: from :func:`monai_vfx.analysis.evaluation.figures.roc_data`; up to six.
-
-    Raises:
-        ValueError: no curve, or more than can be told apart.
-    """
-    if not 1 <= len(curves) <= len(COLOURS):
-        raise ValueError(f"curves has {len(curves)} entries; 1 to {len(COLOURS)} can be drawn")
-    figure = Figure(figsize=SIZE, layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
-    for curve, colour, dash in zip(curves, COLOURS, DASHES, strict=False):
-        low, high = curve["auroc_ci"]
-        axes.plot(
-            curve["false_positive_rate"],
-            curve["true_positive_rate"],
-            color=colour,
-            linestyle=dash,
-            linewidth=1.8,
-            label=(
-                f"{curve['name']}: {curve['auroc']:.3f} ({low:.3f} to {high:.3f})\n"
-                f"{curve['events']} fractures of {curve['n']} patients"
-            ),
-        )
-    axes.set_xlabel("1 - specificity")
-    axes.set_ylabel("sensitivity")
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    axes.set_aspect("equal")
-    calm(axes)
-    axes.legend(
-        loc="lower right",
-        fontsize=8.5 if len(curves) < 3 else 6,
-        labelcolor=INK,
-        title="AUROC (95 % interval)",
-        title_fontsize=8.5,
-        handlelength=1.3,
-        frameon=True,
-        framealpha=0.9,
-        edgecolor="none",
-    )
     return figure
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from monai_vfx.analysis.cohort.variables import label as variable_label
 from monai_vfx.analysis.evaluation.figures import (
     ForestRow,
+    RocData,
     RocPanel,
     calibration_figure,
     decision_figure,
@@ -23,7 +24,7 @@ from monai_vfx.analysis.evaluation.figures import (
     roc_panels,
 )
 from monai_vfx.core.arrays import Json
-from monai_vfx.outputs.report.figures import RocData, figure_files
+from monai_vfx.outputs.report.figures import figure_files
 from monai_vfx.outputs.report.page import Figure
 from monai_vfx.workflows.study.report.cells import SET_LABELS, SETS, label_of, number
 from monai_vfx.workflows.study.report.folder import StudyFolder
