@@ -26,7 +26,7 @@ from monai_vfx.analysis.clinical.imaging import IMAGING_VARIABLES, feature_table
 from monai_vfx.analysis.cohort.training_items import read_cohort
 from monai_vfx.core.errors import find_refusal
 from monai_vfx.core.files import write_json
-from monai_vfx.model.bundle import PreparedImages
+from monai_vfx.model.bundle.datasets import PreparedImages
 from monai_vfx.model.bundle.overlays import config_files, training_configs
 from monai_vfx.simulation import simulate_hospital
 from monai_vfx.simulation.phantom import EDGE_SD_MM

@@ -38,13 +38,13 @@ from monai_vfx.cli.common import (
     "overlays",
     multiple=True,
     help="Settings laid over the paper's: bone_only, cpu_small, three_windows, hazard, "
-    "clinical_A … clinical_D, lite0, recommended or a YAML file. Repeatable.",
+    "clinical_A … clinical_D, recommended or a YAML file. Repeatable.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Number of epochs.")
 @click.option(
     "--pretrained",
-    help="First weights of the encoder: imagenet or timm/NAME (a download), package (with "
-    "the overlay lite0), none, or a local file.",
+    help="Start the encoder from these weights: imagenet or timm/NAME (a download), none, or a "
+    "local file.",
 )
 @MADE_MASKS_OPTION
 @GATE

@@ -16,7 +16,7 @@ from monai_vfx.core.files import read_json
 from monai_vfx.core.schemas import violations
 
 _PACKAGES = (
-    *("monai_vfx", "monai", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn"),
+    *("monai_vfx", "monai", "torch", "timm", "numpy", "scipy", "pandas", "scikit-learn"),
     *("xgboost", "pydicom", "nibabel"),
 )
 

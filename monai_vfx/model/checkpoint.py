@@ -162,7 +162,7 @@ class TrainedModel:
 
     @cached_property
     def preprocessing(self) -> Compose:
-        """The chain from paths to the network's input, without random parts.
+        """The pipeline from paths to the network's input, without random parts.
 
         Raises:
             CaseRefused: ``weights_mismatch``.

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from monai_vfx.core.arrays import Affine
 from monai_vfx.core.errors import SettingError
+from monai_vfx.model.layers import fold_slices, unfold_slices
 
 
 class _HasAttention(Protocol):
@@ -36,107 +37,68 @@ class _HasAttention(Protocol):
 
 
 class SliceGradCAM(GradCAM):
-    """GradCAM of a network that reads a stack of slices, each slice weighed by itself.
+    """MONAI's GradCAM of a network that reads a stack of slices, each slice weighed by itself.
 
-    For the target layer's features A (B, c, h, w, D) and the score S of a class:
+    For a stage's features A (B, c, h, w, D) and the score S of a class:
 
         map[h, w, d] = max(0, Σ_c ∂S/∂A[c, h, w, d] · A[c, h, w, d])
 
     Each place is weighed by its own gradient (HiResCAM). GradCAM as published takes the mean of the
     gradient over h and w first, which is the same where the score is linear in the mean of these
     features. An attention module weighs places, so their gradients differ, and the mean forgets
-    which of them count; ``benchmarks/proof`` measures both. ``average=True`` gives the mean.
-    Stock GradCAM averages over D as well and would let one slice's gradient colour another. The map
-    is upsampled within each slice (:func:`upsample_slices`) and divided by its largest value over
-    the **whole patient**, so slices can be compared with each other but patients cannot; a map that
-    is zero everywhere stays zero.
+    which of them count; ``benchmarks/proof`` measures both. ``average=True`` gives the mean, slice
+    by slice. The map is upsampled within each slice (:func:`upsample_slices`) and divided by its
+    largest value over the **whole patient**, so slices can be compared with each other but patients
+    cannot; a map that is zero everywhere stays zero.
 
-    The network is used in evaluation mode and left as it was: no hook stays behind, parameters'
-    gradients are not touched, every module's training flag is restored.
-
-    Args:
-        nn_module: maps (B, C, H, W, D) to logits (B, classes).
-        target_layers: name of a module that sees (B, c, h, w, D), such as ``taps.layer3``.
-        average: weigh all places of a slice by the mean of their gradients.
-
-    Raises:
-        SettingError: see :func:`check_layer`.
+    The gradient is taken with respect to the features alone: no parameter's ``grad`` is written,
+    and the network is left as it was.
     """
 
-    def __init__(
-        self, nn_module: nn.Module, target_layers: str = "taps.layer3", average: bool = False
-    ) -> None:
-        _check_target(nn_module, target_layers)
-        self.average = average
+    def __init__(self, network: nn.Module, layer: str, average: bool = False) -> None:
+        check_layer(network, layer)
+        name = f"stages.{layer}"
+        plain = ModelWithHooks(network, name, register_forward=False, register_backward=False)
         super().__init__(
-            cast(nn.Module, _Probe(nn_module, target_layers)),  # MONAI takes either
-            target_layers,
-            upsampler=_upsampler,
-            postprocessing=scale_to_unit,
+            cast(nn.Module, plain), name, upsampler=_upsampler, postprocessing=scale_to_unit
         )
+        self.average = average
 
     def compute_map(  # type: ignore[override]
-        self,
-        x: Tensor,
-        class_idx: int | None = None,
-        retain_graph: bool = False,
-        layer_idx: int = -1,
-        **kwargs: Any,
+        self, x: Tensor, class_idx: int = 1, layer_idx: int = -1, **kwargs: Any
     ) -> Tensor:
         """Return the map before upsampling, (B, 1, h, w, D), at least 0.
 
         Args:
             x: (B, C, H, W, D).
-            class_idx: class whose score is explained; by default the larger logit's.
-            retain_graph: as in MONAI; not needed here.
-            layer_idx: which of several target layers.
-            **kwargs: passed on to the network (``clinical=…``).
+            class_idx: class whose score is explained.
+            layer_idx: ignored; one stage is explained.
+            **kwargs: passed on to the network (``clinical=…``), but for MONAI's ``retain_graph``.
         """
-        _, features, gradients = self.nn_module(x, class_idx, retain_graph, **kwargs)
-        feature, gradient = features[layer_idx].float(), gradients[layer_idx].float()
+        kwargs.pop("retain_graph", None)
+        stage = self.nn_module.get_layer(self.nn_module.target_layers[0])
+        seen: list[Tensor] = []
+
+        def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            seen.append(unfold_slices(output, x.shape[-1]))
+            return fold_slices(seen[0])
+
+        # Inference tensors cannot join a graph, hence the clone; a network without trainable
+        # parameters still needs a leaf that asks for gradients, hence requires_grad_.
+        with torch.inference_mode(False), torch.enable_grad(), _evaluating(self.nn_module.model):
+            leaf = x.detach().clone().requires_grad_(True)
+            handle = stage.register_forward_hook(see)
+            try:
+                with _recurrent_backward(leaf):
+                    logits = self.nn_module.model(leaf, **kwargs)
+                    score = logits[:, class_idx].sum()
+                    (gradient,) = torch.autograd.grad(score, seen[0])
+            finally:
+                handle.remove()
+        feature, gradient = seen[0].detach().float(), gradient.contiguous().float()
         if self.average:
             gradient = gradient.mean(dim=(2, 3), keepdim=True)  # (B, c, 1, 1, D): slice by slice
         return F.relu((gradient * feature).sum(dim=1, keepdim=True))
-
-
-class _Probe(ModelWithHooks):
-    """MONAI's wrapper, except that it leaves the wrapped network as it found it.
-
-    The gradient is taken with respect to the features alone, so it ends at the target layer:
-    cheaper than a full backward pass, and no parameter's ``grad`` is written.
-    """
-
-    def __init__(self, nn_module: nn.Module, layer: str) -> None:
-        super().__init__(nn_module, layer)
-
-    def __call__(
-        self, x: Tensor, class_idx: int | None = None, retain_graph: bool = False, **kwargs: Any
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        handles = [
-            self.get_layer(name).register_forward_hook(
-                self.forward_hook(name)  # type: ignore[no-untyped-call]
-            )
-            for name in self.target_layers
-        ]
-        try:
-            # Inference tensors cannot join a graph, hence the clone; a network without trainable
-            # parameters still needs a leaf that asks for gradients, hence requires_grad_.
-            with torch.inference_mode(False), torch.enable_grad(), _evaluating(self.model):
-                leaf = x.detach().clone().requires_grad_(True)
-                with _recurrent_backward(leaf):
-                    logits = self.model(leaf, **kwargs)
-                    self.class_idx = class_idx if class_idx is not None else logits.argmax(1)
-                    features = tuple(self.activations[name] for name in self.target_layers)
-                    chosen = torch.as_tensor(self.class_idx, device=logits.device)
-                    score = logits.gather(1, chosen.expand(len(logits)).unsqueeze(1))
-                    gradients = torch.autograd.grad(
-                        score.sum(), features, retain_graph=retain_graph
-                    )
-        finally:
-            for handle in handles:
-                handle.remove()
-            self.activations.clear()
-        return logits.detach(), tuple(f.detach() for f in features), gradients
 
 
 def gradcam(
@@ -151,7 +113,8 @@ def gradcam(
     """Return the GradCAM heat of one patient, see :class:`SliceGradCAM`.
 
     Args:
-        network: :class:`~monai_vfx.model.network.AttentionCNNRNN`, or one with the same ``taps``.
+        network: :class:`~monai_vfx.model.network.AttentionCNNRNN`, or one with ``stages`` that see
+            (B·D, c, h, w) and with ``influential_layers``.
         image: (1, C, H, W, D), in [-1, 1], on the network's device.
         layer: encoder stage; a cell of ``layer3`` spans 16 pixels, of ``layer4`` 32.
         class_index: 1 for the fracture.
@@ -168,22 +131,25 @@ def gradcam(
     """
     plain = _one_patient(image)
     arguments = {} if clinical is None else {"clinical": clinical}
-    explain = SliceGradCAM(network, f"taps.{layer}", average)
+    explain = SliceGradCAM(network, layer, average)
     return cast(Tensor, explain(plain, class_idx=class_index, **arguments)[0])
 
 
 def check_layer(network: nn.Module, layer: str) -> None:
-    """Let pass only a stage that GradCAM can explain.
-
-    Args:
-        network: as in :func:`gradcam`.
-        layer: encoder stage, such as ``layer3``.
+    """Refuse a stage that GradCAM cannot explain.
 
     Raises:
-        SettingError: the network has no such stage, or says in ``influential_layers`` that the
-            stage does not change its logits; the message names those that can be explained.
+        SettingError: the network has no such stage, or its ``influential_layers`` say that the
+            stage does not change the logits; the message names those that can be explained.
     """
-    _check_target(network, f"taps.{layer}")
+    stages = list(cast(nn.ModuleDict, network.stages))
+    choices = list(getattr(network, "influential_layers", stages))
+    if layer not in stages:
+        raise SettingError(f"layer {layer!r} is not in the network; choose one of {choices}")
+    if layer not in choices:
+        raise SettingError(
+            f"layer {layer!r} does not change this network's score; choose one of {choices}"
+        )
 
 
 def attention_heat(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
@@ -215,7 +181,7 @@ def attention_heat(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
 def randomised(network: nn.Module, modules: Sequence[str] = ("",), seed: int = 0) -> nn.Module:
     """Return a copy of a network with fresh random weights in some modules: a control for maps.
 
-    A map that looks the same with random weights shows the picture, not what was learned (Adebayo
+    A map that looks the same with random weights shows the image, not what was learned (Adebayo
     et al. 2018). Naming more and more modules from the head to the stem makes their cascade.
 
     Args:
@@ -291,7 +257,7 @@ def to_ct_grid(heat: Tensor, image: MetaTensor, preprocessing: Compose) -> npt.N
         heat: (1, H, W, D), on the grid of ``image``.
         image: (C, H, W, D), what ``preprocessing`` returned for the case, with its
             ``applied_operations`` and the meta entries ``region_start`` and ``volume_shape``.
-        preprocessing: the chain that made ``image``.
+        preprocessing: the pipeline that made ``image``.
 
     Returns:
         (i, j, k) float32, in the CT's own axis order.
@@ -341,29 +307,14 @@ def save_heat_map(
         raise ValueError(f"heat has the shape {heat.shape}; a volume (i, j, k) is needed")
     if not note.isascii() or len(note) > 79:
         raise ValueError(f"note ({note!r}) must be at most 79 ASCII characters")
-    picture: Any = nib.Nifti1Image(np.ascontiguousarray(heat, dtype=np.float32), None)
-    picture.set_sform(np.asarray(affine, np.float64), code="scanner")
-    picture.set_qform(np.asarray(affine, np.float64), code="scanner")
-    picture.header.set_xyzt_units("mm")
-    picture.header["descrip"] = note.encode("ascii")
-    picture.header["cal_max"] = 1.0
-    nib.save(picture, path)
+    nifti: Any = nib.Nifti1Image(np.ascontiguousarray(heat, dtype=np.float32), None)
+    nifti.set_sform(np.asarray(affine, np.float64), code="scanner")
+    nifti.set_qform(np.asarray(affine, np.float64), code="scanner")
+    nifti.header.set_xyzt_units("mm")
+    nifti.header["descrip"] = note.encode("ascii")
+    nifti.header["cal_max"] = 1.0
+    nib.save(nifti, path)
     return Path(path)
-
-
-def _check_target(network: nn.Module, target: str) -> None:
-    """Check the name of a module; stages are named without their prefix in messages."""
-    names = [name for name, _ in network.named_modules()]
-    taps = [name.removeprefix("taps.") for name in names if name.startswith("taps.")]
-    choices = list(getattr(network, "influential_layers", taps))
-    layer = target.removeprefix("taps.")
-    if target not in names:
-        raise SettingError(f"layer {layer!r} is not in the network; choose one of {choices}")
-    if layer in taps and layer not in choices:
-        # Nothing is computed there, or its gradient is rounding noise.
-        raise SettingError(
-            f"layer {layer!r} does not change this network's score; choose one of {choices}"
-        )
 
 
 def _one_patient(image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parts of the network: attention over a slice, decoders over slices, taps for heat maps.
+"""Parts of the network: attention over a slice, decoders over slices.
 
 Sources: Jetley et al. 2018, "Learn to pay attention", arXiv 1804.02391 (attention); Chung et al.
 2014 (GRU).
@@ -48,53 +48,22 @@ class SpatialAttention(nn.Module):
         return attended, weight.reshape(n, h, w)
 
 
-class SlicePooling(nn.Module):
-    """Weigh the slices of one patient by a learned score and add them up.
-
-    Args:
-        width: features a slice.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.score = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh())
-        self.u = nn.Linear(width // 2, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, R) → (B, R)."""
-        weight = self.u(self.score(x)).float().softmax(dim=1).to(x.dtype)  # (B, D, 1)
-        pooled: Tensor = (weight * x).sum(dim=1)
-        return pooled
-
-
 class GRUDecoder(nn.Module):
-    """Read the slices in order.
+    """Read the slices in order and keep the last state, of width ``hidden``."""
 
-    Args:
-        features: width of a slice's vector.
-        hidden: width R of the state.
-        bidirectional: read both ways, giving 2·R.
-        pooling: ``last`` state or ``attention`` over all states.
-    """
-
-    def __init__(self, features: int, hidden: int, bidirectional: bool, pooling: str) -> None:
+    def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(features, hidden, batch_first=True, bidirectional=bidirectional)
-        width = hidden * (2 if bidirectional else 1)
-        self.pool = SlicePooling(width) if pooling == "attention" else None
+        self.gru = nn.GRU(features, hidden, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, F) → (B, R), or (B, 2·R) when bidirectional."""
-        states, last = self.gru(x)  # (B, D, R), (directions, B, R)
-        if self.pool is not None:
-            pooled: Tensor = self.pool(states)
-            return pooled
-        joined: Tensor = last.transpose(0, 1).flatten(1)  # (B, directions·R)
-        return joined
+        """(B, D, F) → (B, hidden)."""
+        _, last = self.gru(x)  # (B, D, hidden), (1, B, hidden)
+        state: Tensor = last.transpose(0, 1).flatten(1)
+        return state
 
 
 class MeanDecoder(nn.Module):
-    """Average the slices: what the order of slices adds is measured against it."""
+    """Average the slices, to measure what their order adds."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, F) → (B, F)."""
@@ -116,16 +85,3 @@ def unfold_slices(x: Tensor, depth: int) -> Tensor:
     """(B·D, C, H, W) → contiguous (B, C, H, W, D): the inverse of :func:`fold_slices`."""
     _, c, h, w = x.shape
     return x.reshape(-1, depth, c, h, w).permute(0, 2, 3, 4, 1).contiguous()
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Tell whether somebody registered a hook on the module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
-def watch(tap: nn.Module, x: Tensor) -> Tensor:
-    """Send features (B, c, h, w, D) through a tap so that its hooks see contiguous tensors."""
-    seen: Tensor = tap(x)
-    if seen.requires_grad:  # the gradient too: MONAI's GradCAM flattens it with ``view``
-        seen.register_hook(lambda grad: grad.contiguous())
-    return seen

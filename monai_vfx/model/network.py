@@ -8,8 +8,8 @@ positions that matter, a recurrent decoder reads the slices from T12 to L4.
 
 Sources:
     * the model as a whole: Kong et al., J Med Internet Res 2024;26:e48535
-    * encoder: Xie et al. 2017 (ResNeXt), He et al. 2016 (ResNet), as torchvision builds
-      them, or any other of its or timm's networks that has stages
+    * encoder: Xie et al. 2017 (ResNeXt), He et al. 2016 (ResNet), or any other network of timm
+      that has stages
     * attention: Jetley et al. 2018, "Learn to pay attention", arXiv 1804.02391
     * decoder: Chung et al. 2014 (GRU); Wang et al. 2016 (CNN-RNN)
     * hazard head: Gensheimer & Narasimhan 2019 (discrete time, one logit a year)
@@ -23,31 +23,23 @@ is neither computed nor trained; :attr:`AttentionCNNRNN.influential_layers` says
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_vfx.core.errors import MissingDependencyError
-from monai_vfx.model.backbones import (
-    STAGES,
-    StagedEncoder,
-    at_least,
-    checked_stages,
-    load_backbone,
-    one_of,
-)
+from monai_vfx.core.errors import MissingDependencyError, SettingError
+from monai_vfx.model.encoder import STAGES, StagedEncoder, load_encoder
 from monai_vfx.model.layers import (
     GRUDecoder,
     MeanDecoder,
     SpatialAttention,
     fold_slices,
-    is_watched,
     unfold_slices,
-    watch,
 )
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -61,9 +53,7 @@ class AttentionCNNRNN(nn.Module):
     Weights are initialised from torch's global generator: ``torch.manual_seed`` fixes them.
 
     Args:
-        backbone: one of :data:`~monai_vfx.model.backbones.BACKBONES` or ``timm/NAME``; the study's
-        is
-            ``resnext50_32x4d``.
+        backbone: name of a network of timm; the study's is ``resnext50_32x4d``.
         num_classes: width of the output; class 1 is the fracture.
         in_channels: 1 (repeated to the encoder's three) or 3 (three windows).
         attention: ``pc``, ``dot`` (:class:`SpatialAttention`) or ``none`` (the average of the last
@@ -77,8 +67,6 @@ class AttentionCNNRNN(nn.Module):
             the attention's softmax and the GRU's gates from the first step on.
         decoder: ``gru`` or ``mean`` (the average over slices, without order).
         rnn_hidden: R, width of the GRU's state.
-        bidirectional: read the slices both ways, giving 2·R.
-        slice_pooling: ``last`` state of the GRU or ``attention`` over its D states.
         dropout: probability, on the slice features before the decoder.
         clinical_features: number of standardised clinical variables that join before the head.
         hazard_years: number of yearly hazard logits of a second head, which follow the classes in
@@ -86,25 +74,17 @@ class AttentionCNNRNN(nn.Module):
         input_range: ``window`` gives the encoder the image in [-1, 1] as it is; ``imagenet`` maps
             it to [0, 1] and standardises it by the mean and SD of ImageNet's channels, as an
             encoder that was trained on ImageNet expects.
-        pretrained: None; ``package`` (what the extra ``lite0`` brings for the backbone
-            ``timm/tf_efficientnet_lite0``, trained on images in [-1, 1]); ``imagenet``
-            (torchvision's IMAGENET1K_V1, or what timm names first) or another name of
-            torchvision's weights; ``timm/NAME`` for those of a network of timm; or a local file
-            with the encoder's state dictionary, by its library's names, as ``.pth`` (read without
-            un-pickling objects) or ``.safetensors``.
+        pretrained: weights of the encoder, as for :func:`~monai_vfx.model.encoder.load_encoder`.
 
     Attributes:
-        taps: identity modules by stage; one that carries a hook sees the stage's features as
-            contiguous (B, c, h, w, D), so that
-            ``monai.visualize.GradCAM(network, target_layers="taps.layer3")`` works.
         influential_layers: the stages whose features change the logits, so that a gradient exists:
             all up to the deepest attended one, or up to ``layer4`` where the last stage counts.
-            Deeper ones are neither computed nor trained; their taps see nothing.
+            Deeper ones are neither computed nor trained.
         slice_features: F, width of one slice's vector before the decoder.
 
     Raises:
-        ValueError: an argument breaks its rule, or the weights do not fit.
-        SettingError: the ImageNet weights are neither cached nor reachable.
+        ValueError: an argument is out of range.
+        SettingError: a choice is unknown, or the pretrained weights cannot be had or do not fit.
 
     >>> network = AttentionCNNRNN("resnet18", rnn_hidden=8).eval()
     >>> network(torch.zeros(1, 1, 48, 72, 14)).shape
@@ -126,8 +106,6 @@ class AttentionCNNRNN(nn.Module):
         feature_norm: bool = False,
         decoder: str = "gru",
         rnn_hidden: int = 256,
-        bidirectional: bool = False,
-        slice_pooling: str = "last",
         dropout: float = 0.5,
         clinical_features: int = 0,
         hazard_years: int = 0,
@@ -138,24 +116,17 @@ class AttentionCNNRNN(nn.Module):
         one_of("in_channels", in_channels, (1, 3))
         one_of("attention", attention, ("pc", "dot", "none"))
         one_of("decoder", decoder, ("gru", "mean"))
-        one_of("slice_pooling", slice_pooling, ("last", "attention"))
         one_of("input_range", input_range, ("window", "imagenet"))
-        at_least("num_classes", num_classes, 2)
-        at_least("rnn_hidden", rnn_hidden, 2)
-        at_least("clinical_features", clinical_features, 0)
-        at_least("hazard_years", hazard_years, 0)
+        _at_least("num_classes", num_classes, 2)
+        _at_least("rnn_hidden", rnn_hidden, 2)
+        _at_least("clinical_features", clinical_features, 0)
+        _at_least("hazard_years", hazard_years, 0)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout ({dropout!r}) must lie in [0, 1)")
-        if decoder == "mean" and (bidirectional or slice_pooling != "last"):
-            raise ValueError(
-                "decoder ('mean') has no states: "
-                "bidirectional must be False and slice_pooling 'last'"
-            )
-        attended = () if attention == "none" else checked_stages(attention_layers)
+        attended = () if attention == "none" else _attended_stages(attention_layers)
 
         self.in_channels = in_channels
-        self.frozen_norms = False
-        # Not in the state dictionary: settings say which, and weights of old stay loadable.
+        # Not in the state dictionary, so that weights fit with either range.
         self.standardise = input_range == "imagenet"
         sd = torch.tensor(IMAGENET_SD).reshape(3, 1, 1)
         mean = torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)
@@ -165,9 +136,8 @@ class AttentionCNNRNN(nn.Module):
         self.include_global = include_global or attention == "none"
 
         # encoder
-        encoder = load_backbone(backbone, pretrained)
+        encoder = load_encoder(backbone, pretrained)
         self.stem, self.stages = encoder.stem, encoder.stages
-        self.taps = nn.ModuleDict({name: nn.Identity() for name in STAGES})
         width = encoder.widths()
         self.pooled_channels = pooled = width[STAGES[-1]]
         self.attention = nn.ModuleDict(
@@ -195,8 +165,8 @@ class AttentionCNNRNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.decoder: nn.Module = MeanDecoder()
         if decoder == "gru":
-            self.decoder = GRUDecoder(features, rnn_hidden, bidirectional, slice_pooling)
-            features = rnn_hidden * (2 if bidirectional else 1)
+            self.decoder = GRUDecoder(features, rnn_hidden)
+            features = rnn_hidden
         self.head = nn.Linear(features + clinical_features, num_classes)
         self.hazard = (
             _hazard_head(features + clinical_features, hazard_years) if hazard_years else None
@@ -214,20 +184,7 @@ class AttentionCNNRNN(nn.Module):
         self.stem.load_state_dict(encoder.stem.state_dict())
         self.stages.load_state_dict(encoder.stages.state_dict())
 
-    def encoder_norms(self) -> list[nn.Module]:
-        """Return the batch norms of stem and stages."""
-        modules = [*self.stem.modules(), *self.stages.modules()]
-        return [module for module in modules if isinstance(module, nn.BatchNorm2d)]
-
-    def train(self, mode: bool = True) -> AttentionCNNRNN:
-        """Switch to training; with ``frozen_norms`` the encoder's batch norms stay as in use."""
-        super().train(mode)
-        if mode and self.frozen_norms:
-            for norm in self.encoder_norms():
-                norm.eval()
-        return self
-
-    def _as_picture(self, x: Tensor) -> Tensor:
+    def _as_rgb(self, x: Tensor) -> Tensor:
         """(N, C, H, W) in [-1, 1] → (N, 3, H, W) in the range that the encoder expects."""
         if self.in_channels == 1:
             x = x.expand(-1, 3, -1, -1)
@@ -250,20 +207,14 @@ class AttentionCNNRNN(nn.Module):
                 f"the network takes (B, {self.in_channels}, H, W, D), not {list(x.shape)}"
             )
         depth = x.shape[4]
-        h = self._as_picture(fold_slices(x))  # (B, C, H, W, D) → (B·D, 3, H, W)
+        h = self._as_rgb(fold_slices(x))  # (B, C, H, W, D) → (B·D, 3, H, W)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         local: dict[str, Tensor] = {}
-        parts = zip(
-            self.stages.items(), self.taps.values(), self.feature_norms.values(), strict=True
-        )
         standardised = h
-        for (name, stage), tap, norm in parts:
+        parts = zip(self.stages.items(), self.feature_norms.values(), strict=True)
+        for (name, stage), norm in parts:
             if name in self.influential_layers:
                 h = stage(h)  # (B·D, c, h, w)
-                # The detour over (B, c, h, w, D) costs a third of a training step: only if watched.
-                if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not read on
-                    if is_watched(tap):
-                        h = fold_slices(watch(tap, unfold_slices(h, depth)))
                 standardised = norm(h)
                 local[name] = standardised
         # Where the last stage does not count, any global vector gives the same attention.
@@ -320,6 +271,26 @@ class AttentionCNNRNN(nn.Module):
         return self.encode(x)[1]
 
 
+def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise a SettingError unless the value is one of those that are allowed."""
+    if value not in allowed:
+        raise SettingError(f"{argument} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
+
+
+def _at_least(argument: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise SettingError(f"{argument} ({value!r}) must be at least {minimum}")
+
+
+def _attended_stages(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the attended stages, any but the last, in the encoder's order."""
+    if isinstance(names, str) or not names:
+        raise ValueError(f"attention_layers ({names!r}) must be a list of stages of {STAGES}")
+    for name in names:
+        one_of("attention_layers", name, STAGES[:-1])
+    return tuple(stage for stage in STAGES if stage in names)
+
+
 def _hazard_head(features: int, years: int) -> nn.Linear:
     """Return a head that begins at a hazard of 12 % a year: half of the patients in five years.
 
@@ -328,6 +299,22 @@ def _hazard_head(features: int, years: int) -> nn.Linear:
     head = nn.Linear(features, years)
     nn.init.constant_(head.bias, -2.0)
     return head
+
+
+def network_of(settings: Mapping[str, Any]) -> AttentionCNNRNN:
+    """Build the network of ``model_settings``; those of the preprocessing have no part in it.
+
+    >>> network_of({"backbone": "resnet18", "attention": "none", "slices": 14}).slice_features
+    512
+    """
+    known = {name: value for name, value in settings.items() if name in _PARAMETERS}
+    clinical = settings.get("clinical")
+    return AttentionCNNRNN(**known, clinical_features=len(clinical["names"]) if clinical else 0)
+
+
+_PARAMETERS = frozenset(signature(AttentionCNNRNN).parameters)
+NETWORK_SETTINGS = (_PARAMETERS - {"in_channels"}) | {"slices", "clinical_model", "clinical"}
+"""Of the settings that weights carry, those on which no prepared image depends."""
 
 
 def export_onnx(network: nn.Module, path: Path, example: Tensor) -> None:

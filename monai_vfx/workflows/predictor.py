@@ -250,7 +250,7 @@ class Predictor:
         warnings: tuple[CaseWarning, ...],
     ) -> Prediction:
         """Put together score, risk, mask and warnings."""
-        from monai_vfx.model.bundle.combining import calibrate
+        from monai_vfx.model.bundle.ensemble import calibrate
 
         prediction = scored.prediction
         if self.calibration is not None:
@@ -370,7 +370,7 @@ def _open(row: CaseInput) -> tuple[Volume, pd.DataFrame | None, tuple[CaseWarnin
     volume = open_volume(row.image if isinstance(row.image, Path) else "", row.series_uid)
     expected, patient = row.expected, None
     if row.clinical is not None:
-        from monai_vfx.model.bundle.covariates import read_row
+        from monai_vfx.model.bundle.cohort import read_row
 
         patient = read_row(row.clinical)
         age, sex, scanned = (

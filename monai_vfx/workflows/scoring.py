@@ -20,14 +20,18 @@ from monai_vfx.case.case import Case
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import find_refusal
 from monai_vfx.core.results import Prediction
-from monai_vfx.model.bundle.combining import combine, judge_distance
-from monai_vfx.model.bundle.covariates import Standardiser
-from monai_vfx.model.bundle.data import clinical_input, collate_cases, fracture_score
-from monai_vfx.model.bundle.exclusions import with_exclusions
-from monai_vfx.model.bundle.prediction import heat_maps, prediction_of, write_heat_maps
-from monai_vfx.model.bundle.prepared import NETWORK_SETTINGS
+from monai_vfx.model.bundle.cohort import Standardiser
+from monai_vfx.model.bundle.datasets import (
+    clinical_input,
+    collate_cases,
+    fracture_score,
+    with_exclusions,
+)
+from monai_vfx.model.bundle.ensemble import combine, judge_distance
+from monai_vfx.model.bundle.results import heat_maps, prediction_of, write_heat_maps
 from monai_vfx.model.checkpoint import TrainedModel
 from monai_vfx.model.gradcam import check_layer
+from monai_vfx.model.network import NETWORK_SETTINGS
 from monai_vfx.outputs.report.slice_montage import montage, score_caption, slice_titles
 from monai_vfx.workflows.run_bundle import quiet
 

@@ -16,12 +16,11 @@ from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import content_hash, sha256_of
 from monai_vfx.core.results import run_record
-from monai_vfx.model.backbones import check_first_weights
-from monai_vfx.model.bundle import fit_clinical, split_cohort
-from monai_vfx.model.bundle.data import append_refusals
+from monai_vfx.model.bundle.cohort import fit_clinical, split_cohort
+from monai_vfx.model.bundle.datasets import append_refusals
 from monai_vfx.model.bundle.overlays import config_files, default_folds, training_configs
 from monai_vfx.model.checkpoint import read_sidecar
-from monai_vfx.model.pretrained import TIMM
+from monai_vfx.model.encoder import TIMM, check_pretrained
 from monai_vfx.workflows.missing_masks import fill_missing_masks
 from monai_vfx.workflows.run_bundle import run_bundle
 
@@ -63,7 +62,7 @@ def train(
         overlays: names in :mod:`monai_vfx.model.bundle.overlays`, or YAML files, in order.
         epochs: number of epochs; the overlays' or 50 by default.
         seed: of folds, weights and draws; 0 by default.
-        pretrained: first weights of the encoder: ``imagenet``, ``package``, ``timm/NAME``, a local
+        pretrained: weights that the encoder starts from: ``imagenet``, ``timm/NAME``, a local
             file, or None for random ones; the overlays' or ``imagenet`` by default.
         cache_dir: folder of prepared images, which further trainings may share.
         made_masks: who makes the masks of rows that name none: ``auto`` (the segmentation) or
@@ -99,7 +98,7 @@ def train(
         chosen["pretrained"] = _plain_or_path(pretrained)
     merged = ConfigParser.load_config_files(config_files(names)) | chosen
     # Wrong settings, folds and tables are named before anything is made or fetched.
-    check_first_weights(merged["backbone"], merged["pretrained"])
+    check_pretrained(merged["backbone"], merged["pretrained"])
     split = (fold, merged["folds"], merged["seed"], test_fold)
     clinical = fit_clinical(merged["clinical_model"], cohort, *split)
     split_cohort(cohort, *split, clinical, merged["hazard_years"])

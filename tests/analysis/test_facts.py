@@ -431,7 +431,7 @@ def test_between_phases_nothing_is_said() -> None:
 
 
 def test_exclusions_are_warned_of_at_prediction(fine: Phantom, tmp_path: Path) -> None:
-    from monai_vfx.model.bundle import with_exclusions
+    from monai_vfx.model.bundle.datasets import with_exclusions
     from monai_vfx.workflows.run_bundle import preprocessing
 
     hu = _painted(fine, _drop, 1700.0)

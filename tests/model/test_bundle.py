@@ -36,7 +36,8 @@ from monai_vfx.core.errors import SettingError, find_cause
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.core.schemas import schema, violations
-from monai_vfx.model.bundle import prediction, split_cohort
+from monai_vfx.model.bundle import results
+from monai_vfx.model.bundle.cohort import split_cohort
 from monai_vfx.model.checkpoint import TrainedModel, bundle_root, read_sidecar
 from monai_vfx.model.gradcam import to_ct_grid
 from monai_vfx.outputs.report.slice_montage import montage
@@ -173,7 +174,7 @@ def test_every_config_keeps_the_one_order(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "overlay",
-    ["bone_only", "cpu_small", "clinical", "hazard", "three_windows", "recommended", "lite0"],
+    ["bone_only", "cpu_small", "clinical", "hazard", "three_windows", "recommended"],
 )
 def test_overlays_change_settings_that_exist(overlay: str) -> None:
     parser = ConfigParser()
@@ -185,7 +186,7 @@ def test_overlays_change_settings_that_exist(overlay: str) -> None:
 
 def test_preprocessing_is_written_in_common_only() -> None:
     for path in CONFIGS.glob("*.yaml"):
-        names = re.findall(r"LocateSpined|Spacingd|ScaleIntensityRanged|Crop\w*d", path.read_text())
+        names = re.findall(r"LocateSpined|Spacingd|ScaleWindowsd|Crop\w*d", path.read_text())
         assert bool(names) == (path.stem == "common"), path
 
 
@@ -595,7 +596,7 @@ def test_pictures_take_the_window_of_the_weights(
         windows.append(settings["window_hu"])
         return montage(*arguments, **settings)
 
-    monkeypatch.setattr(prediction, "montage", note)
+    monkeypatch.setattr(results, "montage", note)
     case = {**trained.case(1), "weights": str(tmp_path / "model.pt")}
     run("common", "inference", "gradcam", kind="infer", output_dir=str(tmp_path), **case)
     assert windows == [(-900.0, 1500.0)]

@@ -14,23 +14,21 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandLambdad
 
 from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.model.bundle import (
+from monai_vfx.model.bundle.cohort import cohort_cases, split_cohort
+from monai_vfx.model.bundle.datasets import (
     CaseDataset,
     CohortCache,
-    HistoryWriter,
-    bundle_root,
-    check_output_dir,
-    check_overlay,
-    cohort_cases,
+    append_refusals,
     collate_cases,
     evaluate_accepted,
     fracture_score,
-    newest_checkpoint,
-    prediction_of,
     score_and_label,
-    split_cohort,
 )
-from monai_vfx.model.bundle.data import append_refusals
+from monai_vfx.model.bundle.overlays import check_overlay
+from monai_vfx.model.bundle.results import prediction_of
+from monai_vfx.model.bundle.training import HistoryWriter
+from monai_vfx.model.checkpoint import bundle_root
+from monai_vfx.vertebrae.training.checkpoints import check_output_dir, newest_checkpoint
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import torch
 
 from cohorts import SMALL, make_cohort, run
 from monai_vfx.core.errors import CaseRefused, find_refusal
-from monai_vfx.model.bundle import JointLoss, prepare_batch, score_and_label
-from monai_vfx.model.bundle.covariates import follow_up
-from monai_vfx.model.bundle.hazards import hazard_loss, yearly_risk
+from monai_vfx.model.bundle.cohort import follow_up
+from monai_vfx.model.bundle.datasets import prepare_batch, score_and_label
+from monai_vfx.model.bundle.losses import JointLoss, hazard_loss, yearly_risk
 from monai_vfx.model.checkpoint import TrainedModel, read_sidecar
 
 HAZARD = (0.1, 0.2, 0.4)
@@ -60,8 +60,8 @@ def test_patients_are_averaged() -> None:
 def test_the_joint_loss_adds_cross_entropy() -> None:
     pred = torch.cat([torch.tensor([[0.0, math.log(3.0)]]), LOGITS], dim=1)  # p(fracture) = 3/4
     target = torch.tensor([[1.0, 1.5, 1.0]])
-    expected = -math.log(0.75) - 0.5 * math.log(0.9 * 0.2)
-    assert JointLoss(weight=0.5)(pred, target).item() == pytest.approx(expected, abs=1e-6)
+    expected = -math.log(0.75) - math.log(0.9 * 0.2)
+    assert JointLoss()(pred, target).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_gradient_is_that_of_the_loss() -> None:

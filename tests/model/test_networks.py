@@ -8,11 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.visualize import GradCAM
-from torchvision import models
 
-from monai_vfx.model import backbones
-from monai_vfx.model.backbones import STAGES
+from monai_vfx.model.encoder import STAGES
 from monai_vfx.model.layers import SpatialAttention, fold_slices, unfold_slices
 from monai_vfx.model.network import AttentionCNNRNN, export_onnx
 
@@ -37,9 +34,6 @@ def images(batch: int = 2, channels: int = 1) -> torch.Tensor:
         ({"attention": "none"}, 512, 6),
         ({"include_global": True}, 128 + 256 + 512, 6),
         ({"attention_layers": ["layer3"]}, 256, 6),
-        ({"bidirectional": True}, 384, 12),
-        ({"slice_pooling": "attention"}, 384, 6),
-        ({"bidirectional": True, "slice_pooling": "attention"}, 384, 12),
         ({"decoder": "mean"}, 384, 384),
         ({"feature_norm": True}, 384, 6),
         ({"clinical_features": 3}, 384, 9),
@@ -229,7 +223,7 @@ def test_hazard_logits_follow_those_of_the_classes() -> None:
 
 
 def test_gradient_reaches_every_influential_parameter() -> None:
-    network = small(attention="dot", slice_pooling="attention").train()
+    network = small(attention="dot").train()
     torch.nn.functional.cross_entropy(network(images()), torch.tensor([0, 1])).backward()
     without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
@@ -244,21 +238,6 @@ def test_a_stage_without_influence_is_not_trained() -> None:
     assert names == {f"attention.{stage}.project.weight" for stage in ("layer2", "layer3")}
 
 
-def test_taps_serve_plain_gradcam_and_leave_the_logits_alone() -> None:
-    network, x = small(), images(batch=1)
-    with torch.no_grad():
-        before = network(x)
-    seen: list[torch.Tensor] = []
-    network.taps["layer3"].register_forward_hook(lambda _m, _i, out: seen.append(out))
-    with torch.no_grad():
-        torch.testing.assert_close(network(x), before)
-    assert seen[0].shape == (1, 256, 3, 4, 5)
-    assert seen[0].is_contiguous()
-    heat = GradCAM(network, target_layers="taps.layer3")(x, class_idx=1)
-    assert heat.shape == (1, 1, *SHAPE[2:])
-    assert heat.max() > heat.min()
-
-
 # --- exports ----------------------------------------------------------------------------------
 
 
@@ -269,7 +248,7 @@ def test_taps_serve_plain_gradcam_and_leave_the_logits_alone() -> None:
     [
         {},
         {"attention_layers": ["layer3"]},
-        {"attention": "dot", "bidirectional": True, "slice_pooling": "attention"},
+        {"attention": "dot"},
     ],
 )
 def test_torchscript_equals_the_network(settings: dict[str, object], tmp_path: Path) -> None:
@@ -298,36 +277,6 @@ def test_onnx_equals_the_network_at_any_batch_size(tmp_path: Path) -> None:
 # --- weights ----------------------------------------------------------------------------------
 
 
-def encoder_state() -> dict[str, torch.Tensor]:
-    torch.manual_seed(5)
-    return models.resnet18(weights=None).state_dict()
-
-
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-@pytest.mark.parametrize("with_classifier", [True, False])
-def test_local_weights_reach_the_encoder(
-    tmp_path: Path, ending: str, with_classifier: bool
-) -> None:
-    state = {k: v for k, v in encoder_state().items() if with_classifier or k[:3] != "fc."}
-    path = tmp_path / f"encoder{ending}"
-    if ending == ".pth":
-        torch.save(state, path)
-    else:
-        pytest.importorskip("safetensors.torch").save_file(state, path)
-    network = small(pretrained=str(path))
-    assert torch.equal(network.stem[0].weight, state["conv1.weight"])
-    assert torch.equal(network.stages["layer4"][1].conv2.weight, state["layer4.1.conv2.weight"])
-
-
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    torch.save(models.resnet34(weights=None).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"does not fit resnet18: 0 tensors .* are unknown"):
-        small(pretrained=str(tmp_path / "other.pth"))
-    torch.save({"conv1.weight": torch.zeros(2, 3, 7, 7)}, tmp_path / "shape.pth")
-    with pytest.raises(ValueError, match="does not fit resnet18"):
-        small(pretrained=str(tmp_path / "shape.pth"))
-
-
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Path("object")}, tmp_path / "pickle.pth")
     with pytest.raises(ValueError, match="not a file of plain tensors"):
@@ -335,28 +284,6 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="plain state dictionary"):
         small(pretrained=str(tmp_path / "list.pth"))
-
-
-def test_imagenet_weights_come_from_the_local_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = models.ResNet18_Weights.IMAGENET1K_V1
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(encoder_state(), tmp_path / "checkpoints" / Path(weights.url).name)
-    network = small(pretrained="imagenet")
-    assert torch.equal(network.stem[0].weight, encoder_state()["conv1.weight"])
-
-
-def test_an_unreachable_download_names_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    # port 9 of this machine answers nobody: unreachable on any machine, with or without a network
-    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match=r"(?s)resnet18-\w+\.pth.*pretrained='…/file\.pth'"):
-        backbones.load_backbone("resnet18", "imagenet")
 
 
 # --- refusals ---------------------------------------------------------------------------------
@@ -370,15 +297,13 @@ def test_an_unreachable_download_names_the_way_out(
         ({"attention_layers": []}, "attention_layers ([]) must be a list of stages"),
         ({"attention_layers": "layer2"}, "attention_layers ('layer2') must be a list of stages"),
         ({"decoder": "lstm"}, "decoder ('lstm') must be one of 'gru', 'mean'"),
-        ({"decoder": "mean", "bidirectional": True}, "decoder ('mean') has no states"),
-        ({"slice_pooling": "max"}, "slice_pooling ('max') must be one of 'last', 'attention'"),
         ({"in_channels": 2}, "in_channels (2) must be one of 1, 3"),
         ({"num_classes": 1}, "num_classes (1) must be at least 2"),
         ({"rnn_hidden": 0}, "rnn_hidden (0) must be at least 2"),
         ({"clinical_features": -1}, "clinical_features (-1) must be at least 0"),
         ({"hazard_years": -1}, "hazard_years (-1) must be at least 0"),
         ({"dropout": 1.0}, "dropout (1.0) must lie in [0, 1)"),
-        ({"backbone": "vit_b_16"}, "backbone ('vit_b_16') must be one of 'resnet18'"),
+        ({"backbone": "vit_b_16"}, "backbone ('vit_b_16') must be a network of timm"),
     ],
 )
 def test_arguments_are_refused_with_their_rule(settings: dict[str, object], message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.model.bundle import CaseDataset, PreparedImages
+from monai_vfx.model.bundle.datasets import CaseDataset, PreparedImages
 from monai_vfx.workflows.run_bundle import preprocessing
 from phantoms import Phantom
 

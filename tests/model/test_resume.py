@@ -232,10 +232,9 @@ def test_two_true_kills_leave_no_trace(cohort: Path, whole: Path, tmp_path: Path
 
 
 RECIPE: dict[str, Any] = {
-    **{"schedule": "cosine", "warmup_epochs": 1, "averaging": 0.5, "mixup": 0.4, "stop_after": 5},
-    **{"weight_decay": 0.01, "encoder_rate": 0.5, "gradient_clip": 1.0, "augment_flip": 0.5},
-    **{"augment_shift_mm": 3.0, "augment_rotate_deg": 5.0, "augment_noise_hu": 5.0},
-    **{"augment_hu": 3.0, "bfloat16": True, "class_weights": "balanced", "label_smoothing": 0.05},
+    **{"schedule": "cosine", "warmup_epochs": 1, "weight_decay": 0.01, "encoder_rate": 0.5},
+    **{"gradient_clip": 1.0, "bfloat16": True, "augment_flip": 0.5, "augment_shift_mm": 3.0},
+    **{"augment_rotate_deg": 5.0, "augment_noise_hu": 5.0, "augment_hu": 3.0},
 }
 
 
@@ -244,16 +243,6 @@ def test_a_stopped_training_with_every_setting_ends_the_same(cohort: Path, tmp_p
     last = torch.load(tmp_path / "one" / f"last_checkpoint_epoch={EPOCHS}.pt", weights_only=True)
     rates = [group["lr"] for group in last["optimizer"]["param_groups"]]
     assert max(rates) == pytest.approx(0.0, abs=1e-9)  # the cosine's end
-
-
-@pytest.mark.slow
-def test_a_stopped_training_with_plateaus_ends_the_same(cohort: Path, tmp_path: Path) -> None:
-    """At a rate of nearly 0 the AUROC does not rise, so the rate falls after each epoch."""
-    plateau = {"schedule": "plateau", "warmup_epochs": 0, "plateau_epochs": 0}
-    still = {"learning_rate": 1e-9, "frozen_norms": True, "weight_decay": 0.0}
-    stop_and_compare(cohort, tmp_path, {**RECIPE, **plateau, **still})
-    last = torch.load(tmp_path / "two" / f"last_checkpoint_epoch={EPOCHS}.pt", weights_only=True)
-    assert max(group["lr"] for group in last["optimizer"]["param_groups"]) < 0.5e-9
 
 
 def stop_and_compare(cohort: Path, tmp_path: Path, recipe: dict[str, Any]) -> None:
@@ -270,13 +259,3 @@ def stop_and_compare(cohort: Path, tmp_path: Path, recipe: dict[str, Any]) -> No
     assert_same(tmp_path / "two", tmp_path / "one", cohort)
     recorded = json.loads((tmp_path / "one" / "model.json").read_text())["training"]
     assert {name: recorded[name] for name in recipe} == recipe
-
-
-def test_early_stop_ends_a_training_and_keeps_it_ended(cohort: Path, tmp_path: Path) -> None:
-    """At a learning rate of 0 with frozen statistics the AUROC never rises after the first."""
-    still = {"learning_rate": 0.0, "frozen_norms": True, "stop_after": 1}
-    for _ in range(2):
-        job = run(*TRAINING, **settings(cohort, tmp_path, **still))
-        assert job.trainer.state.epoch == 2
-    assert (tmp_path / SECOND).is_file()
-    assert not (tmp_path / "last_checkpoint_epoch=3.pt").exists()

@@ -23,7 +23,7 @@ from monai_vfx.analysis.cohort.matching import Matching, match
 from monai_vfx.analysis.cohort.patients_csv import read_patients, write_patients
 from monai_vfx.analysis.folds import table_folds
 from monai_vfx.core.files import write_json
-from monai_vfx.model.bundle.covariates import Standardiser
+from monai_vfx.model.bundle.cohort import Standardiser
 from monai_vfx.simulation.patients import COHORT_COLUMNS, draw_patients
 from monai_vfx.workflows.study.images import ImageModel, image_models
 from monai_vfx.workflows.study.plan import Hospital, ImagePlan, Plan

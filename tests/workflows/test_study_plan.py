@@ -152,7 +152,7 @@ def test_tables_and_overlay_files_are_looked_for_from_the_file(
     assert made.images.models["bone_muscle"] == (str(folder / "sub" / "b.json"),)
     weights = plan(folder, LEAST + "images: {pretrained: first.pt}").images.pretrained
     assert weights == str(folder / "first.pt")
-    for name in ("none", "imagenet", "package", "timm/resnet18", "IMAGENET1K_V2"):
+    for name in ("none", "imagenet", "timm/resnet18", "IMAGENET1K_V2"):
         assert plan(folder, LEAST + f"images: {{pretrained: {name}}}").images.pretrained == name
 
 

@@ -158,9 +158,9 @@ def test_a_column_that_a_model_needs_is_missed_before_anything_is_fitted(tmp_pat
         ("{overlays: [cpu_smal]}", "cpu_smal"),
         ("{overlays: [gone.yaml]}", "gone.yaml"),
         ("{pretrained: gone.pt}", "'gone.pt' does not exist"),
-        ("{pretrained: package}", "'package'.*goes with backbone"),
-        ("{pretrained: IMAGENET1K_V9}", "IMAGENET1K_V9.*must be None, 'imagenet', 'package'"),
-        ("{pretrained: timm/resnet18}", "goes with a backbone of timm"),
+        ("{pretrained: package}", "'package'.*must be None, 'imagenet', 'timm/NAME'"),
+        ("{pretrained: IMAGENET1K_V9}", "IMAGENET1K_V9.*must be None, 'imagenet', 'timm/NAME'"),
+        ("{pretrained: timm/resnet18}", "must be weights of the backbone"),
         ("{models: {hazard: []}, main: hazard}", "hazard: the study itself gives this name"),
     ],
 )

@@ -14,7 +14,7 @@ from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.model.checkpoint import bundle_root
 
-OVERLAYS = ("bone_only", "cpu_small", "clinical", "hazard", "three_windows", "recommended", "lite0")
+OVERLAYS = ("bone_only", "cpu_small", "clinical", "hazard", "three_windows", "recommended")
 """The bundle's overlays for training in one process."""
 CLINICAL = {f"clinical_{model}": model for model in MODELS}
 """Further names of the overlay ``clinical``, each with its clinical model."""
@@ -94,7 +94,7 @@ def check_overlay(path: str | Path) -> None:
     """Refuse an overlay of training that changes network or preprocessing by other than settings.
 
     The sidecar of the weights records settings, no text of a config: prediction would rebuild the
-    bundle's own chain and network, and score images that the weights were not trained on.
+    bundle's own pipeline and network, and score images that the weights were not trained on.
 
     Args:
         path: YAML or JSON file, merged over ``common.yaml`` and ``train.yaml``.

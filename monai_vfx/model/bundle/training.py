@@ -1,29 +1,31 @@
-"""Training: first weights, checkpoints to resume from, the sidecar, the learning curve."""
+"""Training: pretrained weights, optimizer, learning rate, seeds, sidecar and learning curve."""
 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ignite.engine import Events
 from monai.engines import Workflow
 from monai.handlers import CheckpointSaver
+from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose
 from monai.utils import MAX_SEED, set_determinism
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
 from torch.utils.data import DistributedSampler
 
 from monai_vfx.analysis.cohort.training_items import CohortItem, table_sha256
 from monai_vfx.core.arrays import Json
-from monai_vfx.core.errors import CaseRefused
-from monai_vfx.core.files import write_json
-from monai_vfx.model.backbones import load_backbone
+from monai_vfx.core.errors import CaseRefused, SettingError
+from monai_vfx.core.files import read_json, write_csv, write_json
 from monai_vfx.model.checkpoint import read_sidecar, write_sidecar
-from monai_vfx.model.network import AttentionCNNRNN
-from monai_vfx.model.pretrained import known_sha256
+from monai_vfx.model.encoder import load_encoder, sha256_of_pretrained
+from monai_vfx.model.network import AttentionCNNRNN, one_of
 from monai_vfx.vertebrae.training.checkpoints import newest_checkpoint
 
 _LOG = logging.getLogger(__name__)
@@ -36,32 +38,101 @@ def start_from(
     output_dir: str | Path,
     sha256: str | None = None,
 ) -> None:
-    """Give the encoder its first weights; None leaves the random ones.
+    """Give the encoder its pretrained weights; None leaves the random ones.
 
-    Kept out of ``network_def`` so that this builds without a download; nothing is fetched when the
-    folder holds a checkpoint to resume from.
-
-    Raises:
-        SettingError: the weights are neither cached nor reachable.
+    Kept out of ``network_def`` so that this builds without a download; nothing is downloaded when
+    the folder holds a checkpoint to resume from.
     """
     if pretrained is not None and newest_checkpoint(output_dir) is None:
-        network.load_encoder(load_backbone(backbone, pretrained, sha256))
+        network.load_encoder(load_encoder(backbone, pretrained, sha256))
 
 
-def hash_of_pretrained(
-    pretrained: str | Path | None, backbone: str, output_dir: str | Path
-) -> str | None:
-    """Return the SHA-256 of the encoder's first weights, for the record.
+def hash_of_pretrained(pretrained: str | Path | None, output_dir: str | Path) -> str | None:
+    """Return the SHA-256 of a file of pretrained weights, for the record.
 
-    Of weights that torchvision downloads, the digits that it knows. A file that a training began
-    with may be gone when it is resumed: what ``settings.json`` noted then is returned.
+    A file that a training began with may be gone when it is resumed: what ``settings.json`` noted
+    then is returned.
     """
-    found = known_sha256(pretrained, backbone)
+    found = sha256_of_pretrained(pretrained)
     record = Path(output_dir) / "settings.json"
     if found is None and pretrained is not None and record.is_file():
-        noted = json.loads(record.read_text(encoding="utf-8")).get("pretrained_sha256")
+        noted = read_json(record).get("pretrained_sha256")
         return None if noted is None else str(noted)
     return found
+
+
+def make_optimizer(
+    network: nn.Module,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    encoder_rate: float = 1.0,
+    gradient_clip: float = 0.0,
+) -> Optimizer:
+    """Return Adam as in the study; with weight decay, AdamW (Loshchilov & Hutter 2019).
+
+    Args:
+        network: to train.
+        learning_rate: of decoder and heads.
+        weight_decay: decoupled; biases, norms and other vectors are left out.
+        encoder_rate: factor of the learning rate in the encoder's stem and stages.
+        gradient_clip: largest L2 norm of all gradients of a step; 0 leaves them as they are.
+
+    Raises:
+        SettingError: a value is negative.
+    """
+    options = {"weight_decay": weight_decay, "encoder_rate": encoder_rate}
+    for name, value in {**options, "gradient_clip": gradient_clip}.items():
+        if value < 0:
+            raise SettingError(f"{name} ({value!r}) must be at least 0")
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        factor = encoder_rate if name.split(".")[0] in ("stem", "stages") else 1.0
+        decay = weight_decay if parameter.dim() > 1 else 0.0
+        members.setdefault((learning_rate * factor, decay), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in members.items()
+    ]
+    kind = AdamW if weight_decay else Adam
+    optimizer: Optimizer = kind(groups, lr=learning_rate, weight_decay=weight_decay)
+
+    def clip(*_: object) -> None:
+        # With mixed precision the scaler has divided by its factor by then.
+        nn.utils.clip_grad_norm_([p for each in members.values() for p in each], gradient_clip)
+
+    if gradient_clip:
+        optimizer.register_step_pre_hook(clip)
+    return optimizer
+
+
+def make_schedule(
+    optimizer: Optimizer, schedule: str, warmup_epochs: int, max_epochs: int, epoch_steps: int
+) -> WarmupCosineSchedule:
+    """Return MONAI's schedule of the learning rate, which advances with each optimizer step.
+
+    Args:
+        optimizer: whose rates change.
+        schedule: ``none``, constant; ``cosine``, down to 0 at the last step.
+        warmup_epochs: the rate rises linearly over so many.
+        max_epochs: of the training.
+        epoch_steps: steps of the optimizer in an epoch.
+
+    Raises:
+        SettingError: a value is out of range.
+    """
+    one_of("schedule", schedule, ("none", "cosine"))
+    if warmup_epochs < 0:
+        raise SettingError(f"warmup_epochs ({warmup_epochs!r}) must be at least 0")
+    warmup = warmup_epochs * epoch_steps
+    scheduler = WarmupCosineSchedule(
+        optimizer,
+        warmup_steps=warmup,
+        t_total=max_epochs * epoch_steps,
+        cycles=0.5 if schedule == "cosine" else 0.0,
+        warmup_multiplier=1 / max(warmup, 1),
+    )
+    # Not by MONAI's LrScheduleHandler, which counts batches: gradients of several are accumulated.
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    return scheduler
 
 
 class EpochSeeds:
@@ -69,10 +140,6 @@ class EpochSeeds:
 
     An epoch then draws the same whether the epochs before it ran in this process or in one that
     was killed: order of patients, first slices, dropout. Attach it to the trainer.
-
-    Args:
-        seed: of the run.
-        transform: chain of the training images, with its random parts.
     """
 
     def __init__(self, seed: int, transform: Compose) -> None:
@@ -236,12 +303,7 @@ class HistoryWriter:
             "train_loss": f"{self._loss / self._patients:.6f}",
             "val_auroc": f"{self.validator.state.metrics[self.metric]:.6f}" if validated else "",
         }
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, self.COLUMNS)
-            table.writeheader()
-            table.writerows([*earlier, row])
-        partial.replace(self.path)
+        write_csv(self.path, self.COLUMNS, [*earlier, row])
 
     def _earlier(self, epoch: int) -> list[dict[str, str]]:
         if not self.path.is_file():

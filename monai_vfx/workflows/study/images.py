@@ -85,8 +85,8 @@ def check_models(plan: Plan) -> None:
         return
     from monai.bundle import ConfigParser
 
-    from monai_vfx.model.backbones import check_first_weights
     from monai_vfx.model.bundle.overlays import config_files, training_configs
+    from monai_vfx.model.encoder import check_pretrained
 
     given = [model.name for model in models]
     twice = sorted({name for name in given if given.count(name) > 1})
@@ -101,7 +101,7 @@ def check_models(plan: Plan) -> None:
         names, settings = training_configs(model.overlays)
         merged = ConfigParser.load_config_files(config_files(names)) | settings
         chosen = merged["pretrained"] if first is None else first
-        check_first_weights(merged["backbone"], None if chosen == "none" else chosen)
+        check_pretrained(merged["backbone"], None if chosen == "none" else chosen)
 
 
 def train_fold(

@@ -33,7 +33,7 @@ class ImagePlan:
         hazard: also train the main model with yearly hazards.
         overlays: of every training.
         epochs: of every training; the configs' number by default.
-        pretrained: what the encoder starts from: ``imagenet``, ``package``, ``timm/NAME``, ``none``
+        pretrained: weights that the encoder starts from: ``imagenet``, ``timm/NAME``, ``none``
             or a local file; the configs' by default.
         further_seeds: the models are trained anew from these, to show the spread over seeds.
         workers: processes that load images for evaluation.
@@ -190,10 +190,10 @@ def _images(file: str, settings: Json, folder: Path) -> ImagePlan:
 
 def _pretrained(name: str, folder: Path) -> str:
     """Return the name of pretrained weights, or the path of a file beside STUDY.yaml."""
-    if name in ("none", "imagenet", "package") or name.startswith(TIMM):
+    if name in ("none", "imagenet") or name.startswith(TIMM):
         return name
     file = folder.absolute() / name
-    # What might be a name of torchvision's weights is one, unless there is such a file.
+    # What might be a name is one, unless there is such a file: the training says what is known.
     return name if name.isidentifier() and not file.is_file() else str(file)
 
 

@@ -1,4 +1,4 @@
-"""Discrete-time hazards: the joint loss of training, and the risks of an evaluation.
+"""Discrete-time hazards: the joint loss of a training, and the yearly risks of an evaluation.
 
 The follow-up is cut into years. The hazard h_k is the probability of a fracture in year k, that is
 in (k - 1, k] years after the CT, for a patient who reached it without one. Source: Gensheimer &
@@ -20,7 +20,7 @@ def hazard_loss(hazard: Tensor, years: Tensor, event: Tensor) -> Tensor:
 
     A fracture in year k contributes log h_k + Σ_{j<k} log(1 - h_j); an end without fracture
     contributes Σ log(1 - h_j) over the years that were survived to their end. A death is no such
-    end, see :func:`monai_vfx.model.bundle.covariates.follow_up`. What happens after the last year
+    end, see :func:`monai_vfx.model.bundle.cohort.follow_up`. What happens after the last year
     counts as surviving all.
 
     Args:
@@ -55,17 +55,7 @@ def yearly_risk(hazard: Tensor) -> Tensor:
 
 
 class JointLoss(nn.Module):
-    """Cross-entropy of the binary head plus the hazard head's negative log likelihood.
-
-    Args:
-        weight: of the second.
-        binary: the first; plain cross-entropy by default.
-    """
-
-    def __init__(self, weight: float = 1.0, binary: nn.Module | None = None) -> None:
-        super().__init__()
-        self.weight = weight
-        self.binary = nn.CrossEntropyLoss() if binary is None else binary
+    """Cross-entropy of the binary head plus the hazard head's negative log likelihood."""
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return a scalar.
@@ -75,5 +65,5 @@ class JointLoss(nn.Module):
             target: (B, 3): label, follow-up in years, 1 for a fracture at its end.
         """
         label, years, event = target.unbind(dim=1)
-        binary: Tensor = self.binary(pred[:, :CLASSES].float(), label.long())
-        return binary + self.weight * hazard_loss(pred[:, CLASSES:].float(), years, event)
+        binary = F.cross_entropy(pred[:, :CLASSES].float(), label.long())
+        return binary + hazard_loss(pred[:, CLASSES:].float(), years, event)

@@ -1,4 +1,4 @@
-"""What a patient table adds to an image: clinical variables, and the time to a fracture."""
+"""What a bundle takes from a patient table: its patients by fold, their variables and outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ import pandas as pd
 
 from monai_vfx.analysis.clinical.variables import MODELS, design_matrix
 from monai_vfx.analysis.cohort.patients_csv import outcome_times, read_patients
+from monai_vfx.analysis.cohort.training_items import CohortItem, read_cohort, split_folds
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
 
 FOR_GOOD = 1000.0
-"""Years that stand for the follow-up of a patient who died without a fracture."""
+"""Years of follow-up given to a patient who died without a fracture."""
 NO_MODEL = "none"
 """Name of the clinical model of a network that sees the image alone."""
 
@@ -52,7 +53,7 @@ class Standardiser:
         """Return the standardised variables (F,) and the names of those that were missing.
 
         Raises:
-            CaseRefused: ``clinical_invalid``, naming the variables that are not there at all.
+            CaseRefused: ``clinical_invalid``, naming the variables that have no value at all.
         """
         absent = [name for name in self.names if name not in values]
         if absent:
@@ -97,21 +98,6 @@ class Standardiser:
         if settings is None:
             return None
         return cls(**{name: tuple(values) for name, values in settings.items()})
-
-
-def model_variables(model: str) -> tuple[str, ...]:
-    """Return the variables of a clinical model.
-
-    Raises:
-        SettingError: there is none of this name.
-
-    >>> model_variables("B")
-    ('age', 'sex', 'bmi')
-    """
-    if model not in MODELS:
-        known = ", ".join(MODELS)
-        raise SettingError(f"clinical_model ({model!r}) must be {NO_MODEL!r} or one of {known}")
-    return tuple(MODELS[model])
 
 
 def clinical_values(cohort: str | Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -187,6 +173,110 @@ def follow_up(cohort: str | Path) -> dict[str, tuple[float, float]]:
         str(case): (float(years), float(end))
         for case, years, end in zip(frame["case_id"], time, fractured, strict=True)
     }
+
+
+def split_cohort(
+    cohort: str | Path,
+    fold: int,
+    folds: int,
+    seed: int,
+    test_fold: int | None = None,
+    clinical: Json | None = None,
+    hazard_years: int = 0,
+) -> dict[str, list[CohortItem]]:
+    """Return the patients of one training, by the keys ``train``, ``validate`` and ``test``.
+
+    Args:
+        cohort: patient table; its column ``fold``, where it has one, is the split.
+        fold: which fold is held out for validation, from 0.
+        folds: number of folds.
+        seed: of the split.
+        test_fold: the fold that is left out entirely; None leaves out none.
+        clinical: statistics by which the items' ``clinical`` (F,) is standardised; None adds none.
+        hazard_years: above 0 the items get their ``outcome``: (years, 1 for a fracture).
+
+    Raises:
+        CaseRefused: ``cohort_invalid``.
+        SettingError: a fold does not exist, or the cohort is too small for the folds.
+    """
+    for name, number in (("fold", fold), ("test_fold", test_fold)):
+        if number is not None and not 0 <= number < folds:
+            raise SettingError(f"{name} ({number}) must lie in 0 … {folds - 1}: folds is {folds}")
+    if fold == test_fold:
+        raise SettingError(
+            f"test_fold ({test_fold}) must differ from fold, which chooses the best epoch"
+        )
+    parts = split_folds(read_cohort(cohort), folds, seed)
+    train, validate = parts[fold]
+    test = [] if test_fold is None else parts[test_fold][1]
+    tested = {item["case_id"] for item in test}
+    train = [item for item in train if item["case_id"] not in tested]
+    standardise = Standardiser.from_settings(clinical)
+    added: dict[str, Json] = {item["case_id"]: {} for item in (*train, *validate, *test)}
+    if standardise is not None:
+        values = clinical_values(cohort, standardise.names)
+        for case, extra in added.items():
+            extra["clinical"] = standardise(values[case])[0]
+    if hazard_years:
+        outcomes = follow_up(cohort)
+        for case, extra in added.items():
+            extra["outcome"] = np.array(outcomes[case], dtype=np.float32)
+    split = {"train": train, "validate": validate, "test": test}
+    return {
+        part: [cast(CohortItem, {**item, **added[item["case_id"]]}) for item in items]
+        for part, items in split.items()
+    }
+
+
+def fit_clinical(
+    model: str,
+    cohort: str | Path,
+    fold: int,
+    folds: int,
+    seed: int,
+    test_fold: int | None = None,
+) -> Json | None:
+    """Return the statistics of a clinical model's variables over the training part of a fold.
+
+    Returns:
+        ``names``, ``mean``, ``sd`` and ``missing``, see :class:`Standardiser`; None for ``none``.
+
+    Raises:
+        CaseRefused: ``cohort_invalid``.
+        SettingError: an unknown model, or a variable that no training patient has.
+    """
+    if model == NO_MODEL:
+        return None
+    if model not in MODELS:
+        known = ", ".join(MODELS)
+        raise SettingError(f"clinical_model ({model!r}) must be {NO_MODEL!r} or one of {known}")
+    names = MODELS[model]
+    values = clinical_values(cohort, names)
+    train = split_cohort(cohort, fold, folds, seed, test_fold)["train"]
+    return Standardiser.fit([values[item["case_id"]] for item in train], names).to_settings()
+
+
+def cohort_cases(
+    cohort: str | Path,
+    fold: int | None = None,
+    folds: int = 10,
+    seed: int = 0,
+    clinical: Standardiser | None = None,
+) -> list[CohortItem]:
+    """Return all patients of a table, or those that a fold holds out.
+
+    With ``clinical`` of the weights, each item gets its raw values, which
+    :class:`~monai_vfx.model.bundle.datasets.CaseDataset` then standardises.
+    """
+    items = read_cohort(cohort)
+    if fold is not None:
+        if not 0 <= fold < folds:
+            raise SettingError(f"fold ({fold}) must lie in 0 … {folds - 1}: folds is {folds}")
+        items = split_folds(items, folds, seed)[fold][1]
+    if clinical is None:
+        return items
+    values = clinical_values(cohort, clinical.names)
+    return [cast(CohortItem, {**item, "clinical": values[item["case_id"]]}) for item in items]
 
 
 def _rows(frame: pd.DataFrame, names: Sequence[str]) -> list[dict[str, float]]:

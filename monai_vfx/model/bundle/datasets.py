@@ -1,162 +1,105 @@
-"""Patients, datasets and batches; a refused case is written down and left out."""
+"""Datasets and batches: refused cases are recorded and left out, prepared images are read back."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import CacheDataset, Dataset, MetaTensor
 from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator
+from monai.transforms import Compose, MapTransform
+from monai.transforms.traits import RandomizableTrait
 from torch import Tensor
 
-from monai_vfx.analysis.cohort.training_items import CohortItem, read_cohort, split_folds
+from monai_vfx.analysis.cohort.training_items import CohortItem
+from monai_vfx.analysis.measures.measured import study_exclusions
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError, find_refusal
-from monai_vfx.model.bundle.covariates import (
-    NO_MODEL,
-    Standardiser,
-    clinical_values,
-    follow_up,
-    model_variables,
-    row_values,
-)
-from monai_vfx.model.bundle.hazards import CLASSES
-from monai_vfx.model.bundle.prepared import PreparedImages, first_random
+from monai_vfx.core.files import writing
+from monai_vfx.core.hashing import digest_of, file_state
+from monai_vfx.model.bundle.cohort import Standardiser, row_values
+from monai_vfx.model.bundle.losses import CLASSES
+from monai_vfx.model.network import NETWORK_SETTINGS
+from monai_vfx.transforms.loading import LocateSpined
+from monai_vfx.transforms.slices import PER_SLICE_META
 
 _LOG = logging.getLogger(__name__)
 
 
-def split_cohort(
-    cohort: str | Path,
-    fold: int,
-    folds: int,
-    seed: int,
-    test_fold: int | None = None,
-    clinical: Json | None = None,
-    hazard_years: int = 0,
-) -> dict[str, list[CohortItem]]:
-    """Return the patients of one training, by the keys ``train``, ``validate`` and ``test``.
+class PreparedImages:
+    """Run the deterministic part of a preprocessing pipeline, or read what it gave before.
+
+    Folds, models and seeds of a study share it. What it gives depends on the files and on a few
+    settings; a file's name is a digest of both and holds no path and no name of a case. Plain
+    tensors, read without un-pickling objects.
 
     Args:
-        cohort: table of ``read_cohort``; its column ``fold``, where it has one, is the split.
-        fold: which fold is held out for validation, from 0.
-        folds: number of folds.
-        seed: of the split.
-        test_fold: the fold that is left out entirely; None leaves out none.
-        clinical: statistics by which the items' ``clinical`` (F,) is standardised; None adds none.
-        hazard_years: above 0 the items get their ``outcome``: (years, 1 for a fracture).
-
-    Raises:
-        CaseRefused: ``cohort_invalid``.
-        SettingError: a fold does not exist, or the cohort is too small for the folds.
+        folder: for the files; None prepares every time.
+        settings: the ``model_settings`` of the configs, plain values.
     """
-    for name, number in (("fold", fold), ("test_fold", test_fold)):
-        if number is not None and not 0 <= number < folds:
-            raise SettingError(f"{name} ({number}) must lie in 0 … {folds - 1}: folds is {folds}")
-    if fold == test_fold:
-        raise SettingError(
-            f"test_fold ({test_fold}) must be another than fold: what chooses the epoch tests "
-            "nothing"
-        )
-    parts = split_folds(read_cohort(cohort), folds, seed)
-    train, validate = parts[fold]
-    test = [] if test_fold is None else parts[test_fold][1]
-    tested = {item["case_id"] for item in test}
-    train = [item for item in train if item["case_id"] not in tested]
-    added = _additions(cohort, Standardiser.from_settings(clinical), hazard_years)
-    split = {"train": train, "validate": validate, "test": test}
-    return {
-        part: [cast(CohortItem, {**item, **added.get(item["case_id"], {})}) for item in items]
-        for part, items in split.items()
-    }
+
+    def __init__(self, folder: str | Path | None, settings: Mapping[str, Any]) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.settings = {k: v for k, v in settings.items() if k not in NETWORK_SETTINGS}
+        self.settings["version"] = metadata.version("monai_vfx")
+
+    def __call__(self, item: Mapping[str, Any], run: Callable[[], Any]) -> Any:
+        """Return an item after the deterministic part.
+
+        Args:
+            item: with ``image`` and ``mask``, paths; what else it holds stays as it is.
+            run: does that part.
+        """
+        if self.folder is None:
+            return run()
+        paths = [Path(item[key]).resolve() for key in ("image", "mask") if item.get(key)]
+        files = [[str(path), file_state(path)] for path in paths]
+        facts = [files, item.get("scheme"), dict(sorted(self.settings.items()))]
+        path = self.folder / f"{digest_of(facts)}.pt"
+        kept = _read(path)
+        if kept is not None:
+            meta = {name: kept[name].numpy() for name in PER_SLICE_META}
+            image = MetaTensor(kept["image"], affine=kept["affine"], meta=meta)
+            return {**{k: v for k, v in item.items() if k != "mask"}, "image": image}
+        done = run()
+        image = done["image"]
+        kept = {name: torch.as_tensor(image.meta[name]) for name in PER_SLICE_META}
+        with writing(path) as partial:
+            torch.save(kept | {"image": image.as_tensor(), "affine": image.affine}, partial)
+        return done
 
 
-def _additions(
-    cohort: str | Path, clinical: Standardiser | None, hazard_years: int
-) -> dict[str, Json]:
-    """Return what the table adds to each case's item."""
-    added: dict[str, Json] = {}
-    if clinical is not None:
-        for case, values in clinical_values(cohort, clinical.names).items():
-            added.setdefault(case, {})["clinical"] = clinical(values)[0]
-    if hazard_years:
-        for case, outcome in follow_up(cohort).items():
-            added.setdefault(case, {})["outcome"] = np.array(outcome, dtype=np.float32)
-    return added
-
-
-def fit_clinical(
-    model: str,
-    cohort: str | Path,
-    fold: int,
-    folds: int,
-    seed: int,
-    test_fold: int | None = None,
-) -> Json | None:
-    """Return the statistics of a clinical model's variables over the training part of a fold.
-
-    Args:
-        model: ``none``, or a key of :data:`monai_vfx.analysis.clinical.variables.MODELS`.
-        cohort: table with the model's variables.
-        fold: held out for validation.
-        folds: number of folds.
-        seed: of the split.
-        test_fold: left out entirely.
-
-    Returns:
-        ``names``, ``mean``, ``sd`` and ``missing``, see :class:`Standardiser`; None for ``none``.
-
-    Raises:
-        CaseRefused: ``cohort_invalid``.
-        SettingError: an unknown model, or a variable that no training patient has.
-    """
-    if model == NO_MODEL:
+def _read(path: Path) -> Json | None:
+    """Return what a file holds; None where there is none, or one that is damaged."""
+    if not path.is_file():
         return None
-    names = model_variables(model)
-    values = clinical_values(cohort, names)
-    train = split_cohort(cohort, fold, folds, seed, test_fold)["train"]
-    return Standardiser.fit([values[item["case_id"]] for item in train], names).to_settings()
+    try:
+        kept: Json = torch.load(path, weights_only=True)
+    except Exception:  # damage makes torch raise almost anything; the image is prepared again
+        _LOG.warning("a prepared image is damaged and is prepared again")
+        return None
+    return kept
 
 
-def cohort_cases(
-    cohort: str | Path,
-    fold: int | None = None,
-    folds: int = 10,
-    seed: int = 0,
-    clinical: Standardiser | None = None,
-) -> list[CohortItem]:
-    """Return all patients of a table, or those that a fold holds out.
-
-    Args:
-        cohort: table as :func:`monai_vfx.analysis.cohort.training_items.read_cohort` takes it.
-        fold: which fold; None takes all.
-        folds: number of folds.
-        seed: of the split.
-        clinical: of the weights; adds each case's raw values, which :class:`CaseDataset` then
-            standardises.
-    """
-    items = read_cohort(cohort)
-    if fold is not None:
-        if not 0 <= fold < folds:
-            raise SettingError(f"fold ({fold}) must lie in 0 … {folds - 1}: folds is {folds}")
-        items = split_folds(items, folds, seed)[fold][1]
-    if clinical is None:
-        return items
-    values = clinical_values(cohort, clinical.names)
-    return [cast(CohortItem, {**item, "clinical": values[item["case_id"]]}) for item in items]
+def first_random(pipeline: Compose) -> int:
+    """Return the place of the first random transform of a pipeline, its length without one."""
+    place = pipeline.get_index_of_first(lambda t: isinstance(t, RandomizableTrait))
+    return len(pipeline.transforms) if place is None else int(place)
 
 
 class CohortCache(CacheDataset):
-    """MONAI's cache of the deterministic part of the chain, without the cases that are refused.
+    """MONAI's cache of the deterministic part of the pipeline, without the cases that are refused.
 
     Args:
         data: patients, each with a ``label``.
-        transform: the chain; what follows its first random transform runs at each iteration.
+        transform: the pipeline; what follows its first random transform runs at each iteration.
         refusals: file for the refused cases, one JSON line each; None writes none.
         prepared: where images that went through this part before are kept; None keeps none.
         **settings: of :class:`monai.data.CacheDataset`.
@@ -212,7 +155,7 @@ class CaseDataset(Dataset):
     Args:
         data: cases; where the weights take clinical variables, each with ``clinical``: the path of
             a one-row table, or raw values by name.
-        transform: the chain.
+        transform: the pipeline.
         clinical: how the weights' clinical variables are standardised; None: they take none.
         prepared: where images that went through the deterministic part before are kept; what is
             read from there lacks the facts of the CT that a ``prediction.json`` holds.
@@ -345,3 +288,33 @@ def append_refusals(path: str | Path, refused: Mapping[str, CaseRefused]) -> Non
         for case, refusal in new.items():
             line = {"case_id": case, "code": refusal.code, "message": refusal.message}
             file.write(json.dumps({**line, "remedy": refusal.remedy}) + "\n")
+
+
+class StudyExclusionsd(MapTransform):
+    """Add the warnings of :func:`study_exclusions` to a CT that was located and not yet read.
+
+    Stands between ``LocateSpined`` and ``LoadImaged``, where the whole mask is still at hand.
+    Training does not need it: there the check decides (``docs/checking.md``).
+    """
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with the warnings in its CT."""
+        d = dict(data)
+        for key in self.keys:
+            handle = d[key]
+            found = handle.case.exclusions
+            if found is None:
+                _, found = study_exclusions(handle.case)
+            d[key] = dataclasses.replace(handle, warnings=(*handle.warnings, *found))
+        return d
+
+
+def with_exclusions(pipeline: Compose) -> Compose:
+    """Return the preprocessing with :class:`StudyExclusionsd` behind ``LocateSpined``."""
+    steps = list(pipeline.transforms)
+    place = 1 + next(n for n, step in enumerate(steps) if isinstance(step, LocateSpined))
+    key = steps[place - 1].keys[0]
+    return Compose([*steps[:place], StudyExclusionsd(key), *steps[place:]])

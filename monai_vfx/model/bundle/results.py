@@ -25,8 +25,8 @@ from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, CaseWarning
 from monai_vfx.core.files import write_json
 from monai_vfx.core.results import ModelFacts, Prediction, SliceRecord, mask_record
-from monai_vfx.model.bundle.data import append_refusals, fracture_score
-from monai_vfx.model.bundle.hazards import CLASSES, yearly_risk
+from monai_vfx.model.bundle.datasets import append_refusals, fracture_score
+from monai_vfx.model.bundle.losses import CLASSES, yearly_risk
 from monai_vfx.model.checkpoint import TrainedModel
 from monai_vfx.model.gradcam import attention_heat, check_layer, gradcam, save_heat_map, to_ct_grid
 from monai_vfx.outputs.report.slice_montage import montage, score_caption, slice_titles
