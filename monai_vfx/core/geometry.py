@@ -15,7 +15,7 @@ LPS_TO_RAS = np.diag([*LPS, 1.0])
 """RAS+ ↔ LPS of affines: multiply from the left; its own inverse."""
 
 
-def world_positions(affine: Affine, indices: Any) -> Points:
+def world_positions(affine: npt.NDArray[np.floating[Any]], indices: Any) -> Points:
     """Return world positions (n, 3) in mm of voxel indices (n, 3).
 
     >>> world_positions(np.diag([2.0, 3.0, 4.0, 1.0]), [[1, 1, 1]])

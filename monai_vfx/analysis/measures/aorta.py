@@ -1,7 +1,7 @@
-"""Attenuation of the aorta, where the mask labels it, and the contrast phase that it shows.
+"""Measure the aorta, where the mask labels it, and find the contrast phase.
 
-TotalSegmentator's masks hold the aorta beside the vertebrae; the project's own labels do not, so
-the file is read once more for it.
+TotalSegmentator labels the aorta beside the vertebrae; the project's own labels do not, so the file
+is read again for it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from monai_vfx.io.label_map import LabelFile, is_label_file, read_label_file
 from monai_vfx.io.volume import Volume
 
 DEPTH_MM = 3.0
-"""Only voxels this far below the aorta's surface count: its wall and plaques do not."""
+"""Depth below the surface from which voxels count: wall and plaques do not."""
 MIN_VOXELS = 50
-"""Fewer are no measurement."""
+"""Minimum number of voxels of a measurement."""
 PHASE_HU: dict[str, tuple[float, float]] = {
     "none": (-10.0, 70.0),
     "delayed": (85.0, 110.0),
     "portal_venous": (125.0, 190.0),
     "arterial": (220.0, 1500.0),
 }
-"""Phase → median HU of the aorta at 100 to 140 kV; between these ranges the phase is not told."""
+"""Phase → median HU of the aorta at 100 to 140 kV; between these ranges the phase is unknown."""
 USUAL_KVP = (100.0, 140.0)
-"""At other voltages iodine is brighter or fainter: only an aorta without any is told from one
-with it."""
+"""At other voltages iodine is brighter or fainter: only the phase ``none`` is found."""
 
 _IDS = {"totalsegmentator_v2": 52, "totalsegmentator_v1": 7}
 _MAX_VOXELS = 20_000
@@ -40,7 +39,7 @@ def aorta_hu(volume: Volume, mask: Path, scheme: str) -> float | None:
 
     Args:
         volume: the CT.
-        mask: the file or folder that the case's labels came from.
+        mask: the file or folder of the case's labels.
         scheme: how they were understood (:class:`monai_vfx.case.mask.load.Masks`).
 
     Raises:
@@ -55,8 +54,7 @@ def aorta_hu(volume: Volume, mask: Path, scheme: str) -> float | None:
     if len(index) < MIN_VOXELS:
         return None
     index = index[:: max(1, len(index) // _MAX_VOXELS)]
-    places = world_positions(found.box_affine, index)
-    inside = _on_grid(volume, places)
+    inside = _on_grid(volume, world_positions(found.box_affine, index))
     if len(inside) < MIN_VOXELS:
         return None
     low, high = inside.min(axis=0), inside.max(axis=0) + 1
@@ -66,11 +64,11 @@ def aorta_hu(volume: Volume, mask: Path, scheme: str) -> float | None:
 
 
 def phase_of_aorta(hu: float | None, kvp: float | None) -> str | None:
-    """Return the contrast phase that the aorta shows; None where it is not to be told.
+    """Return the contrast phase of an aorta; None where it cannot be determined.
 
     Args:
-        hu: of :func:`aorta_hu`.
-        kvp: tube voltage; None, where not known, counts as usual.
+        hu: the result of :func:`aorta_hu`.
+        kvp: tube voltage; an unknown one (None) counts as usual.
 
     >>> phase_of_aorta(38.0, 120.0), phase_of_aorta(150.0, None), phase_of_aorta(150.0, 80.0)
     ('none', 'portal_venous', None)
@@ -106,8 +104,7 @@ def _is_aorta(name: str) -> bool:
 
 def _on_grid(volume: Volume, places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Return the CT's voxels (n, 3) nearest to places (n, 3), those within it."""
-    inverse = np.linalg.inv(volume.affine)
-    index = np.rint(places @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.int64)
+    index = np.rint(world_positions(np.linalg.inv(volume.affine), places)).astype(np.int64)
     within = ((index >= 0) & (index < np.array(volume.shape))).all(axis=1)
     inside: npt.NDArray[np.int64] = index[within]
     return inside

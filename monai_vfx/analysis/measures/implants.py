@@ -1,13 +1,13 @@
-"""Metal or cement in and behind the bodies of T12-L4, from how dense it is.
+"""Find metal and cement in and behind the bodies of T12-L4 by their attenuation.
 
-Bone does not reach these values: cortical bone of the lumbar spine lies below 1300 HU, a plaque
-of the aorta hardly above. Before the bodies nothing is looked for, as stents, clips and the
-remains of oral contrast lie there.
+Cortical bone of the lumbar spine lies below 1300 HU, plaques of the aorta hardly above. The region
+in front of the bodies is not searched: stents, clips and oral contrast medium lie there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -16,30 +16,30 @@ from monai_vfx.core.arrays import Affine, BoolVolume, HUVolume, LabelVolume
 from monai_vfx.core.geometry import box_affine, nonzero_box, voxel_spacing, world_positions
 
 INSIDE_HU = 1200.0
-"""Inside a body, from here on."""
+"""Minimum inside a body."""
 BEHIND_HU = 2000.0
-"""Behind a body, from here on: facet joints and their spurs are denser than its inside."""
+"""Minimum behind a body: facet joints and their spurs are denser than its inside."""
 MIN_INSIDE_MM3 = 150.0
-"""Less than this volume inside a body may be a bone island or noise."""
+"""Minimum volume inside a body: less may be a bone island or noise."""
 MIN_BEHIND_MM3 = 100.0
-"""Less than this behind a body may be noise."""
+"""Minimum volume behind a body: less may be noise."""
 BEHIND_MM = 60.0
-"""So far behind a body's middle screws and rods are looked for."""
+"""Distance behind the centre of a body in which screws and rods are searched."""
 ASIDE_MM = 35.0
-"""So far to its sides."""
+"""Distance to its sides."""
 CEMENT_SHARE = 0.9
 """Cement where at least this share of all that is dense lies inside the bodies; else metal."""
 
 
 @dataclass(frozen=True)
 class Implants:
-    """What was found.
+    """Metal or cement of a case.
 
     Attributes:
-        kind: ``no``, ``cement`` (it keeps within the bodies) or ``metal`` (it leaves them).
-        volume_mm3: of all voxels above the thresholds.
-        levels: where, cranial to caudal.
-        highest_hu: of the region looked at.
+        kind: ``no``, ``cement`` (within the bodies) or ``metal`` (beyond them).
+        volume_mm3: volume of all voxels above the thresholds.
+        levels: levels with metal or cement, cranial to caudal.
+        highest_hu: maximum of the region searched.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Implants:
 
 
 def find_implants(hu: HUVolume, labels: LabelVolume, affine: Affine) -> Implants:
-    """Look for metal and cement.
+    """Find metal and cement.
 
     Args:
         hu: (i, j, k) of a box around T12-L4, which reaches behind the bodies.
@@ -92,19 +92,13 @@ def find_implants(hu: HUVolume, labels: LabelVolume, affine: Affine) -> Implants
 def _behind(
     hu: HUVolume, labels: LabelVolume, affine: Affine, body: BoolVolume
 ) -> tuple[int, float]:
-    """Count the dense voxels of the slab of a body behind its middle, outside all bodies.
-
-    Returns:
-        Their number, and the highest HU of the slab.
-    """
+    """Return the number of dense voxels of the slab behind a body, and the slab's maximum HU."""
     places = world_positions(affine, np.argwhere(body))
     middle = places.mean(axis=0)
     low = [middle[0] - ASIDE_MM, middle[1] - BEHIND_MM, places[:, 2].min()]
     high = [middle[0] + ASIDE_MM, middle[1], places[:, 2].max()]
-    inverse = np.linalg.inv(affine)
-    corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1])
-                        for z in (low[2], high[2])])  # fmt: skip
-    index = corners @ inverse[:3, :3].T + inverse[:3, 3]
+    corners = list(product(*zip(low, high, strict=True)))
+    index = world_positions(np.linalg.inv(affine), corners)
     first = np.clip(np.floor(index.min(axis=0)).astype(int), 0, np.array(hu.shape) - 1)
     last = np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 1, hu.shape)
     i, j, k = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))

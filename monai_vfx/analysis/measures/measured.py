@@ -1,4 +1,4 @@
-"""All facts of a case that its mask and voxels show, and what they warn of."""
+"""Gather the facts of a case that its mask and voxels show, and their warnings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from monai_vfx.core.geometry import box_affine, voxel_spacing
 from monai_vfx.io.dicom.facts import HeaderFacts
 
 SOFT_TISSUE_HU = (0.0, 100.0)
-"""Voxels that noise is measured in."""
+"""Range of the voxels in which noise is measured."""
 NOISE_WINDOW_MM = 6.0
-"""Side of the square within a slice that a local SD is taken over."""
+"""Side of the square within a slice over which a local SD is taken."""
 _NOISE_BINS_HU = np.arange(0.0, 100.0, 0.5)
-_MIN_SDS = 500  # local SDs that a most frequent one can be read from
+_MIN_SDS = 500  # local SDs for a reliable mode
 
 
 def study_exclusions(case: Case) -> tuple[Json, tuple[CaseWarning, ...]]:
-    """Measure what the study excludes for and a mask or voxels show: fractures and implants.
+    """Measure the study's exclusions that mask and voxels show: fractures and implants.
 
     Args:
         case: with bodies of T12-L4.
@@ -43,17 +43,11 @@ def study_exclusions(case: Case) -> tuple[Json, tuple[CaseWarning, ...]]:
 
 
 def measured_facts(case: Case, mask: Path) -> tuple[Json, tuple[CaseWarning, ...]]:
-    """Measure all that a table of many cases shows of one.
+    """Measure what :func:`study_exclusions` does, and noise, bone and the aorta.
 
     Args:
-        case: accepted.
-        mask: the file or folder its labels came from.
-
-    Returns:
-        As :func:`study_exclusions`, with noise, bone and the aorta.
-
-    Raises:
-        CaseRefused: the voxels cannot be read.
+        case: an accepted case.
+        mask: the file or folder of its labels.
     """
     region = case.region()
     hu = case.volume.read(region)
@@ -70,14 +64,7 @@ def noise_sd(hu: HUVolume, affine: Affine) -> float | None:
     """Return the most frequent local SD of soft tissue, HU (after Christianson et al. 2015).
 
     Local SDs are taken in squares of ``NOISE_WINDOW_MM`` within the slices; edges raise some of
-    them, the most frequent one is the noise.
-
-    Args:
-        hu: (i, j, k).
-        affine: (4, 4) index → world mm, RAS+.
-
-    Returns:
-        None where there is too little soft tissue.
+    them, the mode is the noise. None where there is too little soft tissue.
     """
     spacing = voxel_spacing(affine)
     along = int(np.argmax(np.abs(affine[2, :3]) / spacing))
@@ -128,12 +115,12 @@ def _warnings(suspicion: Suspicion, implants: Implants) -> list[CaseWarning]:
 
 
 def _contrast(case: Case, mask: Path) -> tuple[Json, tuple[CaseWarning, ...]]:
-    """Measure the aorta; let it decide the phase where the header leaves it open."""
+    """Measure the aorta; it gives the phase where the header does not."""
     header = case.volume.facts or HeaderFacts()
     try:
         hu = aorta_hu(case.volume, mask, case.masks.scheme)
     except CaseRefused:
-        hu = None  # the aorta's own file is damaged: no fact, and no reason to refuse the case
+        hu = None  # a damaged file of the aorta is no reason to refuse the case
     phase = phase_of_aorta(hu, header.kvp)
     facts: Json = {"aorta_hu": _rounded(hu)}
     if phase is None or header.contrast.contradictory:

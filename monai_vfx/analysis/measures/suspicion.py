@@ -1,8 +1,8 @@
-"""Does a vertebra already look fractured? Heights of the mask, with what slices leave unsure.
+"""Find vertebrae that already look fractured, from heights of the mask and their uncertainty.
 
-The rule is Genant's first grade: a loss of a fifth of a height against the posterior one, or of the
-posterior one against a neighbour's. How far a measured ratio may lie off was measured on wedges
-(``docs/morphometry.md``) and grows with the slice distance; error of the mask comes on top.
+The cut is Genant's first grade: a height a fifth below the posterior one, or a posterior height a
+fifth below a neighbour's. The error of a ratio was measured on wedges (``docs/morphometry.md``) and
+grows with the slice distance; the error of the mask comes on top.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from monai_vfx.core.arrays import Affine, LabelVolume
 FRACTURE_RATIO = 0.80
 """A ratio at or below it is a fracture (Genant, grade 1 and more)."""
 SURE_SD = 2.0
-"""A ratio is sure to lie on one side of the cut when it is so many SD off it."""
+"""Number of SD from the cut at which the side of a ratio is certain."""
 RATIO_SD: dict[float, float] = {1.0: 0.008, 1.5: 0.013, 2.5: 0.023, 3.0: 0.027, 5.0: 0.063}
 """Slice distance or thickness, mm → SD of a ratio of heights: the largest of the four kinds."""
 MAX_THICKNESS_MM = 5.0
-"""Thicker slices were not measured."""
+"""Maximum slice distance or thickness with a measured SD."""
 
 NORMAL, UNCLEAR, FRACTURED, NOT_ASSESSABLE = "normal", "unclear", "fractured", "not_assessable"
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """What the heights of T12-L4 say.
+    """Fractures seen in the heights of T12-L4.
 
     Attributes:
-        status: ``fractured``: a ratio lies surely at or below the cut. ``unclear``: one may.
-            ``normal``: all are there and surely above. ``not_assessable``: none is known to be
+        status: ``fractured``: a ratio lies certainly at or below the cut. ``unclear``: one may.
+            ``normal``: all are known and certainly above. ``not_assessable``: none is known to be
             low, but some are missing, or no SD is known.
         levels: those that are fractured, or else unclear.
-        lowest: the lowest ratio; None where there is none. ``at`` says of which level and kind.
-        sd: of a ratio; None where it is not known.
+        lowest: the lowest ratio; None where none is known. ``at`` is its level and kind.
+        sd: SD of a ratio; None where it is not known.
         below: whether the lowest ratio itself lies at or below the cut.
         resolution_mm: the larger of slice distance and thickness.
         resampled: the mask was drawn on another grid.
@@ -59,14 +59,11 @@ class Suspicion:
     def text(self) -> str:
         """The finding with its uncertainty, for a warning."""
         if self.resampled:
-            return (
-                "the mask was drawn on another grid, so that it cannot be told whether a vertebra "
-                "is fractured"
-            )
+            return "the mask was drawn on another grid: fractures cannot be determined"
         if self.sd is None:
             return (
-                f"with slices of {self.resolution_mm:.1f} mm it cannot be told whether a vertebra "
-                f"is fractured (at most {MAX_THICKNESS_MM:g} mm)"
+                "fractures cannot be determined: slices must be at most "
+                f"{MAX_THICKNESS_MM:g} mm, got {self.resolution_mm:.1f} mm"
             )
         found = "none" if self.lowest is None else f"{self.lowest:.2f}"
         return (
@@ -94,7 +91,7 @@ def suspect_fracture(
     resolution_mm: float,
     resampled: bool = False,
 ) -> Suspicion:
-    """Judge the heights of T12-L4.
+    """Assess the heights of T12-L4.
 
     Args:
         labels: (i, j, k) bodies under VerSe numbers.
