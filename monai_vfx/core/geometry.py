@@ -21,7 +21,8 @@ def world_positions(affine: npt.NDArray[np.floating[Any]], indices: Any) -> Poin
     >>> world_positions(np.diag([2.0, 3.0, 4.0, 1.0]), [[1, 1, 1]])
     array([[2., 3., 4.]])
     """
-    return np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
+    world: Points = np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
+    return world
 
 
 def nonzero_box(array: npt.NDArray[np.generic], margin: int = 0) -> Region | None:
