@@ -10,11 +10,7 @@ from monai_vfx.core.errors import CaseRefused, access_refused, reason
 
 
 def three_axes(subject: str, sizes: Iterable[int]) -> tuple[int, int, int]:
-    """Accept three axes, or more of which the further ones have one frame.
-
-    Raises:
-        CaseRefused: ``not_volume``.
-    """
+    """Accept three axes, or more of which the further ones have one frame."""
     shape = [int(size) for size in sizes]
     if len(shape) < 3 or min(shape) < 1 or any(size != 1 for size in shape[3:]):
         raise CaseRefused("not_volume", f"{subject} has shape {tuple(shape)}")
@@ -23,11 +19,7 @@ def three_axes(subject: str, sizes: Iterable[int]) -> tuple[int, int, int]:
 
 @contextmanager
 def voxel_errors(subject: str, unreadable: str) -> Iterator[None]:
-    """Turn what damaged or missing voxels raise into ``file_truncated``.
-
-    Raises:
-        CaseRefused: the code ``unreadable`` where the system denies access.
-    """
+    """Turn what damaged or missing voxels raise into ``file_truncated``."""
     with access_refused(unreadable):
         try:
             yield

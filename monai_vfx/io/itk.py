@@ -78,11 +78,7 @@ class ItkFile:
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels along (i, j, k).
-
-        Raises:
-            CaseRefused: ``not_volume``.
-        """
+        """Voxels along (i, j, k)."""
         layers = self._image_io.GetNumberOfComponents()
         if layers != 1:
             raise CaseRefused(
@@ -122,15 +118,11 @@ class ItkFile:
         return self.affine
 
     def read_hu(self, region: Region) -> HUVolume:
-        """Read a box of voxels.
-
-        Raises:
-            CaseRefused: ``file_truncated``.
-        """
+        """Read a box of voxels."""
         return np.ascontiguousarray(self._voxels(region), dtype=np.float32)
 
     def slabs(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield (0, (i, j, k)): all voxels at once, as ITK cannot read a part of a NRRD."""
+        """Yield (0, (i, j, k)): all voxels at once."""
         i, j, k = self.shape
         yield 0, self._voxels((slice(0, i), slice(0, j), slice(0, k)))
 
@@ -145,15 +137,8 @@ class ItkFile:
             reader = itk.ImageFileReader[itk.Image[pixel, 3]].New()
             reader.SetImageIO(self._image_io)
             reader.SetFileName(str(self._path))
-            reader.UpdateOutputInformation()
-            image, wanted = reader.GetOutput(), itk.ImageRegion[3]()
-            wanted.SetIndex([side.start for side in region])
-            wanted.SetSize([side.stop - side.start for side in region])
-            image.SetRequestedRegion(wanted)
-            reader.Update()
-            first = image.GetBufferedRegion().GetIndex()  # all of the file where it is compressed
-            box = [slice(s.start - first[n], s.stop - first[n]) for n, s in enumerate(region)]
-            return np.array(itk.array_view_from_image(image).T[tuple(box)])
+            reader.Update()  # reads all of it: regions of a MetaImage come out wrong
+            return np.array(itk.array_view_from_image(reader.GetOutput()).T[region])
 
 
 @cache

@@ -115,22 +115,14 @@ class NiftiFile:
             )
 
     def read_hu(self, region: Region) -> HUVolume:
-        """Read a box of voxels.
-
-        Raises:
-            CaseRefused: ``file_truncated``.
-        """
+        """Read a box of voxels."""
         trailing = (0,) * (len(self._image.shape) - 3)
         with voxel_errors(self._subject, self._unreadable):
             self._check_whole()
             return np.asarray(self._image.dataobj[(*region, *trailing)], dtype=np.float32)
 
     def _check_whole(self) -> None:
-        """Read a gzip to its end, which checks its sum; compare another file's size.
-
-        Raises:
-            EOFError, OSError, zlib.error: the file is not whole.
-        """
+        """Read a gzip to its end, which checks its sum; compare another file's size."""
         if self._path.name.lower().endswith(".gz"):
             with gzip.open(self._path) as stream:
                 while stream.read(1 << 22):

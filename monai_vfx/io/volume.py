@@ -10,17 +10,17 @@ monai_vfx.core.errors.CaseRefused: input_unreadable: nothing is found at this pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from monai_vfx.core.arrays import Affine, HUVolume, Region
-from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError, access_refused
-from monai_vfx.io.dicom.candidates import Candidate, Finding, SeriesRefused
-from monai_vfx.io.dicom.facts import HeaderFacts
-from monai_vfx.io.dicom.reading import read_series
+from monai_vfx.core.errors import CaseRefused, SettingError, access_refused
+from monai_vfx.core.geometry import voxel_spacing
+from monai_vfx.io.dicom.candidates import Candidate, SeriesRefused
+from monai_vfx.io.dicom.reading import SeriesHeader, read_series
 from monai_vfx.io.dicom.stack import MIN_SLICES
 from monai_vfx.io.itk import NRRD_SUFFIXES, ItkFile
 from monai_vfx.io.nifti import NIFTI_SUFFIXES, NiftiFile
@@ -36,38 +36,19 @@ SKEW_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
-class Volume:
+class Volume(SeriesHeader):
     """A CT that can be read a region at a time.
 
     Attributes:
         file_format: ``dicom``, ``nifti`` or ``nrrd``.
         shape: voxels along the file's axes (i, j, k).
         affine: (i, j, k) → mm, RAS+.
-        sop_instance_uids: of the slices' objects along k (DICOM), else None.
-        frame_numbers: of the slices within their object, from 1 (Enhanced DICOM), else None.
-        thickness_mm: nominal slice thickness of the header, None where it is not stated.
-        age_years, sex: of the header, None where absent. Never guessed.
-        frame_of_reference: FrameOfReferenceUID of the series (DICOM), None where absent.
-        warnings: what a reader of the result must know.
-        facts: what a DICOM header says of patient, scanner and protocol; None without one.
-        series_uid: SeriesInstanceUID (DICOM), else None.
-        finding: all series and other files of the input (DICOM), else None.
     """
 
     file_format: str
     shape: tuple[int, int, int]
     affine: Affine
     _read: Callable[[Region], HUVolume] = field(repr=False)
-    sop_instance_uids: tuple[str, ...] | None = field(default=None, repr=False)
-    frame_numbers: tuple[int, ...] | None = field(default=None, repr=False)
-    thickness_mm: float | None = None
-    age_years: float | None = None
-    sex: str | None = None
-    frame_of_reference: str | None = field(default=None, repr=False)
-    warnings: tuple[CaseWarning, ...] = ()
-    facts: HeaderFacts | None = None
-    series_uid: str | None = None
-    finding: Finding | None = field(default=None, repr=False)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -77,7 +58,7 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance of neighbouring voxels along (i, j, k), mm."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        i, j, k = voxel_spacing(self.affine)
         return float(i), float(j), float(k)
 
     @property
@@ -157,22 +138,8 @@ def is_dicom(path: str | PathLike[str]) -> bool:
 
 def _open_dicom(path: Path, series_uid: str | None) -> Volume:
     series = read_series(path, series_uid)
-    volume = Volume(
-        file_format="dicom",
-        shape=series.shape,
-        affine=series.affine,
-        _read=series.read,
-        sop_instance_uids=series.sop_instance_uids,
-        frame_numbers=series.frame_numbers,
-        thickness_mm=series.thickness_mm,
-        age_years=series.age_years,
-        sex=series.sex,
-        frame_of_reference=series.frame_of_reference,
-        warnings=series.warnings,
-        facts=series.facts,
-        series_uid=series.series_uid,
-        finding=series.finding,
-    )
+    stated = {item.name: getattr(series, item.name) for item in fields(SeriesHeader)}
+    volume = Volume("dicom", series.shape, series.affine, series.read, **stated)
     try:
         return _checked(volume)
     except CaseRefused as refusal:

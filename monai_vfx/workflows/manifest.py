@@ -15,7 +15,7 @@ from monai_vfx.core.hashing import digest_of, file_state
 from monai_vfx.core.results import check_case_name
 from monai_vfx.core.tables import Table, read_table
 from monai_vfx.io.dicom.facts import Expected
-from monai_vfx.io.dicomweb import PacsAddress, is_address, parse_address
+from monai_vfx.io.dicomweb.address import PacsAddress, is_address, parse_address
 from monai_vfx.io.volume import NIFTI_SUFFIXES, NRRD_SUFFIXES, is_dicom
 
 KEY_FILE = "studies.csv"

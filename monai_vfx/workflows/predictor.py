@@ -27,7 +27,8 @@ from monai_vfx.core.files import read_json, write_json
 from monai_vfx.core.hashing import content_hash
 from monai_vfx.core.results import Prediction, run_record
 from monai_vfx.io.dicom.facts import Expected, check_expected
-from monai_vfx.io.dicomweb import PacsAddress, local_image, store
+from monai_vfx.io.dicomweb.address import PacsAddress
+from monai_vfx.io.dicomweb.transfer import local_image, store
 from monai_vfx.io.volume import Volume, open_volume
 from monai_vfx.model.checkpoint import TrainedModel
 from monai_vfx.outputs.hospital.dicom_headers import Deidentifier

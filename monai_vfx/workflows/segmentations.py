@@ -11,7 +11,8 @@ from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.files import write_csv, write_json
 from monai_vfx.core.hashing import content_hash
 from monai_vfx.core.results import run_record
-from monai_vfx.io.dicomweb import PacsAddress, local_image, store
+from monai_vfx.io.dicomweb.address import PacsAddress
+from monai_vfx.io.dicomweb.transfer import local_image, store
 from monai_vfx.vertebrae.sources.source import (
     FACTS,
     SEGMENTATION,

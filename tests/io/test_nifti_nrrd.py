@@ -209,6 +209,17 @@ def _change(path: Path, old: str, new: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
+def test_a_region_is_a_part_of_the_whole(
+    tmp_path: Path, hu: np.ndarray, name: str, compress: bool
+) -> None:
+    volume = open_volume(_written(tmp_path, name, hu, compress))
+    box = (slice(2, 5), slice(1, 4), slice(3, 11))
+    np.testing.assert_array_equal(volume.read(box), hu[box])
+    np.testing.assert_array_equal(volume.read(), hu)
+
+
 DIRECTIONS = "space directions: (1.5,0,0) (0,2,0) (0,0,4)"
 FAULTS: dict[str, tuple[str, str, str, str]] = {
     "an axis without direction": (

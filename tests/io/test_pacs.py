@@ -34,8 +34,17 @@ from dicomweb_service import (
 
 from monai_vfx.cli import main
 from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.io.dicomweb import PacsAddress, client, local_image, parse_address, store
-from monai_vfx.io.dicomweb.address import AUTHORITY, PASSWORD, TOKEN, USER, read_credentials
+from monai_vfx.io.dicomweb import client
+from monai_vfx.io.dicomweb.address import (
+    AUTHORITY,
+    PASSWORD,
+    TOKEN,
+    USER,
+    PacsAddress,
+    parse_address,
+    read_credentials,
+)
+from monai_vfx.io.dicomweb.transfer import local_image, store
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from phantoms import Phantom
 

@@ -21,8 +21,8 @@ from monai_vfx.analysis.calibration.model import Calibration
 from monai_vfx.case.case import load_case
 from monai_vfx.cli import main
 from monai_vfx.core.files import write_json
-from monai_vfx.io.dicomweb import local_image, parse_address, store
-from monai_vfx.io.dicomweb.address import AUTHORITY, PASSWORD, TOKEN, USER
+from monai_vfx.io.dicomweb.address import AUTHORITY, PASSWORD, TOKEN, USER, parse_address
+from monai_vfx.io.dicomweb.transfer import local_image, store
 from monai_vfx.model.checkpoint import write_sidecar
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from phantoms import SIDECAR, Phantom

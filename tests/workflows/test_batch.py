@@ -19,7 +19,7 @@ from dicomweb_service import STOW, as_json, serving, stored
 from monai_vfx.cli import main
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.io.dicomweb import parse_address
+from monai_vfx.io.dicomweb.address import parse_address
 from monai_vfx.model.checkpoint import TrainedModel, write_sidecar
 from monai_vfx.outputs.hospital.fhir import RISK_ASSESSMENT
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series

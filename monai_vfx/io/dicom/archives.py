@@ -170,11 +170,6 @@ def list_sources(path: Path) -> tuple[list[Source], int]:
     """List the files of a folder, an archive or of one file; count the links left aside.
 
     Hidden files, such as a Mac's resource forks, are no part.
-
-    Raises:
-        CaseRefused: ``file_truncated`` or ``input_unreadable`` for an archive that cannot be read,
-            ``archive_too_large``.
-        PermissionError: the system denies access.
     """
     if path.is_dir():
         found, links = tuple(Source(file) for file in sorted(_walk(path))), 0
@@ -193,11 +188,7 @@ def list_sources(path: Path) -> tuple[list[Source], int]:
 
 
 def state(path: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """Return what changes when a file of an input changes: names, sizes, times.
-
-    Raises:
-        PermissionError: the system denies access.
-    """
+    """Return what changes when a file of an input changes: names, sizes, times."""
     of_folder = path.is_dir() or path.name.upper() == "DICOMDIR"
     files = sorted(_walk(path if path.is_dir() else path.parent)) if of_folder else [path]
     facts = [(file.as_posix(), file.stat()) for file in files]
@@ -238,7 +229,9 @@ def _zip_members(path: Path, size: int) -> tuple[list[Source], int]:
                 raise CaseRefused("input_unreadable", "the zip is encrypted", UNPACK_REMEDY)
             if any(member.compress_type not in _ZIP_METHODS for member in members):
                 raise CaseRefused(
-                    "input_unreadable", "the zip is not packed by deflating", UNPACK_REMEDY
+                    "input_unreadable",
+                    "the zip is packed in a way other than deflating",
+                    UNPACK_REMEDY,
                 )
             _check_sizes([member.file_size for member in members], size)
             links = [member for member in members if (member.external_attr >> 28) == 0o12]

@@ -137,15 +137,7 @@ class SeriesRefused(CaseRefused):
 def describe(
     uid: str, files: Sequence[tuple[Source, Any]], series: Stacked | None, patient: int, study: int
 ) -> Candidate:
-    """Return the facts of a series.
-
-    Args:
-        uid: SeriesInstanceUID.
-        files: of the series, with their headers; none where all of them are damaged.
-        series: once checked; None where the checks refuse it.
-        patient: its number.
-        study: likewise.
-    """
+    """Return the facts of a series, whose files may all be damaged, or refused (None)."""
     headers = _headers(files)
     first = headers[0] if headers else {}
     kernels = {_kernel(header) for header in headers}

@@ -85,9 +85,6 @@ def choose(scan: Scan, series_uid: str | None, check: Callable[[_Files], T]) -> 
         scan: all files of the input.
         series_uid: SeriesInstanceUID that was asked for.
         check: checks the headers of one series.
-
-    Raises:
-        SeriesRefused: with the code of the rule that is broken, and what was found.
     """
     groups = _groups(scan, series_uid, check)
     chosen, refusal = None, _refusal_of_lost(scan, series_uid)

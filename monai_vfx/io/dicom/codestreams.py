@@ -3,8 +3,8 @@
 Decoders believe the stream, not the header: 8 kilobytes of JPEG 2000 can hold 60,000 x 60,000
 pixels of one value.
 
-Formats: JPEG (ISO 10918-1, B.2.2), JPEG-LS (ISO 14495-1, C.2.2), JPEG 2000 and HTJ2K (ISO 15444-1,
-A.5.1 and I.4), RLE (DICOM PS3.5, G.3).
+Formats: JPEG (ISO 10918-1, B.2.2), JPEG-LS (ISO 14495-1, C.2.2), RLE (DICOM PS3.5, G.3); JPEG 2000
+and HTJ2K, also within JP2, which DICOM forbids and some write, by OpenJPEG.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from monai_vfx.io.dicom.values import whole
 _TO_VALUE = 12  # bytes of tag, VR and length before encapsulated pixels (PS3.5, A.4)
 _NO_SIZE = (0xC4, 0xC8, 0xCC)  # markers between 0xC0 and 0xCF that are no frame header
 _JPEG_LS = 0xF7
-_SIGNATURE = b"\0\0\0\x0cjP  "  # of JP2, which DICOM forbids and some write
 _MAX_RUN = 128  # values that two bytes of RLE can stand for
 
 
@@ -60,9 +59,6 @@ def size_of(stream: bytes) -> tuple[int, int, int] | None:
 
     >>> size_of(bytes.fromhex("ffd8 ffe00002 ff ffc3000b 10 0200 0100 01 011100"))
     (512, 256, 1)
-    >>> start = bytes.fromhex("ff4fff51 0029 0000 00000009 00000008 00000001")
-    >>> size_of(start + bytes(20) + bytes([0, 1]))
-    (8, 8, 1)
     >>> size_of(b"no picture") is None
     True
     """
@@ -89,25 +85,14 @@ def _jpeg_size(stream: bytes) -> tuple[int, int, int] | None:
 
 
 def _jpeg_2000_size(stream: bytes) -> tuple[int, int, int] | None:
-    place = _codestream(stream)
-    if stream[place : place + 4] != b"\xff\x4f\xff\x51":
+    """Return the size that OpenJPEG reads from the headers; no pixel is decoded."""
+    from openjpeg.utils import get_parameters
+
+    try:
+        found: dict[str, Any] = get_parameters(stream)
+    except (RuntimeError, ValueError):
         return None
-    right, bottom, left, top = struct.unpack_from(">4I", stream, place + 8)
-    (samples,) = struct.unpack_from(">H", stream, place + 40)
-    return bottom - top, right - left, samples
-
-
-def _codestream(stream: bytes) -> int:
-    """Return where the codestream begins in a JP2 file, by its boxes; 0 in anything else."""
-    place = 0
-    while stream.startswith(_SIGNATURE):
-        length, kind = struct.unpack_from(">I4s", stream, place)
-        if kind == b"jp2c":
-            return place + (16 if length == 1 else 8)
-        if length == 1:
-            (length,) = struct.unpack_from(">Q", stream, place + 8)
-        place += max(length, 8)
-    return place
+    return found["rows"], found["columns"], found["samples_per_pixel"]
 
 
 def _check_stream(stream: bytes, header: Any) -> None:

@@ -50,11 +50,7 @@ def is_directory(source: Source) -> bool:
 
 
 def references(source: Source) -> list[Reference]:
-    """Return every file that a DICOMDIR names.
-
-    Raises:
-        CaseRefused: ``file_truncated`` when the DICOMDIR cannot be read.
-    """
+    """Return every file that a DICOMDIR names."""
     import pydicom
 
     try:
@@ -72,11 +68,7 @@ def references(source: Source) -> list[Reference]:
 
 
 def _walk(records: dict[Any, Any], first: int, folder: str) -> list[Reference]:
-    """Follow the records to the next and down, each once; take what no link leads to at last.
-
-    Raises:
-        ValueError: a link leads nowhere, or an image has no file.
-    """
+    """Follow the records to the next and down, each once; take what no link leads to at last."""
     found, seen = [], set()
     todo: list[tuple[Any, Any]] = [*((offset, None) for offset in records), (first, None)]
     while todo:

@@ -61,12 +61,7 @@ class Picture:
 
 
 def pictures(files: Sequence[tuple[Source, Any]]) -> list[Picture]:
-    """Return every slice of a series, one a classic file and one a frame of an Enhanced one.
-
-    Raises:
-        CaseRefused: ``multiframe`` when functional groups are absent or hold several stacks;
-            ``slices_missing`` when a part of a concatenation is not there.
-    """
+    """Return every slice of a series, one a classic file and one a frame of an Enhanced one."""
     found = []
     for source, header in files:
         frames = whole(header, "NumberOfFrames") or 1

@@ -111,11 +111,9 @@ class Expected:
 
 
 def read_facts(headers: list[Any]) -> HeaderFacts:
-    """Return what the headers of one series state.
+    """Return what the headers of the slices of one series state.
 
-    Args:
-        headers: of its slices, at least one. Facts that could differ between slices are taken
-            from the first, the exposure as the median.
+    Facts that could differ between slices are taken from the first, the exposure as the median.
     """
     first = headers[0]
     days = [_date(first, name) for name in ("AcquisitionDate", "SeriesDate", "StudyDate")]

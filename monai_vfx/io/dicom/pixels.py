@@ -58,11 +58,7 @@ class StoredValues:
         return low <= TISSUE_HU[1] and high > TISSUE_HU[0]
 
     def to_hu(self, stored: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
-        """Return HU of stored values of any shape.
-
-        Raises:
-            CaseRefused: ``pixel_format`` when values need more bits than the header states.
-        """
+        """Return HU of stored values of any shape."""
         meant = self._without_unused_bits(stored)
         hu: npt.NDArray[np.float32] = meant * np.float32(self.slope) + np.float32(self.intercept)
         if self.padding is not None and not self.pads_tissue:

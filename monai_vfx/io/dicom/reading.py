@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,44 +34,51 @@ ALONG = 0.8
 """Least cosine at which a row is said to run along an axis of the patient."""
 
 
-@dataclass(frozen=True)
-class Series:
-    """A checked CT series, slices sorted along their common normal.
+@dataclass(frozen=True, kw_only=True)
+class SeriesHeader:
+    """What the headers of a series state beside its geometry; empty for an image without them.
 
     Attributes:
-        sources: the file of each slice; one file holds all slices of an Enhanced object.
-        sop_instance_uids: of the slices' objects, in the same order.
+        sop_instance_uids: of the slices' objects, sorted along their common normal.
         frame_numbers: of the slices within their objects, from 1; None for a classic series.
-        shape: (columns, rows, slices).
-        affine: voxel index (column, row, slice) → mm, RAS+.
-        values: how stored values become HU, for each slice.
-        thickness_mm: nominal slice thickness, None where the tag is absent.
-        patient_position: such as ``HFS``; None where absent.
-        age_years, sex: of the header, None where absent.
+        thickness_mm: nominal slice thickness, None where it is not stated.
+        age_years, sex: of the header, None where absent. Never guessed.
         warnings: what a reader of the result must know.
-        deflated: whether a file is stored deflated as a whole.
         facts: what the headers say of patient, scanner and protocol.
-        frame_of_reference: UID that the slices share, None where absent.
+        frame_of_reference: FrameOfReferenceUID that the slices share, None where absent.
         series_uid: SeriesInstanceUID; None before the series is chosen, as is ``finding``.
         finding: all series and other files of the input.
     """
 
+    sop_instance_uids: tuple[str, ...] | None = field(default=None, repr=False)
+    frame_numbers: tuple[int, ...] | None = field(default=None, repr=False)
+    thickness_mm: float | None = None
+    age_years: float | None = None
+    sex: str | None = None
+    warnings: tuple[CaseWarning, ...] = ()
+    facts: HeaderFacts | None = None
+    frame_of_reference: str | None = field(default=None, repr=False)
+    series_uid: str | None = None
+    finding: Finding | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series(SeriesHeader):
+    """A checked CT series, slices sorted along their common normal.
+
+    Attributes:
+        sources: the file of each slice; one file holds all slices of an Enhanced object.
+        shape: (columns, rows, slices).
+        affine: voxel index (column, row, slice) → mm, RAS+.
+        values: how stored values become HU, for each slice.
+        deflated: whether a file is stored deflated as a whole.
+    """
+
     sources: tuple[Source, ...]
-    sop_instance_uids: tuple[str, ...]
-    frame_numbers: tuple[int, ...] | None
     shape: tuple[int, int, int]
     affine: Affine
     values: tuple[StoredValues, ...]
-    thickness_mm: float | None
-    patient_position: str | None
-    age_years: float | None
-    sex: str | None
-    warnings: tuple[CaseWarning, ...]
     deflated: bool
-    facts: HeaderFacts
-    frame_of_reference: str | None = None
-    series_uid: str | None = None
-    finding: Finding | None = None
 
     def read(self, region: Region) -> HUVolume:
         """Decode the slices of a region and crop them.
@@ -81,10 +88,6 @@ class Series:
 
         Returns:
             (i, j, k) in HU.
-
-        Raises:
-            CaseRefused: ``file_truncated`` when a slice cannot be decoded; ``series_mixed``;
-                ``pixel_format`` when values do not fit the bits that the header states.
         """
         columns, rows, slices = region
         chosen = range(self.shape[2])[slices]
@@ -162,7 +165,6 @@ def _check_series(files: list[tuple[Source, Any]]) -> Series:
         affine=stack.affine,
         values=values,
         thickness_mm=thickness_mm(first),
-        patient_position=position,
         age_years=age_years(first),
         sex=text(first, "PatientSex") or None,
         warnings=(

@@ -44,9 +44,6 @@ def check_slices(headers: Sequence[Any]) -> list[CaseWarning]:
 
     Args:
         headers: one a slice.
-
-    Raises:
-        CaseRefused: with the code of the rule that is broken.
     """
     modalities = {text(h, "Modality") or "none" for h in headers}
     if modalities != {"CT"}:
@@ -147,7 +144,7 @@ def _check_syntaxes(syntaxes: set[Any]) -> None:
             packages = [p for start, p in _DECODERS.items() if syntax.startswith(start)]
             raise CaseRefused(
                 "syntax_unsupported",
-                f"there is no decoder for the transfer syntax {name}",
+                f"no decoder is installed for the transfer syntax {name}",
                 f"Install one: pip install {packages[0]}" if packages else None,
             )
 

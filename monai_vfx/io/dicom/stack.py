@@ -66,10 +66,6 @@ def stack_slices(
         headers: one a slice, with position, orientation and pixel spacing.
         identities: what makes a slice the same as another: its UID and frame number.
         details: returns headers with :data:`PHASE_TAGS`; called only where slices overlap.
-
-    Raises:
-        CaseRefused: ``series_mixed``, ``geometry_invalid``, ``slices_duplicated``,
-            ``phases_overlap``, ``slices_missing``, ``spacing_uneven`` or ``gantry_tilt``.
     """
     row, column, normal = _directions(headers)
     corners = np.array([[float(x) for x in h.ImagePositionPatient] for h in headers])  # LPS mm

@@ -9,7 +9,7 @@ from monai_vfx.analysis.measures.measured import measured_facts
 from monai_vfx.case.case import Case, check_report
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicomweb import local_image
+from monai_vfx.io.dicomweb.transfer import local_image
 from monai_vfx.vertebrae.sources.source import MASK, SEGMENTATION, MaskSource
 from monai_vfx.workflows.manifest import CaseInput
 

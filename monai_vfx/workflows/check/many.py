@@ -14,7 +14,7 @@ from monai_vfx.core.errors import CaseRefused
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import content_hash
 from monai_vfx.core.results import run_record
-from monai_vfx.io.dicomweb import PacsAddress
+from monai_vfx.io.dicomweb.address import PacsAddress
 from monai_vfx.workflows.check.case import check_one
 from monai_vfx.workflows.check.table import row_of, write_table
 from monai_vfx.workflows.manifest import CaseInput
