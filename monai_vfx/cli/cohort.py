@@ -113,14 +113,7 @@ def _refuse(refusal: CaseRefused, out: Path) -> NoReturn:
     """Name what is wrong: the first faults for people, all of them for machines."""
     from monai_vfx.core.tables import MAX_LISTED_FAULTS, FaultyTable
 
-    answer: Json = {
-        "status": "refused",
-        "refusal": {
-            "code": refusal.code,
-            "message": refusal.message,
-            "remedy": refusal.remedy,
-        },
-    }
+    answer: Json = {"status": "refused", "refusal": refusal.to_json()}
     if isinstance(refusal, FaultyTable):
         faults = refusal.faults
         listing = out / "faults.csv"

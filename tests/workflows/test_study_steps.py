@@ -22,7 +22,8 @@ COUNT = 6
 WORKER = """
 import sys, time
 from pathlib import Path
-from monai_vfx.workflows.study.steps import Steps, only_run_in, same_study
+from monai_vfx.core.files import only_run_in
+from monai_vfx.workflows.study.steps import Steps, same_study
 
 out = Path(sys.argv[1])
 
