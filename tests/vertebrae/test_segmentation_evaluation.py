@@ -148,15 +148,15 @@ def test_levels_at_the_edge_of_the_image():
 def test_exact_intervals_as_published():
     # Agresti and Coull 1998, Am Stat 52:119, for 5 of 10: 0.187 to 0.813.
     share = clopper_pearson(5, 10)
-    assert (round(share.ci_low, 3), round(share.ci_high, 3)) == (0.187, 0.813)
-    assert clopper_pearson(0, 30).ci_high == pytest.approx(1 - 0.025 ** (1 / 30))
+    assert (round(share.low, 3), round(share.high, 3)) == (0.187, 0.813)
+    assert clopper_pearson(0, 30).high == pytest.approx(1 - 0.025 ** (1 / 30))
 
 
 def test_a_refusal_is_neither_right_nor_wrong():
     table = acceptance([1, 1, 1, 0, 0], [1, 1, 0, 1, 0])
     assert (table.n, table.accepted, table.right) == (5, 3, 2)
     assert table.share_right.value == pytest.approx(2 / 3)
-    assert 0 < table.share_right.ci_low < table.right_lower_bound < 2 / 3
+    assert 0 < table.share_right.low < table.right_lower_bound < 2 / 3
     none = acceptance([0, 0], [1, 1])
     assert none.share_right is None
     assert none.right_lower_bound is None
