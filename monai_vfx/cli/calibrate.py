@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from monai_vfx.cli.common import FILE, FOLDER, say, writable
 
 if TYPE_CHECKING:
+    from monai_vfx.analysis.calibration.model import Kind
     from monai_vfx.core.arrays import Json  # imports numpy
 
 
 @click.command()
 @click.argument("predictions", type=FILE)
-@click.option("--score", required=True, help="Column, in 0-1, from models blind to the patient.")
+@click.option(
+    "--score", required=True, help="Column, in 0-1, from models that did not see the patient."
+)
 @click.option("--label", default="fracture", help="Column, 0 or 1.")
 @click.option(
     "--population",
@@ -41,53 +44,35 @@ if TYPE_CHECKING:
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.9,
-    help="Of the conformal sets.",
+    help="Level of the conformal sets.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for results.")
 def calibrate(
     predictions: Path,
     score: str,
-    label: str,
-    population: Path | None,
-    controls: Literal["matched", "random", "weighting"],
-    variables: tuple[str, ...],
-    refit_of: Path | None,
-    confidence: float,
     out: Path,
+    controls: str,
+    variables: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Turn a score of PREDICTIONS.csv into an absolute risk, or refit a calibration to a new site.
 
-    Without --population and --refit the patients are taken to have come unselected.
+    Without --population and --refit the patients are taken as unselected.
     """
     writable(out)
     from monai_vfx.analysis.calibration.job import run_calibration
-    from monai_vfx.analysis.calibration.model import Kind
     from monai_vfx.analysis.calibration.risk import MATCHED
 
-    kinds: dict[str, Kind] = {
-        "matched": "matched_controls",
-        "random": "random_controls",
-        "weighting": "weighting",
-    }
+    kind = controls if controls == "weighting" else f"{controls}_controls"
     document = run_calibration(
-        predictions,
-        score,
-        out,
-        label=label,
-        population=population,
-        kind=kinds[controls],
-        variables=variables or MATCHED,
-        refit_of=refit_of,
-        confidence=confidence,
+        predictions, score, out, kind=cast("Kind", kind), variables=variables or MATCHED, **given
     )
     keys = ("score", "kind", "refitted", "simulated", "n", "events", "missing")
     line = {key: document[key] for key in keys}
     overall = document["groups"][0]
     line |= {"mean_risk": overall["mean_risk"], "mean_risk_ci": overall["ci"]}
-    line |= {
-        "slope": document["reliability"]["slope"],
-        "calibration": str(out / "calibration.json"),
-    }
+    line["slope"] = document["reliability"]["slope"]
+    line["calibration"] = str(out / "calibration.json")
     line["notes"] = document["notes"]
     click.echo(json.dumps(line))
     for note in document["notes"]:

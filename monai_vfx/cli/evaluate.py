@@ -15,31 +15,36 @@ if TYPE_CHECKING:
     from monai_vfx.core.arrays import Json  # imports numpy
 
 
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
 @click.command()
-@click.argument("table", type=FILE)
-@click.option("--label", required=True, help="Column of the outcome, 0 or 1.")
-@click.option("--score", "scores", multiple=True, required=True, help="Column. Repeatable.")
+@click.argument("table", type=FILE, required=False)
+@click.option("--label", help="Column of the outcome, 0 or 1.")
+@click.option("--score", "scores", multiple=True, help="Column. Repeatable.")
 @click.option(
     "--risk",
-    "risks",
+    "risk_scores",
     multiple=True,
     help="A score that is an absolute risk in 0-1: calibrate it, draw its decision curve.",
 )
 @click.option(
     "--prevalence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share with a fracture, for the decision curve of a table of sampled controls.",
+    type=_SHARE,
+    help="Share with a fracture: for the decision curve of a table of sampled controls, and for "
+    "--plan.",
 )
 @click.option("--time", help="Column of years of follow-up.")
 @click.option("--event", help="Column: 0 censored, 1 fracture, 2 death.")
 @click.option(
     "--horizon",
+    "horizon_years",
     type=click.FloatRange(0, min_open=True),
     default=5.0,
     help="Years, of the analyses over time.",
 )
 @click.option("--subgroup", "subgroups", multiple=True, help="Column. Repeatable.")
-@click.option("--adjust", "covariates", multiple=True, help="Column to adjust for. Repeatable.")
+@click.option("--adjust", "adjust_for", multiple=True, help="Column to adjust for. Repeatable.")
 @click.option("--reference", help="Compare the other scores with this one, not all pairs.")
 @click.option(
     "--rule",
@@ -55,61 +60,82 @@ if TYPE_CHECKING:
 )
 @click.option("--bootstrap", type=click.IntRange(100), default=2000)
 @click.option("--seed", type=SEED, default=0)
-@click.option("--out", required=True, type=FOLDER, help="Folder for results.")
-def evaluate(
-    table: Path,
-    label: str,
-    scores: tuple[str, ...],
-    risks: tuple[str, ...],
-    prevalence: float | None,
-    time: str | None,
-    event: str | None,
-    horizon: float,
-    subgroups: tuple[str, ...],
-    covariates: tuple[str, ...],
-    reference: str | None,
-    rules: tuple[str, ...],
-    thresholds: Path | None,
-    bootstrap: int,
-    seed: int,
-    out: Path,
-) -> None:
-    """Judge any scores: FILE.csv with a label (0 or 1) and scores, one row a patient.
+@click.option("--out", type=FOLDER, help="Folder for results.")
+@click.option("--plan", is_flag=True, help="Compute the sample size of a study; needs no TABLE.")
+@click.option("--auroc", type=_SHARE, help="With --plan: the AUROC to expect.")
+@click.option(
+    "--parameters",
+    type=click.IntRange(1),
+    help="With --plan: all candidate parameters; a category of k levels has k - 1.",
+)
+@click.option("--patients", type=click.IntRange(1), help="With --plan: the patients at hand.")
+def evaluate(table: Path | None, out: Path | None, plan: bool, **settings: Any) -> None:
+    """Judge any scores: TABLE.csv with a label (0 or 1) and scores, one row a patient.
 
     AUROCs with intervals, paired tests, decisions, calibration, subgroups, analyses over time.
+    With --plan: how many patients a study needs.
     """
+    planned = {name: settings.pop(name) for name in ("auroc", "parameters", "patients")}
+    if plan:
+        _plan(out, settings["prevalence"], **planned)
+        return
+    given = {"TABLE": table, "--label": settings["label"], "--score": settings["scores"]}
+    missing = [name for name, value in {**given, "--out": out}.items() if not value]
+    if missing or table is None or out is None:
+        raise SettingError(f"missing {', '.join(missing)}")
     from monai_vfx.analysis.evaluation.score_table import Columns, check_table, read_score_table
 
-    settings: dict[str, Any] = {"rules": rules} if rules else {}
+    reference, scores = settings.pop("reference"), settings["scores"]
     if reference is not None:
         settings["comparisons"] = _against(reference, scores)
+    if not settings["rules"]:
+        del settings["rules"]
+    names = ("label", "scores", "risk_scores", "time", "event", "subgroups", "adjust_for")
     # Faults are named before a folder is made or figures are loaded.
-    check_table(
-        read_score_table(table), Columns(label, scores, risks, time, event, subgroups, covariates)
-    )
+    check_table(read_score_table(table), Columns(*(settings[name] for name in names)))
     writable(out)
     from monai_vfx.analysis.evaluation.job import run_evaluation
 
-    document = run_evaluation(
-        table,
-        label,
-        scores,
-        out,
-        thresholds=thresholds,
-        subgroups=subgroups,
-        adjust_for=covariates,
-        time=time,
-        event=event,
-        horizon_years=horizon,
-        risk_scores=risks,
-        prevalence=prevalence,
-        bootstrap=bootstrap,
-        seed=seed,
-        **settings,
-    )
+    document = run_evaluation(table, settings.pop("label"), settings.pop("scores"), out, **settings)
     click.echo(json.dumps(_line(document)))
     for row in _readable(document):
         say(row)
+
+
+def _plan(
+    out: Path | None,
+    prevalence: float | None,
+    auroc: float | None,
+    parameters: int | None,
+    patients: int | None,
+) -> None:
+    """Write the sample size of a study."""
+    if prevalence is None or auroc is None or parameters is None:
+        raise SettingError("--plan needs --prevalence, --auroc and --parameters")
+    from monai_vfx.analysis.evaluation.sample_size import plan_study
+    from monai_vfx.core.files import write_json
+
+    document = plan_study(parameters, prevalence, auroc, patients)
+    if out is not None:
+        writable(out)
+        write_json(out / "plan.json", document)
+    click.echo(json.dumps(document))
+    need, judge = document["development"], document["external"]
+    say(
+        f"to develop a model: {need['n']} patients with {need['events']} fractures "
+        f"({need['events_per_parameter']:.1f} a parameter)"
+    )
+    say(
+        f"to know an AUROC of {auroc:g} to within {judge['half_width']:g}: {judge['n']} patients "
+        f"with {judge['events']} fractures"
+    )
+    if document["given"] is not None:
+        have = document["given"]
+        say(
+            f"{have['n']} patients have {have['events']:.0f} fractures "
+            f"({have['events_per_parameter']:.1f} a parameter), expected shrinkage "
+            f"{have['shrinkage']:.2f}"
+        )
 
 
 def _against(reference: str, scores: tuple[str, ...]) -> list[tuple[str, str]]:

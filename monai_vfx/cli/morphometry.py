@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 @click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
 @click.option(
     "--case-id",
-    "case_name",
     default="case",
     help="Name of the case of an image.",
 )
@@ -57,26 +56,17 @@ if TYPE_CHECKING:
 )
 @click.option("--out", required=True, type=FOLDER, help="Folder for tables and pictures.")
 def morphometry(
-    source: Path,
-    mask: str | Path | None,
-    scheme: str | None,
-    series_uid: str | None,
-    case_name: str,
-    allow_thick: bool,
-    normal: str | None,
-    fit_normal: bool,
-    second: Path | None,
-    baseline: Path | None,
-    pictures: int,
-    out: Path,
+    source: Path, out: Path, fit_normal: bool, pictures: int, case_id: str, **settings: Any
 ) -> None:
     """Measure vertebral heights and name the fractured vertebrae T12-L4.
 
-    SOURCE is a CT, or a CSV of heights by a reader: case, level, anterior_mm,
+    SOURCE is a CT, or a CSV of heights by a reader: case_id, level, anterior_mm,
     middle_mm, posterior_mm. What cannot be judged is "not assessable", never "normal".
     """
     is_table = source.suffix.lower() == ".csv"
-    if is_table and (mask or scheme or series_uid or allow_thick):
+    of_image = {name: settings.pop(name) for name in ("mask", "scheme", "series_uid")}
+    of_image["allow_thick"] = settings.pop("allow_thick")
+    if is_table and any(of_image.values()):
         raise SettingError("--mask, --labels, --series and --allow-thick go with an image only")
     if fit_normal and not is_table:
         raise SettingError("--fit-normal needs a table of heights: one CT is no normal population")
@@ -85,28 +75,12 @@ def morphometry(
 
     try:
         if is_table:
-            document = run_morphometry_table(
-                source,
-                out,
-                normal=normal,
-                fit_normal=fit_normal,
-                second=second,
-                baseline=baseline,
-                pictures=pictures,
-            )
+            settings |= {"fit_normal": fit_normal, "pictures": pictures}
+            document = run_morphometry_table(source, out, **settings)
         else:
-            document = run_morphometry_case(
-                source,
-                mask or "auto",
-                out,
-                case_id=case_name,
-                normal=normal,
-                second=second,
-                baseline=baseline,
-                allow_thick=allow_thick,
-                series_uid=series_uid,
-                scheme=scheme,
-            )
+            mask = of_image.pop("mask") or "auto"
+            settings |= {"case_id": case_id, **of_image}
+            document = run_morphometry_case(source, mask, out, **settings)
     except CaseRefused as refusal:
         answer(_refused(refusal, out))
         raise
@@ -115,12 +89,11 @@ def morphometry(
 
 
 def _refused(refusal: CaseRefused, out: Path) -> Json:
-    """Leave the record of a refusal beside what is there, with every fault of a table."""
+    """Write the record of a refusal, with every fault of a table."""
     from monai_vfx.core.files import write_json
     from monai_vfx.core.tables import FaultyTable
 
-    facts = {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
-    document: Json = {"status": "refused", "refusal": facts}
+    document: Json = {"status": "refused", "refusal": refusal.to_json()}
     if isinstance(refusal, FaultyTable):
         document["faults"] = [vars(fault) for fault in refusal.faults]
     write_json(out / "refused.json", document)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.special import expit, logit
 
 from monai_vfx.analysis.evaluation.discrimination import hanley_mcneil_variance
@@ -14,6 +17,7 @@ from monai_vfx.analysis.evaluation.sample_size import (
     expected_shrinkage,
     minimum_size,
 )
+from monai_vfx.cli import main
 
 
 def test_published_example_of_pmsampsize():
@@ -95,3 +99,31 @@ def test_events_per_parameter():
 def test_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_command_plans_a_study(tmp_path):
+    options = ["--plan", "--prevalence", "0.174", "--auroc", "0.8", "--parameters", "24"]
+    done = CliRunner().invoke(main, ["evaluate", *options, "--patients", "623", "--out", tmp_path])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document == json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    r_squared = cox_snell_r_squared(0.8, 0.174)
+    assert document["development"]["n"] == minimum_size(24, 0.174, r_squared).n
+    assert document["external"]["n"] == auroc_precision_size(0.8, 0.174)
+    assert document["given"]["events_per_parameter"] == pytest.approx(623 * 0.174 / 24)
+    assert document["given"]["shrinkage"] == expected_shrinkage(623, 24, r_squared)
+    assert "to develop a model" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--plan", "--auroc", "0.8"], "--plan needs --prevalence, --auroc and --parameters"),
+        (["--plan", "--prevalence", "0.1", "--auroc", "0.4", "--parameters", "3"], "auroc (0.4)"),
+        (["--label", "y"], "missing TABLE, --score, --out"),
+    ],
+)
+def test_the_command_names_what_is_missing(options, message):
+    done = CliRunner().invoke(main, ["evaluate", *options])
+    assert done.exit_code == 2
+    assert message in done.stderr

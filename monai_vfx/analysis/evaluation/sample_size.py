@@ -7,7 +7,7 @@ from an AUROC); Hanley and McNeil 1982 (precision of an AUROC).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil, log
 
 import numpy as np
@@ -16,6 +16,11 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from monai_vfx.analysis.evaluation.estimates import QUANTILE
+from monai_vfx.core.arrays import Json
+from monai_vfx.core.errors import SettingError
+
+HALF_WIDTH = 0.05
+"""Precision of an AUROC that an external set is planned for."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,54 @@ class MinimumSize:
     events_per_parameter: float
 
 
-def events_per_parameter(events: int, parameters: int) -> float:
+def plan_study(
+    parameters: int, prevalence: float, auroc: float, patients: int | None = None
+) -> Json:
+    """Return how many patients a study needs, and what those at hand allow.
+
+    Args:
+        parameters: candidate parameters of the model, at least 1.
+        prevalence: share that fractures among the patients to be collected, in (0, 1).
+        auroc: to be expected, above 0.5 and below 1.
+        patients: at hand, at least 1.
+
+    Returns:
+        The settings with R² of Cox and Snell; ``development`` (:func:`minimum_size`); ``external``:
+        ``n`` and ``events`` to know the AUROC to within ``half_width``; ``given``: ``events``,
+        ``events_per_parameter`` and ``shrinkage`` to expect of the patients at hand, or None.
+
+    Raises:
+        SettingError: a value outside its range.
+
+    >>> plan = plan_study(11, 608 / 16279, 0.75, 1214)
+    >>> plan["development"]["n"], plan["external"]["n"], round(plan["given"]["events"])
+    (3084, 3367, 45)
+    """
+    try:
+        r_squared = cox_snell_r_squared(auroc, prevalence)
+        need = minimum_size(parameters, prevalence, r_squared)
+        judge = auroc_precision_size(auroc, prevalence, half_width=HALF_WIDTH)
+        given: Json | None = None
+        if patients is not None:
+            events = patients * prevalence
+            given = {"n": patients, "events": events}
+            given["events_per_parameter"] = events_per_parameter(events, parameters)
+            given["shrinkage"] = expected_shrinkage(patients, parameters, r_squared)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+    external = {"n": judge, "events": ceil(judge * prevalence), "half_width": HALF_WIDTH}
+    return {
+        "parameters": parameters,
+        "prevalence": prevalence,
+        "auroc": auroc,
+        "r_squared": r_squared,
+        "development": asdict(need),
+        "external": external,
+        "given": given,
+    }
+
+
+def events_per_parameter(events: float, parameters: int) -> float:
     """Return fractures by candidate parameter (all that were tried, not only those kept).
 
     The paper's development set against its 11 variables of model D:
@@ -139,7 +191,7 @@ def cox_snell_r_squared(auroc: float, prevalence: float) -> float:
     return float(-np.expm1(-2 * (np.trapezoid(healthy + sick, x) - without)))
 
 
-def auroc_precision_size(auroc: float, prevalence: float, *, half_width: float = 0.05) -> int:
+def auroc_precision_size(auroc: float, prevalence: float, *, half_width: float = HALF_WIDTH) -> int:
     """Return the patients needed to know an AUROC to within ± ``half_width``.
 
     Hanley and McNeil's variance with φ n events and (1 - φ) n others, solved for n (a quadratic).
