@@ -139,6 +139,8 @@ class Source:
         """Return the first bytes, up to and with the mark of a DICOM file."""
         count = PREAMBLE + len(MARK)
         if self.store is not None:
+            if self.span[1] < count:
+                self._check_fault()
             return self.store.read(self.span[0], min(self.span[1], count))
         with self.path.open("rb") as file:
             return file.read(count)
@@ -154,8 +156,7 @@ class Source:
             CaseRefused: ``archive_too_large`` for a deflated DICOM file of too many bytes;
                 ``file_truncated`` for a damaged member of an archive.
         """
-        if self.fault is not None:
-            raise CaseRefused("file_truncated", f"a DICOM file cannot be read ({self.fault})")
+        self._check_fault()
         stored = None if self.store is None else self.store.read(*self.span)
         opened: BinaryIO = self.path.open("rb") if stored is None else io.BytesIO(stored)
         try:
@@ -164,6 +165,10 @@ class Source:
             opened.close()
             raise
         return opened
+
+    def _check_fault(self) -> None:
+        if self.fault is not None:
+            raise CaseRefused("file_truncated", f"a DICOM file cannot be read ({self.fault})")
 
 
 def list_sources(path: Path) -> tuple[list[Source], int]:
