@@ -20,7 +20,7 @@ _HALF_ROW = 0.36
 def contribution_figure(
     values: pd.DataFrame, contributions: pd.DataFrame, labels: Mapping[str, str]
 ) -> Figure:
-    """Draw each patient's SHAP values and their mean size, the weightiest variable on top.
+    """Draw each patient's SHAP values and their mean absolute value, the most important variable on top.
 
     Args:
         values: (n, variables) as the model takes them; NaN is drawn grey.
@@ -64,8 +64,8 @@ def contribution_figure(
     swarm.axvline(0, color=QUIET, linewidth=0.8)
     swarm.set_yticks(range(len(order)), [labels.get(name, name) for name in order])
     swarm.set_ylim(-0.6, len(order) - 0.4)
-    swarm.set_xlabel(f"change of log odds, each of {len(values)} patients")
-    bars.set_xlabel("mean size")
+    swarm.set_xlabel(f"contribution to the log odds, {len(values)} patients")
+    bars.set_xlabel("mean absolute")
     for axes in (swarm, bars):
         calm(axes)
         axes.grid(visible=False, axis="y")
