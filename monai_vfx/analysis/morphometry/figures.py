@@ -109,9 +109,9 @@ def sagittal_figure(
     for level, body in bodies.items():
         _draw_body(axes, level, body, rows.get(level))
     orientation_letters(axes, "APHF")
-    bar = AnchoredSizeBar(
-        axes.transData, 30.0, "30 mm", "lower left", frameon=False, color="white", label_top=True
-    )
+    style: Json = {"frameon": False, "color": "white", "label_top": True, "borderpad": 0.8}
+    style |= {"size_vertical": 0.8, "fill_bar": True}
+    bar = AnchoredSizeBar(axes.transData, 30.0, "30 mm", "lower left", **style)
     for artist in bar.findobj(match=lambda a: isinstance(a, Text | Rectangle)):
         artist.set_path_effects(outline())
     axes.add_artist(bar)
