@@ -20,7 +20,7 @@ _HALF_ROW = 0.36
 def contribution_figure(
     values: pd.DataFrame, contributions: pd.DataFrame, labels: Mapping[str, str]
 ) -> Figure:
-    """Draw each patient's SHAP values and their mean absolute value, the most important variable on top.
+    """Draw each patient's SHAP values and their mean absolute value, the largest on top.
 
     Args:
         values: (n, variables) as the model takes them; NaN is drawn grey.
