@@ -1,4 +1,4 @@
-"""The command ``vfx``: one click command a step, grouped in a file a kind of work."""
+"""Define the command ``vfx``: one click command for each step, grouped by kind of work."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from monai_vfx.cli.training import train
 )
 @click.version_option(package_name="monai_vfx")
 def main() -> None:
-    """Five-year vertebral fracture risk (T12-L4) from a routine abdominal CT.
+    """Predict the five-year risk of a vertebral fracture (T12-L4) from a routine abdominal CT.
 
-    Research software, not a medical device. No clinical weights exist: what is trained on
-    simulated patients says so in every output.
+    Research software, not a medical device. No clinical weights exist: every output of weights
+    trained on simulated patients is marked as simulated.
     """
 
 

@@ -1,4 +1,4 @@
-"""From scores to absolute five-year risks."""
+"""Turn scores into absolute five-year risks."""
 
 from __future__ import annotations
 
@@ -18,35 +18,38 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("predictions", type=FILE)
 @click.option(
-    "--score", required=True, help="Column, in 0-1, from models that did not see the patient."
+    "--score",
+    required=True,
+    help="Calibrate this column: values in 0-1 from models that did not see the patient.",
 )
-@click.option("--label", default="fracture", help="Column, 0 or 1.")
+@click.option("--label", default="fracture", help="Take the outcome from this column: 0 or 1.")
 @click.option(
     "--population",
     type=FILE,
-    help="Patient table of the whole eligible cohort that cases and controls were sampled from; "
-    "with --refit, of the new site.",
+    help="Take the eligible cohort that cases and controls were sampled from out of this patient "
+    "table; with --refit, the cohort of the new site.",
 )
 @click.option(
     "--controls",
     type=click.Choice(["matched", "random", "weighting"]),
     default="matched",
-    help="How the controls were sampled; weighting: either, by inverse sampling fractions.",
+    help="State how controls were sampled; weighting suits both, by inverse sampling fractions.",
 )
 @click.option(
     "--variable",
     "variables",
     multiple=True,
-    help="Matched on and known on the day of the CT. Repeatable.  [default: age, sex, bmi]",
+    help="Name a variable that was matched on and is known on the day of the CT. Repeatable.  "
+    "[default: age, sex, bmi]",
 )
-@click.option("--refit", "refit_of", type=FILE, help="calibration.json to adapt to a new site.")
+@click.option("--refit", "refit_of", type=FILE, help="Adapt this calibration.json to a new site.")
 @click.option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.9,
-    help="Level of the conformal sets.",
+    help="Set the confidence level of the conformal sets.",
 )
-@click.option("--out", required=True, type=FOLDER, help="Folder for results.")
+@click.option("--out", required=True, type=FOLDER, help="Write the results to this folder.")
 def calibrate(
     predictions: Path,
     score: str,
@@ -55,9 +58,11 @@ def calibrate(
     variables: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Turn a score of PREDICTIONS.csv into an absolute risk, or refit a calibration to a new site.
+    """Turn a score into an absolute five-year risk.
 
-    Without --population and --refit the patients are taken as unselected.
+    PREDICTIONS.csv holds the score and the outcome, one row for each patient. With --refit, an
+    existing calibration is adapted to a new site. Without --population and --refit, the patients
+    are taken as unselected.
     """
     writable(out)
     from monai_vfx.analysis.calibration.job import run_calibration

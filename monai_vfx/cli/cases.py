@@ -1,4 +1,4 @@
-"""One CT or many: predict, explain, segment."""
+"""Predict, explain and segment one CT or many."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ PREDICTION = options(
         required=True,
         multiple=True,
         type=FILE,
-        help="Score with this checkpoint of vfx train. Repeat for an ensemble, whose score is the "
-        "mean.",
+        help="Score with this checkpoint of vfx train. Repeat it for an ensemble, which gives the "
+        "mean score.",
     ),
     click.option(
         "--clinical",
         type=FILE,
-        help="Take clinical variables (age, sex …) from this table of one row, where the weights "
-        "or the calibration need them.",
+        help="Read clinical variables (age, sex …) from this table of one row, if the weights or "
+        "the calibration need them.",
     ),
     click.option(
         "--calibration",
         type=FILE,
-        help="Add the absolute five-year risk by this calibration.json of vfx calibrate.",
+        help="Add the absolute five-year risk according to this calibration.json of vfx calibrate.",
     ),
     *(OUT, WORKERS),
     click.option(
@@ -69,13 +69,14 @@ PREDICTION = options(
 def predict(**settings: Any) -> None:
     """Score one CT, or every CT of a manifest.
 
-    IMAGE is a DICOM folder, zip, tar or file, NIfTI or NRRD, or a study or series in a PACS
-    (dicomweb://HOST:PORT/PATH/studies/UID); results are OUT/prediction.json and, with --explain,
+    IMAGE is a DICOM folder, zip, tar or file, a NIfTI or NRRD file, or a study or series in a PACS
+    (dicomweb://HOST:PORT/PATH/studies/UID). Results are OUT/prediction.json and, with --explain,
     gradcam.nii.gz and gradcam.png.
 
-    Or IMAGE is a MANIFEST.csv with the columns case_id and image, and optionally mask, series_uid,
-    clinical, age, sex and scan_date; results are OUT/CASE/… and OUT/predictions.csv. A case that is
-    refused stops no other; exit status 3 if there was one. Run the same command again to resume.
+    IMAGE can also be a MANIFEST.csv with the columns case_id and image, and optionally mask,
+    series_uid, clinical, age, sex and scan_date. Results are then OUT/CASE/… and
+    OUT/predictions.csv. A refused case does not stop the others; the exit status is 3 if any case
+    was refused. Run the same command again to resume.
     """
     _predict(**settings)
 
@@ -85,8 +86,8 @@ def predict(**settings: Any) -> None:
 @click.option(
     "--beside",
     type=FILE,
-    help="Draw this second checkpoint (bone only, say) beside the first, as in the paper's Figure "
-    "3.",
+    help="Draw the heat map of this second checkpoint (for example bone only) beside the first, as "
+    "in the paper's Figure 3.",
 )
 @click.option(
     "--layer",
@@ -95,7 +96,10 @@ def predict(**settings: Any) -> None:
     help="Explain this stage of the encoder by GradCAM.",
 )
 def explain(**settings: Any) -> None:
-    """Show where the network looks: vfx predict with GradCAM and attention on the CT's grid."""
+    """Show where the network looks, by GradCAM and attention.
+
+    This is vfx predict with heat maps on the CT's own grid.
+    """
     _predict(explain=True, **settings)
 
 
@@ -141,18 +145,18 @@ def _predict(
 @click.option(
     "--weights",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Use other weights of the vertebra segmentation, from this folder.",
+    help="Use the weights of the vertebra segmentation in this folder instead of those supplied.",
 )
 @options(DEIDENTIFY, STORE)
 def segment(
     image: Path | PacsAddress, series_uid: str | None, out: Path, workers: int, **settings: Any
 ) -> None:
-    """Find and name the vertebrae of one CT, or of every CT of a manifest.
+    """Find and name the vertebrae of one CT or of a manifest.
 
-    Results are OUT/mask.nii.gz, segmentation.png and segmentation.json; of a DICOM series also
-    mask.dcm (DICOM SEG). Of a MANIFEST.csv they are in OUT/CASE, with OUT/segmentations.csv over
-    all. This is the mask that the other commands make by themselves; correct it where it is wrong,
-    and give it to them with --mask.
+    Results are OUT/mask.nii.gz, segmentation.png and segmentation.json, and for a DICOM series also
+    mask.dcm (DICOM SEG). For a MANIFEST.csv they are in OUT/CASE, and OUT/segmentations.csv lists
+    all cases. The other commands make the same mask when none is given; correct it where it is
+    wrong, and pass it to them with --mask.
     """
     from monai_vfx.outputs.hospital.export import check_export
     from monai_vfx.workflows.manifest import CaseInput

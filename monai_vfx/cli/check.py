@@ -1,4 +1,4 @@
-"""The check of one CT, or of many."""
+"""Check one CT, or many."""
 
 from __future__ import annotations
 
@@ -39,12 +39,16 @@ from monai_vfx.io.dicomweb.address import PacsAddress
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the report of one CT to this file.",
 )
-@click.option("--studies", is_flag=True, help="Take every entry of the folder IMAGE as a case.")
+@click.option(
+    "--studies",
+    is_flag=True,
+    help="Take every entry of the folder IMAGE as a case of its own.",
+)
 @WORKERS
 @click.option(
     "--out",
     type=FOLDER,
-    help="Write to this folder the mask that is made and its preview; of many cases their tables.",
+    help="Write a mask that is made and its preview to this folder; for many cases, their tables.",
 )
 def check(
     image: Path | PacsAddress,
@@ -57,17 +61,18 @@ def check(
     case_id: str,
     **settings: Any,
 ) -> None:
-    """Say whether a CT would be accepted, and if not, why; or many, one row a case.
+    """Check whether a CT would be accepted, and if not, why.
 
-    IMAGE is a DICOM folder, zip, tar, DICOMDIR or file, NIfTI or NRRD, or a study or series in a
-    PACS: dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]. Of several series the one that suits
-    best is taken, and why each other one was not is said. Needs no weights; warnings that depend
-    on a model's crop appear at prediction.
+    IMAGE is a DICOM folder, zip, tar, DICOMDIR or file, a NIfTI or NRRD file, or a study or series
+    in a PACS (dicomweb://HOST:PORT/PATH/studies/UID[/series/UID]). If there are several series, the
+    most suitable one is taken, and the reason is given for each of the others. No weights are
+    needed; warnings that depend on a model's crop appear at prediction.
 
-    Many: IMAGE is a table MANIFEST.csv (case_id, image; optional mask, series_uid, age, sex,
-    scan_date) such as a cohort's, or with --studies a folder of CTs. Leaves check.csv (which train,
-    cohort and study take with --gate), check.jsonl and check.html in --out. Run the same command
-    again to resume. Exit status 3 if a case was refused.
+    For many CTs, IMAGE is a table MANIFEST.csv (case_id, image; optionally mask, series_uid, age,
+    sex, scan_date), for example a cohort table, or with --studies a folder of CTs. The folder --out
+    then holds check.csv (accepted as --gate by train and cohort, and as gate in a study),
+    check.jsonl and check.html. Run the same command again to resume. The exit status is 3 if any
+    case was refused.
     """
     if not studies and not (isinstance(image, Path) and image.suffix.lower() == ".csv"):
         _check_one(image, mask, series_uid, case_id, json_file, out, **settings)
@@ -130,7 +135,7 @@ def _check_many(source: Path, studies: bool, out: Path, workers: int, **settings
 
 
 def _tell_series(series: dict[str, Any] | None) -> None:
-    """Say which series was taken, why each other one was not, and what else there is."""
+    """Report which series was taken, why the others were not, and which other files there are."""
     if series is None or (len(series["candidates"]) < 2 and not series["other_files"]):
         return
     for one in series["candidates"]:

@@ -1,4 +1,4 @@
-"""Clinical models and imaging baselines."""
+"""Fit clinical models and imaging baselines."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from monai_vfx.cli.common import FILE, FOLDER, SEED, say, writable
 
 @click.command()
 @click.argument("table", type=FILE)
-@click.option("--out", required=True, type=FOLDER, help="Folder for scores, models and figures.")
-@click.option("--external", type=FILE, help="Second table, only tested on.")
-@click.option("--models", default="ABCD", help="Which of the models A to D.")
 @click.option(
-    "--folds", type=click.IntRange(2), help="Folds of a table without them.  [default: 10]"
+    "--out", required=True, type=FOLDER, help="Write scores, models and figures to this folder."
 )
-@click.option("--seed", type=SEED, default=0, help="Of the folds.")
+@click.option("--external", type=FILE, help="Only test on this second table.")
+@click.option("--models", default="ABCD", help="Fit these of the models A to D.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    help="Draw this number of folds for a table without a column fold.  [default: 10]",
+)
+@click.option("--seed", type=SEED, default=0, help="Draw the folds with this seed.")
 @click.option("--imaging", is_flag=True, help="Also measure bone and muscle on the CTs.")
 @click.option(
     "--workers",
     type=click.IntRange(1),
     default=1,
-    help="Processes that measure CTs.",
+    help="Measure the CTs in this number of processes.",
 )
 def clinical(
     table: Path,
@@ -36,9 +40,10 @@ def clinical(
     imaging: bool,
     workers: int,
 ) -> None:
-    """Cross-validate clinical models A-D on FILE.csv: XGBoost, and logistic regression beside it.
+    """Cross-validate the clinical models A to D.
 
-    Scores are probabilities in the sample they were trained on, not five-year risks.
+    TABLE is a patient table. Each model is fitted by XGBoost and by logistic regression. Scores are
+    probabilities in the sample that the model was trained on, not five-year risks.
     """
     writable(out)
     from monai_vfx.analysis.clinical.job import run_clinical
@@ -65,7 +70,7 @@ def clinical(
 
 
 def _aurocs(document: dict[str, dict[str, dict[str, object]]]) -> dict[str, object]:
-    """Return score → [AUROC, lower, upper bound], null where there is none."""
+    """Return score → [AUROC, lower bound, upper bound], or null if it has no AUROC."""
     return {
         name: score["auroc"] and [score["auroc"], *score["auroc_ci"]]  # type: ignore[misc]
         for name, score in document["scores"].items()

@@ -1,4 +1,4 @@
-"""From a patient table to the set that models are made of."""
+"""Select the patients that models are trained and tested on."""
 
 from __future__ import annotations
 
@@ -28,25 +28,27 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("table", type=FILE)
-@click.option("--out", required=True, type=FOLDER, help="Folder for tables, figures and flow.")
+@click.option("--out", required=True, type=FOLDER, help="Write tables and figures to this folder.")
 @click.option(
-    "--settings", type=FILE, help="YAML with the sections eligibility and matching, or either."
+    "--settings",
+    type=FILE,
+    help="Read the sections eligibility and matching, or one of them, from this YAML.",
 )
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="One setting, such as min_age=55, need_image_quality=false, method=none or ratio=2. "
-    "Repeatable; an unknown name lists them all.",
+    help="Change one setting, such as min_age=55, need_image_quality=false, method=none or "
+    "ratio=2. Repeatable; an unknown name lists all settings.",
 )
 @click.option(
     "--folds",
     type=click.IntRange(0),
     default=10,
-    help="Cross-validation folds; 0 for a set that is only tested.",
+    help="Draw this number of cross-validation folds; 0 for a set that is only tested on.",
 )
-@click.option("--seed", type=SEED, default=0, help="Of matching and folds.")
+@click.option("--seed", type=SEED, default=0, help="Use this seed for matching and folds.")
 @GATE
 @EXCLUDE_WARNINGS
 def cohort(
@@ -59,9 +61,11 @@ def cohort(
     gate: Path | None,
     exclude_warnings: tuple[str, ...],
 ) -> None:
-    """Select cases and controls: check FILE.csv, apply the rules, match, make folds.
+    """Select cases and controls from a patient table.
 
-    Faults of the table are named all at once, here and in OUT/faults.csv (exit status 3).
+    TABLE is checked, the rules of eligibility are applied, controls are matched to cases, and folds
+    are drawn. All faults of the table are listed at once, on stderr and in OUT/faults.csv (exit
+    status 3).
     """
     from monai_vfx.analysis.cohort.check_table import read_gate
     from monai_vfx.analysis.cohort.job import run_cohort
@@ -99,7 +103,7 @@ def cohort(
 
 
 def _tell(flow: Json) -> None:
-    """Say the flow in words."""
+    """Print the participant flow in words."""
     for step in flow["steps"]:
         for entry in step["excluded"]:
             say(f"  - {entry['n']:,}: {entry['reason']}")
@@ -110,7 +114,7 @@ def _tell(flow: Json) -> None:
 
 
 def _refuse(refusal: CaseRefused, out: Path) -> NoReturn:
-    """Name what is wrong: the first faults for people, all of them for machines."""
+    """List what is wrong: the first faults for people, all of them for programs."""
     from monai_vfx.core.tables import MAX_LISTED_FAULTS, FaultyTable
 
     answer: Json = {"status": "refused", "refusal": refusal.to_json()}

@@ -1,7 +1,7 @@
-"""What the commands share: exit statuses, messages, types of arguments.
+"""Provide what the commands share: exit statuses, messages, types of arguments.
 
-Nothing heavy is imported before a command needs it: help and refusals answer at once. Results go
-to files and one JSON line a case to stdout; progress and messages for people go to stderr.
+Nothing heavy is imported before a command needs it, so help and refusals appear at once. Results go
+to files, one JSON line for each case to stdout, and progress and messages for people to stderr.
 
 Exit status: 0 done; 2 wrong use; 3 a case was refused; 130 interrupted; 1 anything else.
 """
@@ -71,7 +71,7 @@ class Commands(click.Group):
 
 
 class MaskChoice(click.ParamType):  # type: ignore[type-arg]
-    """A path that exists, or the name of what makes the mask."""
+    """Accept an existing path, or the name of a tool that makes the mask."""
 
     name = "mask"
 
@@ -164,71 +164,72 @@ CASE_ID = click.option(
     "--case-id",
     default="case",
     callback=_case_id,
-    help="Call the case this in the results; the patient's identity is never used.",
+    help="Name the case in the results; the patient's identity is never used.",
 )
 MASK = click.option(
     "--mask",
     type=MaskChoice(),
     default="auto",
-    help="Take the vertebral bodies from a label map (NIfTI, NRRD), a folder of per-structure "
-    "files, a DICOM SEG or RTSTRUCT; or have them segmented: auto by this package, the others by "
-    "that tool, if it is installed. A manifest names the masks itself; those missing are made.",
+    help="Take the vertebral bodies from this label map (NIfTI, NRRD), folder of per-structure "
+    "files, DICOM SEG or RTSTRUCT, or have them segmented: auto by this package, otherwise by the "
+    "named tool, if it is installed. A manifest names its masks itself; missing masks are made.",
 )
 MADE_MASKS_OPTION = click.option(
     "--mask",
     "made_masks",
     type=click.Choice(MADE_MASKS),
     default="auto",
-    help="Have the masks of rows that name none made by this package (auto) or by a tool.",
+    help="Make the masks of rows without one by this package (auto) or by the named tool.",
 )
 COMPARE = click.option(
     "--compare-mask/--no-compare-mask",
     default=True,
-    help="Compare the levels of a given mask with the segmentation's (some seconds), and refuse a "
-    "case whose levels differ.",
+    help="Compare the levels of a given mask with the vertebra segmentation's (some seconds), and "
+    "refuse the case if they differ.",
 )
 LABELS = click.option(
     "--labels",
     "scheme",
     type=LabelScheme(),
     help="Read the mask's labels by this scheme, or by a file (JSON, YAML) that maps values or "
-    "names to structures; by default from names, else from ids.",
+    "names to structures; by default from the names in the file, otherwise from the values.",
 )
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(0, 256),
     default=1,
-    help="Work on so many cases of a manifest at once, each in a process of its own (0: in this "
-    "process).",
+    help="Work on this number of cases of a manifest at once, each in its own process (0: in the "
+    "command's own process).",
 )
 STORE = click.option(
     "--store",
     "service",
     type=Address(image=False),
-    help="Also write the results as DICOM objects and store these in a PACS. Its user and password "
-    "are read from VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
+    help="Also write the results as DICOM objects and store them in a PACS. User and password are "
+    "read from VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
 )
 DEIDENTIFY = click.option(
     "--deidentify",
     is_flag=True,
-    help="Leave the patient out of all files: identity, dates, UIDs and digests of the input.",
+    help="Leave what identifies the patient out of all files: identity, dates, UIDs and digests of "
+    "the input.",
 )
 GATE = click.option(
     "--gate",
     type=FILE,
-    help="Leave out, and count, whom this check.csv of vfx check on the table refuses.",
+    help="Exclude, and count, the cases that this check.csv (vfx check on the same table) refuses.",
 )
 EXCLUDE_WARNINGS = click.option(
     "--exclude-warning",
     "exclude_warnings",
     multiple=True,
     metavar="CODE",
-    help="Leave out whom the gate warned of this as well, such as metal_or_cement. Repeatable.",
+    help="Also exclude cases with this warning in check.csv, such as metal_or_cement. Repeatable.",
 )
 
 
 def options(*given: Decorator) -> Decorator:
-    """Return one decorator of several, which help shows in this order."""
+    """Combine options into one decorator; help shows them in this order."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(given):
@@ -239,18 +240,18 @@ def options(*given: Decorator) -> Decorator:
 
 
 def say(message: str) -> None:
-    """Tell the person at the keyboard (stderr)."""
+    """Print a message for people (stderr)."""
     click.echo(message, err=True)
 
 
 def answer(document: dict[str, Any]) -> None:
-    """Give a machine its one line (stdout)."""
+    """Print the one line of JSON for programs (stdout)."""
     click.echo(json.dumps(document))
     click.get_current_context().meta[ANSWERED] = True
 
 
 def answer_many(counts: dict[str, Any], refused: Path) -> None:
-    """Give the counts of many cases; end with exit status 3 if one was refused."""
+    """Print the counts of many cases; end with exit status 3 if any was refused."""
     answer(counts)
     if counts["refused"]:
         say(f"{counts['refused']} of {counts['cases']} cases are refused: {refused}")
@@ -258,19 +259,19 @@ def answer_many(counts: dict[str, Any], refused: Path) -> None:
 
 
 def warn(warnings: tuple[CaseWarning, ...]) -> None:
-    """Tell what a reader of the result must know."""
+    """Print the warnings that a reader of the result must know."""
     for warning in warnings:
         say(f"warning {warning.code}: {warning.message}")
 
 
 def refuse(refusal: CaseRefused) -> NoReturn:
-    """Say why a case is refused and end with exit status 3."""
+    """Print why a case is refused and end with exit status 3."""
     say(f"refused {refusal.code}: {refusal.message}. {refusal.remedy}")
     sys.exit(REFUSED)
 
 
 def check_gate(gate: Path | None, exclude_warnings: tuple[str, ...]) -> None:
-    """Name what is wrong with a gate before anything heavy is loaded."""
+    """Check the table of --gate before anything heavy is loaded."""
     from monai_vfx.analysis.cohort.check_table import read_gate
 
     if gate is not None:
@@ -280,9 +281,9 @@ def check_gate(gate: Path | None, exclude_warnings: tuple[str, ...]) -> None:
 
 
 def writable(folder: Path) -> Path:
-    """Make a folder for results, for this command alone until it ends.
+    """Make the folder for results and lock it until the command ends.
 
-    One that cannot be written to, or that another run works in, is wrong use, before any work.
+    Wrong use, before any work, if it cannot be written to or another run is working in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

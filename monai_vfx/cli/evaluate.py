@@ -1,4 +1,4 @@
-"""Scores, from here or from anywhere: how good they are."""
+"""Evaluate scores of any origin."""
 
 from __future__ import annotations
 
@@ -20,60 +20,85 @@ _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 @click.command()
 @click.argument("table", type=FILE, required=False)
-@click.option("--label", help="Column of the outcome, 0 or 1.")
-@click.option("--score", "scores", multiple=True, help="Column. Repeatable.")
+@click.option("--label", help="Take the outcome from this column: 0 or 1.")
+@click.option("--score", "scores", multiple=True, help="Evaluate this column. Repeatable.")
 @click.option(
     "--risk",
     "risk_scores",
     multiple=True,
-    help="A score that is an absolute risk in 0-1: calibrate it, draw its decision curve.",
+    help="Treat this score as an absolute risk in 0-1, with calibration and a decision curve. "
+    "Repeatable.",
 )
 @click.option(
     "--prevalence",
     type=_SHARE,
-    help="Share with a fracture: for the decision curve of a table of sampled controls, and for "
-    "--plan.",
+    help="State the share of patients with a fracture, for the decision curve where controls were "
+    "sampled, and for --plan.",
 )
-@click.option("--time", help="Column of years of follow-up.")
-@click.option("--event", help="Column: 0 censored, 1 fracture, 2 death.")
+@click.option("--time", help="Take the years of follow-up from this column.")
+@click.option(
+    "--event",
+    help="Take the event from this column: 0 censored, 1 fracture, 2 death.",
+)
 @click.option(
     "--horizon",
     "horizon_years",
     type=click.FloatRange(0, min_open=True),
     default=5.0,
-    help="Years, of the analyses over time.",
+    help="Evaluate over time at this number of years.",
 )
-@click.option("--subgroup", "subgroups", multiple=True, help="Column. Repeatable.")
-@click.option("--adjust", "adjust_for", multiple=True, help="Column to adjust for. Repeatable.")
-@click.option("--reference", help="Compare the other scores with this one, not all pairs.")
+@click.option(
+    "--subgroup",
+    "subgroups",
+    multiple=True,
+    help="Evaluate the subgroups of this column. Repeatable.",
+)
+@click.option(
+    "--adjust",
+    "adjust_for",
+    multiple=True,
+    help="Adjust the AUROC for this column. Repeatable.",
+)
+@click.option("--reference", help="Compare the other scores with this one instead of all pairs.")
 @click.option(
     "--rule",
     "rules",
     multiple=True,
-    help="Of a cut point: youden, sensitivity_0.80, risk_0.20. Repeatable.  "
-    "[default: youden, sensitivity_0.80]",
+    help="Choose cut points by this rule: youden, or for example sensitivity_0.80 or risk_0.20. "
+    "Repeatable.  [default: youden, sensitivity_0.80]",
 )
 @click.option(
     "--thresholds",
     type=FILE,
-    help="Cut points chosen elsewhere: CSV with score, fold, rule, threshold, chosen_on.",
+    help="Use the cut points of this CSV: score, fold, rule, threshold, chosen_on.",
 )
-@click.option("--bootstrap", type=click.IntRange(100), default=2000)
-@click.option("--seed", type=SEED, default=0)
-@click.option("--out", type=FOLDER, help="Folder for results.")
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(100),
+    default=2000,
+    help="Draw this number of bootstrap samples.",
+)
+@click.option("--seed", type=SEED, default=0, help="Draw the bootstrap samples with this seed.")
+@click.option("--out", type=FOLDER, help="Write the results to this folder.")
 @click.option("--plan", is_flag=True, help="Compute the sample size of a study; needs no TABLE.")
-@click.option("--auroc", type=_SHARE, help="With --plan: the AUROC to expect.")
+@click.option("--auroc", type=_SHARE, help="With --plan: expect this AUROC.")
 @click.option(
     "--parameters",
     type=click.IntRange(1),
-    help="With --plan: all candidate parameters; a category of k levels has k - 1.",
+    help="With --plan: count so many candidate parameters; a category of k levels has k - 1.",
 )
-@click.option("--patients", type=click.IntRange(1), help="With --plan: the patients at hand.")
+@click.option(
+    "--patients",
+    type=click.IntRange(1),
+    help="With --plan: also state what this number of patients allows.",
+)
 def evaluate(table: Path | None, out: Path | None, plan: bool, **settings: Any) -> None:
-    """Judge any scores: TABLE.csv with a label (0 or 1) and scores, one row a patient.
+    """Evaluate scores against an outcome, or plan a sample size.
 
-    AUROCs with intervals, paired tests, decisions, calibration, subgroups, analyses over time.
-    With --plan: how many patients a study needs.
+    TABLE is a CSV with the outcome (0 or 1) and one or more scores of any origin, one row for each
+    patient. Results are AUROCs with intervals, paired tests, decisions at cut points, calibration,
+    subgroups and analyses over time. With --plan, the number of patients that a study needs is
+    computed instead.
     """
     planned = {name: settings.pop(name) for name in ("auroc", "parameters", "patients")}
     if plan:

@@ -1,4 +1,4 @@
-"""Heights of vertebrae: which are fractured."""
+"""Measure vertebral heights and identify fractures."""
 
 from __future__ import annotations
 
@@ -29,39 +29,48 @@ if TYPE_CHECKING:
 @click.option(
     "--mask",
     type=MaskChoice(),
-    help="Of an image: auto, a label map, a folder of per-structure files, a DICOM SEG or "
-    "RTSTRUCT, totalsegmentator or spine-segment.  [default: auto]",
+    help="Take the bodies of a CT from this label map, folder of per-structure files, DICOM SEG or "
+    "RTSTRUCT, or have them segmented by this package (auto) or by the named tool.  "
+    "[default: auto]",
 )
 @LABELS
-@click.option("--series", "series_uid", help="SeriesInstanceUID, if there are several.")
+@click.option("--series", "series_uid", help="Take the series with this SeriesInstanceUID.")
 @click.option(
     "--case-id",
     default="case",
-    help="Name of the case of an image.",
+    help="Name the case of a CT.",
 )
-@click.option("--allow-thick", is_flag=True, help="Measure slices thicker than 3 mm all the same.")
+@click.option("--allow-thick", is_flag=True, help="Also measure CTs with slices thicker than 3 mm.")
 @click.option(
     "--normal",
     metavar="paper|genant|FILE",
-    help="What is normal: a preset, or a JSON of normal values.  [default: genant]",
+    help="Use this preset or JSON file of normal values.  [default: genant]",
 )
-@click.option("--fit-normal", is_flag=True, help="Fit normal values on the table's patients.")
-@click.option("--second", type=FILE, help="Heights by another reader: how well they agree.")
-@click.option("--baseline", type=FILE, help="Heights at an earlier time: new fractures.")
+@click.option("--fit-normal", is_flag=True, help="Fit normal values to the table's patients.")
+@click.option(
+    "--second",
+    type=FILE,
+    help="Compare with these heights by another reader.",
+)
+@click.option(
+    "--baseline",
+    type=FILE,
+    help="Find new fractures since these earlier heights.",
+)
 @click.option(
     "--pictures",
     type=click.IntRange(0),
     default=20,
-    help="Draw at most so many patients of a table, fractured ones first.",
+    help="Draw figures of at most this number of patients of a table, fractured ones first.",
 )
-@click.option("--out", required=True, type=FOLDER, help="Folder for tables and pictures.")
+@click.option("--out", required=True, type=FOLDER, help="Write tables and figures to this folder.")
 def morphometry(
     source: Path, out: Path, fit_normal: bool, pictures: int, case_id: str, **settings: Any
 ) -> None:
-    """Measure vertebral heights and name the fractured vertebrae T12-L4.
+    """Measure vertebral heights and identify fractures, T12-L4.
 
-    SOURCE is a CT, or a CSV of heights by a reader: case_id, level, anterior_mm,
-    middle_mm, posterior_mm. What cannot be judged is "not assessable", never "normal".
+    SOURCE is a CT, or a CSV of heights that a reader measured: case_id, level, anterior_mm,
+    middle_mm, posterior_mm. A vertebra that cannot be judged is "not assessable", never "normal".
     """
     is_table = source.suffix.lower() == ".csv"
     of_image = {name: settings.pop(name) for name in ("mask", "scheme", "series_uid")}

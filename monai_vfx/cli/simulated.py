@@ -1,4 +1,4 @@
-"""Simulated patients: a hospital of them, and the whole job on one."""
+"""Simulate a hospital, and run the whole job on one."""
 
 from __future__ import annotations
 
@@ -14,42 +14,51 @@ from monai_vfx.cli.common import FOLDER, SEED, writable
 
 @click.command()
 @click.argument("out", type=FOLDER)
-@click.option("--patients", type=click.IntRange(2), default=20)
-@click.option("--seed", type=SEED, default=0)
+@click.option(
+    "--patients",
+    type=click.IntRange(2),
+    default=20,
+    help="Simulate this number of patients.",
+)
+@click.option("--seed", type=SEED, default=0, help="Draw the patients with this seed.")
 @click.option(
     "--hospital",
     type=click.Choice(["development", "external", "registry"]),
     default="development",
+    help="Simulate matched cases and controls, an unmatched hospital, or one before any selection.",
 )
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["dicom", "nifti"]),
     default="dicom",
+    help="Write the CTs in this format.",
 )
 @click.option(
     "--field-of-view",
     type=click.Choice(["full", "quick"]),
     default="full",
-    help="Whole abdomen, or only the neighbourhood of T12-L4 on a coarse grid.",
+    help="Simulate the whole abdomen, or only the neighbourhood of T12-L4 on a coarse grid.",
 )
 @click.option(
     "--signal",
     type=click.Choice(["paper", "strong", "no_muscle", "none"]),
     default="paper",
-    help="How strongly what bone and muscle show drives fracture.",
+    help="Set how strongly visible bone and muscle quality determine the risk of a fracture.",
 )
 @click.option(
     "--attainable",
     is_flag=True,
-    help="Put the attainable AUROC of every class of models into hospital.json (half a minute).",
+    help="Add the attainable AUROC of every class of models to hospital.json (half a minute).",
 )
-@click.option("--workers", type=click.IntRange(1), help="Processes; all cores by default.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Use this number of processes; all cores by default."
+)
 @click.option(
     "--registry",
     "table_only",
     is_flag=True,
-    help="Only a table, without images: 32,435 CTs with the counts of the study's flow.",
+    help="Write only a table, without images: 32,435 CTs with the counts of the study's flow.",
 )
 @click.pass_context
 def simulate(
@@ -65,7 +74,10 @@ def simulate(
     workers: int | None,
     table_only: bool,
 ) -> None:
-    """Write a hospital of simulated patients with known truth: CT, masks, cohort.csv."""
+    """Write a hospital of simulated patients with known truth.
+
+    The folder OUT then holds the CTs, their masks and cohort.csv.
+    """
     if table_only:
         _write_registry(context, out, seed)
         return
@@ -96,7 +108,7 @@ def simulate(
 
 
 def _write_registry(context: click.Context, out: Path, seed: int) -> None:
-    """Write the table of a registry; options that only images have are wrong use."""
+    """Write the table of a registry; options for images are wrong use."""
     given = [
         f"--{name.replace('file_', '').replace('_', '-')}"
         for name in (
@@ -120,10 +132,18 @@ def _write_registry(context: click.Context, out: Path, seed: int) -> None:
 
 
 @click.command()
-@click.option("--out", default=Path("demo_output"), type=FOLDER)
-@click.option("--seed", type=SEED, default=0)
+@click.option(
+    "--out",
+    default=Path("demo_output"),
+    type=FOLDER,
+    help="Write the results to this folder.",
+)
+@click.option("--seed", type=SEED, default=0, help="Simulate and train with this seed.")
 def demo(out: Path, seed: int) -> None:
-    """Do the whole job on a simulated hospital, on a CPU: train, test, predict, explain, report."""
+    """Run the whole job on a simulated hospital, on a CPU.
+
+    The steps are to train, test, predict, explain and report.
+    """
     from monai_vfx.workflows.demo import run_demo
 
     run_demo(writable(out), seed=seed)

@@ -1,4 +1,4 @@
-"""Training on a cohort."""
+"""Train on a cohort."""
 
 from __future__ import annotations
 
@@ -23,24 +23,30 @@ from monai_vfx.cli.common import (
 
 @click.command()
 @click.argument("cohort", type=FILE)
-@click.option("--out", required=True, type=FOLDER, help="Folder for checkpoints and curves.")
-@click.option("--fold", type=click.IntRange(0), help="Train this fold only (from 0).")
 @click.option(
-    "--test-fold", type=click.IntRange(0), help="Leave this fold out entirely, to test on."
+    "--out",
+    required=True,
+    type=FOLDER,
+    help="Write checkpoints and curves to this folder.",
+)
+@click.option("--fold", type=click.IntRange(0), help="Train this fold only, counted from 0.")
+@click.option(
+    "--test-fold", type=click.IntRange(0), help="Leave this fold out entirely, for testing."
 )
 @click.option(
     "--folds",
     type=click.IntRange(2),
-    help="Number of folds.  [default: the table's, where it has a column fold, else 10]",
+    help="Divide the cohort into this number of folds.  [default: from the table's column fold, "
+    "else 10]",
 )
 @click.option(
     "--overlay",
     "overlays",
     multiple=True,
-    help="Settings laid over the paper's: bone_only, cpu_small, three_windows, hazard, "
-    "clinical_A … clinical_D, recommended or a YAML file. Repeatable.",
+    help="Change the paper's settings by this overlay: bone_only, cpu_small, three_windows, "
+    "hazard, clinical_A … clinical_D, recommended or a YAML file. Repeatable.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Number of epochs.")
+@click.option("--epochs", type=click.IntRange(1), help="Train for this number of epochs.")
 @click.option(
     "--pretrained",
     help="Start the encoder from these weights: imagenet or timm/NAME (a download), none, or a "
@@ -49,7 +55,9 @@ from monai_vfx.cli.common import (
 @MADE_MASKS_OPTION
 @GATE
 @EXCLUDE_WARNINGS
-@click.option("--seed", type=SEED, help="Of folds, weights and draws.  [default: 0]")
+@click.option(
+    "--seed", type=SEED, help="Use this seed for folds, weights and augmentation.  [default: 0]"
+)
 def train(
     cohort: Path,
     out: Path,
@@ -64,12 +72,13 @@ def train(
     exclude_warnings: tuple[str, ...],
     seed: int | None,
 ) -> None:
-    """Train on your own cohort: COHORT.csv with case, image, mask and fracture (0 or 1).
+    """Train the network on your own cohort.
 
-    A row without a mask gets one, kept in OUT/masks.
+    COHORT is a CSV with the columns case_id, image, mask and fracture (0 or 1). A mask is made for
+    each row without one and kept in OUT/masks.
 
-    A run that was stopped goes on where its last checkpoint left it, and ends as if it had never
-    been stopped.
+    Run the same command again to resume an interrupted training from its last checkpoint; its
+    results are those of an uninterrupted one.
     """
     from monai_vfx.analysis.cohort.training_items import read_cohort
 
