@@ -25,23 +25,15 @@ Point = Sequence[float] | Knots
 
 @dataclass(frozen=True)
 class Tube:
-    """A structure that runs along z: one superellipse a level, linear between the levels.
+    """A structure that runs along z: one superellipse a level, linear between the levels."""
 
-    Args:
-        z: heights of the knots in mm, ascending; outside them there is nothing.
-        x: centres at the knots in mm; ``y`` likewise.
-        half_x: semi-axes at the knots in mm; ``half_y`` likewise; zero or less is nothing.
-        power: exponent of the superellipse, 2 is an ellipse.
-        angle: rotation in the axial plane in radians, from x towards y.
-    """
-
-    z: Knots
-    x: Knots
+    z: Knots  # heights of the knots in mm, ascending; outside them there is nothing
+    x: Knots  # centres at the knots in mm; `y` likewise
     y: Knots
-    half_x: Knots
+    half_x: Knots  # semi-axes at the knots in mm; `half_y` likewise; zero or less is nothing
     half_y: Knots
-    power: float = 2.0
-    angle: float = 0.0
+    power: float = 2.0  # exponent of the superellipse, 2 is an ellipse
+    angle: float = 0.0  # rotation in the axial plane in radians, from x towards y
 
     @classmethod
     def of(cls, *knots: npt.ArrayLike, power: float = 2.0, angle: float = 0.0) -> Tube:

@@ -27,50 +27,29 @@ _IMPLEMENTATION_UID = generate_uid(entropy_srcs=["monai_vfx", "implementation"])
 
 @dataclass(frozen=True)
 class SeriesFacts:
-    """What the headers say beside the image.
+    """What the headers say beside the image."""
 
-    Args:
-        uid_seed: text that all UIDs are derived from; different series need different ones.
-        patient_id: identifier of the patient.
-        patient_name: in DICOM's form, ``Family^Given``.
-        sex: ``"F"``, ``"M"``, ``"O"`` or ``""`` (unknown).
-        age_years: 0 to 999, or None where unknown.
-        height_cm: None where unknown; ``weight_kg`` likewise.
-        date: of study, series and image, ``YYYYMMDD``.
-        time: ``HHMMSS``.
-        study_description: free text; ``series_description`` likewise.
-        body_part: examined, a term of DICOM PS3.16 annex L.
-        contrast_agent: empty where none was given.
-        patient_position: such as ``HFS``, head first supine.
-        kvp: tube voltage in kV.
-        kernel: name of the reconstruction kernel.
-        manufacturer: of the equipment.
-        simulated: mark the images as derived, by simulation.
-        intercept: HU of the stored value 0.
-        slope: HU per stored unit.
-        frame_of_reference_uid: to share a frame with another series; by default derived.
-    """
-
-    uid_seed: str
-    patient_id: str = "SIMULATED"
-    patient_name: str = "Simulated^Phantom"
-    sex: str = ""
-    age_years: int | None = None
-    height_cm: float | None = None
+    uid_seed: str  # text that all UIDs are derived from; different series need different ones
+    patient_id: str = "SIMULATED"  # identifier of the patient
+    patient_name: str = "Simulated^Phantom"  # in DICOM's form, `Family^Given`
+    sex: str = ""  # `"F"`, `"M"`, `"O"` or `""` (unknown)
+    age_years: int | None = None  # 0 to 999, or None where unknown
+    height_cm: float | None = None  # None where unknown; `weight_kg` likewise
     weight_kg: float | None = None
-    date: str = "20200101"
-    time: str = "120000"
-    study_description: str = "SIMULATED CT ABDOMEN"
+    date: str = "20200101"  # of study, series and image, `YYYYMMDD`
+    time: str = "120000"  # `HHMMSS`
+    study_description: str = "SIMULATED CT ABDOMEN"  # free text; `series_description` likewise
     series_description: str = "SIMULATED PORTAL VENOUS 5 MM"
-    body_part: str = "ABDOMEN"
-    contrast_agent: str = "SIMULATED IODINATED AGENT"
-    patient_position: str = "HFS"
-    kvp: float = 120.0
-    kernel: str = "STANDARD"
-    manufacturer: str = "monai_vfx"
-    simulated: bool = True
-    intercept: float = -1024.0
-    slope: float = 1.0
+    body_part: str = "ABDOMEN"  # examined, a term of DICOM PS3.16 annex L
+    contrast_agent: str = "SIMULATED IODINATED AGENT"  # empty where none was given
+    patient_position: str = "HFS"  # such as `HFS`, head first supine
+    kvp: float = 120.0  # tube voltage in kV
+    kernel: str = "STANDARD"  # name of the reconstruction kernel
+    manufacturer: str = "monai_vfx"  # of the equipment
+    simulated: bool = True  # mark the images as derived, by simulation
+    intercept: float = -1024.0  # HU of the stored value 0
+    slope: float = 1.0  # HU per stored unit
+    # to share a frame with another series; by default derived
     frame_of_reference_uid: str | None = None
 
     def uid(self, *parts: str) -> UID:

@@ -32,43 +32,17 @@ REPEAT_SHARE = 0.03
 
 @dataclass(frozen=True)
 class Patient:
-    """One simulated patient: what the table says and, below it, the hidden truth.
+    """One simulated patient: what the table says and, below it, the hidden truth."""
 
-    Args:
-        case_id: of the CT.
-        patient_id: of the patient; the identifier of the first CT.
-        scan_date: day of the CT, YYYY-MM-DD.
-        scanner: the machine; machines of one hospital take the same images.
-        contrast_phase: of every CT ``portal_venous``.
-        age: years, one decimal.
-        sex: ``"F"`` or ``"M"``.
-        height_cm: standing height.
-        weight_kg: weight.
-        fracture: incident vertebral fracture within five years, 0 or 1.
-        follow_up_years: years to the fracture or, without one, to death or the last imaging.
-        death: follow-up ended by death without fracture, 0 or 1.
-        frax_major: percent; a simulated stand-in for FRAX, not its formula. ``frax_hip`` likewise.
-        baseline_fracture: 0 or 1; like the next three 1 only in ``registry``.
-        five_year_risk: true probability of the fracture in the hospital's whole population.
-        bone_z: bone state, z-score, high is healthy; ``muscle_z`` likewise.
-        trabecular_hu: enhanced trabecular attenuation of L1 in HU.
-        cortex_mm: thickness of cortical shell and endplates.
-        texture: SD of the trabecular texture as a share of its attenuation.
-        erector_scale: cross-section of the erector spinae relative to the build's expectation.
-        psoas_scale: likewise of the psoas.
-        fat_fraction: share of the muscle compartment that is fat, 0 to 1.
-        lean_hu: attenuation of the lean muscle in HU.
-    """
-
-    case_id: str
-    patient_id: str
-    scan_date: str
-    scanner: str
-    contrast_phase: str
-    age: float
-    sex: str
-    height_cm: float
-    weight_kg: float
+    case_id: str  # of the CT
+    patient_id: str  # of the patient; the identifier of the first CT
+    scan_date: str  # day of the CT, YYYY-MM-DD
+    scanner: str  # the machine; machines of one hospital take the same images
+    contrast_phase: str  # of every CT `portal_venous`
+    age: float  # years, one decimal
+    sex: str  # `"F"` or `"M"`
+    height_cm: float  # standing height
+    weight_kg: float  # weight
     bmi: float
     smoker: int
     drinker: int
@@ -78,25 +52,26 @@ class Patient:
     hiv: int
     hepatitis_c: int
     renal_failure: int
+    # percent; a simulated stand-in for FRAX, not its formula. `frax_hip` likewise.
     frax_major: float
     frax_hip: float
-    fracture: int
-    follow_up_years: float
-    death: int
-    baseline_fracture: int
+    fracture: int  # incident vertebral fracture within five years, 0 or 1
+    follow_up_years: float  # years to the fracture or, without one, to death or the last imaging
+    death: int  # follow-up ended by death without fracture, 0 or 1
+    baseline_fracture: int  # 0 or 1; like the next three 1 only in `registry`
     spinal_surgery: int
     image_adequate: int
     traumatic_fracture: int
-    five_year_risk: float
-    bone_z: float
+    five_year_risk: float  # true probability of the fracture in the hospital's whole population
+    bone_z: float  # bone state, z-score, high is healthy; `muscle_z` likewise
     muscle_z: float
-    trabecular_hu: float
-    cortex_mm: float
-    texture: float
-    erector_scale: float
-    psoas_scale: float
-    fat_fraction: float
-    lean_hu: float
+    trabecular_hu: float  # enhanced trabecular attenuation of L1 in HU
+    cortex_mm: float  # thickness of cortical shell and endplates
+    texture: float  # SD of the trabecular texture as a share of its attenuation
+    erector_scale: float  # cross-section of the erector spinae relative to the build's expectation
+    psoas_scale: float  # likewise of the psoas
+    fat_fraction: float  # share of the muscle compartment that is fat, 0 to 1
+    lean_hu: float  # attenuation of the lean muscle in HU
 
 
 COHORT_COLUMNS: tuple[str, ...] = (

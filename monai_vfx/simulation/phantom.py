@@ -42,17 +42,13 @@ KNOTS_MM = 12.0
 
 @dataclass(frozen=True)
 class Phantom:
-    """A simulated CT.
+    """A simulated CT."""
 
-    Args:
-        hu: (i, j, k) int16 HU; i to the patient's left, j to the back, k to the head.
-        labels: (i, j, k) uint8: bodies T11-L5 by VerSe number, 101 erector spinae, 102 psoas.
-        affine: voxel index → RAS+ mm.
-    """
-
+    # (i, j, k) int16 HU; i to the patient's left, j to the back, k to the head
     hu: npt.NDArray[np.int16]
+    # (i, j, k) uint8: bodies T11-L5 by VerSe number, 101 erector spinae, 102 psoas
     labels: LabelVolume
-    affine: Affine
+    affine: Affine  # voxel index → RAS+ mm
 
 
 def make_phantom(

@@ -28,52 +28,34 @@ class Looseness:
     let age reach an AUROC of 0.59, so half of both differences is taken, which is within sampling
     error of the table. A control is sought at the age that has among the controls the rank of the
     case's among the cases, and the ranks of a pair correlate (Gaussian copula).
-
-    Args:
-        case_age: mean and SD of the cases, years; see :func:`age_quantiles`.
-        control_age: likewise of their controls.
-        correlation: of the normal scores of a pair's ages, below 1.
-        bmi_sd: SD of the difference in BMI, kg/m².
     """
 
-    case_age: tuple[float, float]
-    control_age: tuple[float, float]
-    correlation: float
-    bmi_sd: float
+    case_age: tuple[float, float]  # mean and SD of the cases, years; see age_quantiles
+    control_age: tuple[float, float]  # likewise of their controls
+    correlation: float  # of the normal scores of a pair's ages, below 1
+    bmi_sd: float  # SD of the difference in BMI, kg/m²
 
 
 @dataclass(frozen=True)
 class Population:
-    """The people from whom a hospital's patients are drawn.
+    """The people from whom a hospital's patients are drawn."""
 
-    Args:
-        age: mean and SD in years; see :func:`age_quantiles`.
-        female: share of women.
-        height_cm: mean height of women and of men.
-        bmi: mean and SD in kg/m².
-        smoker: share among women and among men; the following likewise.
-        prevalence: five-year fracture risk, mean of the population.
-        looseness: of the matching of controls to cases, one to one; None samples everyone.
-        prefix: first letter of the cases' names.
-        scan_dates: first and last day of the CTs.
-        unselected: whether some rows break the eligibility rules and some patients have two CTs.
-        age_limits: years; patients are drawn within them.
-    """
-
-    age: tuple[float, float]
-    female: float
-    height_cm: tuple[float, float]
-    bmi: tuple[float, float]
-    smoker: tuple[float, float]
+    age: tuple[float, float]  # mean and SD in years; see age_quantiles
+    female: float  # share of women
+    height_cm: tuple[float, float]  # mean height of women and of men
+    bmi: tuple[float, float]  # mean and SD in kg/m²
+    smoker: tuple[float, float]  # share among women and among men; the following likewise
     drinker: tuple[float, float]
     glucocorticoids: tuple[float, float]
     secondary_osteoporosis: tuple[float, float]
-    prevalence: float
-    prefix: str
-    scan_dates: tuple[str, str]
+    prevalence: float  # five-year fracture risk, mean of the population
+    prefix: str  # first letter of the cases' names
+    scan_dates: tuple[str, str]  # first and last day of the CTs
+    # of the matching of controls to cases, one to one; None samples everyone
     looseness: Looseness | None = None
+    # whether some rows break the eligibility rules and some patients have two CTs
     unselected: bool = False
-    age_limits: tuple[float, float] = AGE_LIMITS
+    age_limits: tuple[float, float] = AGE_LIMITS  # years; patients are drawn within them
     type2_diabetes: tuple[float, float] = (0.20, 0.26)
     hiv: tuple[float, float] = (0.001, 0.006)
     hepatitis_c: tuple[float, float] = (0.02, 0.02)

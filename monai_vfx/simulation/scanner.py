@@ -23,31 +23,19 @@ SUB_SLICES = 3
 
 @dataclass(frozen=True)
 class Scanner:
-    """One hospital's machines and habits; a patient's scan is drawn around them.
+    """One hospital's machines and habits; a patient's scan is drawn around them."""
 
-    Args:
-        psf_mm: SD of the Gaussian point spread in the plane, of the kernel most used.
-        sharp_psf_mm: of the sharper kernel.
-        sharp_share: share of scans that are reconstructed with the sharper kernel.
-        noise_hu: SD of the noise in the middle of an average trunk on pixels of 0.8 mm.
-        noise_spread: SD of the noise's logarithm between scans (dose, exposure control).
-        aorta_hu: mean enhancement of the aorta.
-        aorta_sd_hu: its SD between patients (timing of the bolus, heart, weight).
-        bone_enhancement_hu: added to trabecular bone; 0 is the reference of the patients' truth.
-        drift_hu: SD of what a scan adds to aorta, spongy bone and lean muscle alike.
-        manufacturer: as written into the files; always named as a simulation.
-    """
-
-    psf_mm: float
-    sharp_psf_mm: float
-    sharp_share: float
-    noise_hu: float
-    noise_spread: float
-    aorta_hu: float
-    aorta_sd_hu: float
+    psf_mm: float  # SD of the Gaussian point spread in the plane, of the kernel most used
+    sharp_psf_mm: float  # of the sharper kernel
+    sharp_share: float  # share of scans that are reconstructed with the sharper kernel
+    noise_hu: float  # SD of the noise in the middle of an average trunk on pixels of 0.8 mm
+    noise_spread: float  # SD of the noise's logarithm between scans (dose, exposure control)
+    aorta_hu: float  # mean enhancement of the aorta
+    aorta_sd_hu: float  # its SD between patients (timing of the bolus, heart, weight)
+    # added to trabecular bone; 0 is the reference of the patients' truth
     bone_enhancement_hu: float
-    drift_hu: float
-    manufacturer: str
+    drift_hu: float  # SD of what a scan adds to aorta, spongy bone and lean muscle alike
+    manufacturer: str  # as written into the files; always named as a simulation
 
 
 SCANNERS: dict[Hospital, Scanner] = {
@@ -86,21 +74,13 @@ slow and little perfused (portal-venous bone lies about 10 to 20 HU above unenha
 
 @dataclass(frozen=True)
 class Scan:
-    """What one patient's scan adds that says nothing of bone and muscle.
+    """What one patient's scan adds that says nothing of bone and muscle."""
 
-    Args:
-        psf_mm: SD of the point spread in the plane.
-        noise_hu: SD of the noise in the middle of the trunk on pixels of 0.8 mm.
-        aorta_hu: enhancement of the aorta.
-        bone_hu: added to trabecular bone by contrast medium and drift.
-        muscle_hu: added to lean muscle likewise.
-    """
-
-    psf_mm: float
-    noise_hu: float
-    aorta_hu: float
-    bone_hu: float
-    muscle_hu: float
+    psf_mm: float  # SD of the point spread in the plane
+    noise_hu: float  # SD of the noise in the middle of the trunk on pixels of 0.8 mm
+    aorta_hu: float  # enhancement of the aorta
+    bone_hu: float  # added to trabecular bone by contrast medium and drift
+    muscle_hu: float  # added to lean muscle likewise
 
 
 def draw_scan(scanner: Scanner, girth: float, rng: np.random.Generator) -> Scan:

@@ -21,29 +21,20 @@ Place = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Vertebra:
-    """One vertebra's place and size, mm; see :class:`~monai_vfx.core.vertebra_sizes.LevelSize`.
+    """One vertebra's place and size, mm; see :class:`~monai_vfx.core.vertebra_sizes.LevelSize`."""
 
-    Args:
-        name: level.
-        centre: of the body, LPS.
-        tilt: in radians.
-        depression: depth of the endplates' concavity in mm, each.
-        flare: how much wider the rims are than the waist, a share.
-        span: reach of the arch relative to the usual one.
-    """
-
-    name: str
-    centre: Place
-    tilt: float
+    name: str  # level
+    centre: Place  # of the body, LPS
+    tilt: float  # in radians
     height: float
     wedge: float
     half_depth: float
     half_width: float
     disc: float
     process: float
-    depression: float
-    flare: float
-    span: float
+    depression: float  # depth of the endplates' concavity in mm, each
+    flare: float  # how much wider the rims are than the waist, a share
+    span: float  # reach of the arch relative to the usual one
 
     @property
     def label(self) -> int:

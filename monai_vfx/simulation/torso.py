@@ -37,30 +37,19 @@ _RIBS = {"T9": (-70.0, 120.0), "T10": (-35.0, 105.0), "T11": (15.0, 75.0), "T12"
 
 @dataclass(frozen=True)
 class Torso:
-    """Sizes of the trunk in mm; y and z are LPS.
+    """Sizes of the trunk in mm; y and z are LPS."""
 
-    Args:
-        z: (n,) knots, ascending, one a level from S3 to T9; the following four are given there.
-        spine_x: centre line of the bodies; ``spine_y`` likewise.
-        skin_back: y of the back's skin; ``muscle_back`` of the muscles' surface.
-        skin_front: y of the belly's skin.
-        half_width: of the trunk, left to right.
-        fat_side: thickness of the subcutaneous fat at the flank; ``fat_front`` at the belly.
-        wall: thickness of the abdominal wall's muscle at the flank.
-        build: linear size of the muscles relative to a woman of 157 cm.
-    """
-
-    z: Knots
-    spine_x: Knots
+    z: Knots  # (n,) knots, ascending, one a level from S3 to T9; the following four are given there
+    spine_x: Knots  # centre line of the bodies; `spine_y` likewise
     spine_y: Knots
-    skin_back: Knots
+    skin_back: Knots  # y of the back's skin; `muscle_back` of the muscles' surface
     muscle_back: Knots
-    skin_front: float
-    half_width: float
-    fat_side: float
+    skin_front: float  # y of the belly's skin
+    half_width: float  # of the trunk, left to right
+    fat_side: float  # thickness of the subcutaneous fat at the flank; `fat_front` at the belly
     fat_front: float
-    wall: float
-    build: float
+    wall: float  # thickness of the abdominal wall's muscle at the flank
+    build: float  # linear size of the muscles relative to a woman of 157 cm
 
     def outline(self, inset: float = 0.0) -> Tube:
         """Return the skin's surface, moved inwards by ``inset`` mm."""

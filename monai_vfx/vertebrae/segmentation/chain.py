@@ -49,47 +49,29 @@ _SACRUM_MM = 12  # the sacrum begins where it prevails for as long as this
 
 @dataclass(frozen=True)
 class Curve:
-    """The middle line of the spine.
+    """The middle line of the spine."""
 
-    Attributes:
-        points: (n, 3) world mm, RAS+, cranial to caudal, 1 mm apart.
-        ups: (n, 3) unit vectors along the curve, towards the head.
-    """
-
-    points: Points
-    ups: Points
+    points: Points  # (n, 3) world mm, RAS+, cranial to caudal, 1 mm apart
+    ups: Points  # (n, 3) unit vectors along the curve, towards the head
 
 
 @dataclass(frozen=True)
 class ChainBody:
-    """One body of the chain, as far as the coarse grid tells.
+    """One body of the chain, as far as the coarse grid tells."""
 
-    Attributes:
-        centre: (3,) world mm, RAS+.
-        up: (3,) unit vector along the spine, towards the head.
-        height_mm: along the curve.
-        evidence: mean probability of body along it, 0 to 1.
-    """
-
-    centre: Vector
-    up: Vector
-    height_mm: float
-    evidence: float
+    centre: Vector  # (3,) world mm, RAS+
+    up: Vector  # (3,) unit vector along the spine, towards the head
+    height_mm: float  # along the curve
+    evidence: float  # mean probability of body along it, 0 to 1
 
 
 @dataclass(frozen=True)
 class SpineChain:
-    """Neighbouring bodies and what lies below them.
+    """Neighbouring bodies and what lies below them."""
 
-    Attributes:
-        bodies: cranial to caudal.
-        sacrum: probability, 0 to 1, that the sacrum lies right below the last body.
-        curve: that they lie on.
-    """
-
-    bodies: tuple[ChainBody, ...]
-    sacrum: float
-    curve: Curve
+    bodies: tuple[ChainBody, ...]  # cranial to caudal
+    sacrum: float  # probability, 0 to 1, that the sacrum lies right below the last body
+    curve: Curve  # that they lie on
 
 
 def find_chain(probabilities: Probabilities) -> SpineChain:
@@ -322,21 +304,14 @@ _FRESH = len(_HEIGHTS)  # "height" of what is above the first body
 
 @dataclass(frozen=True)
 class _Ways:
-    """The best ways to each place.
+    """The best ways to each place."""
 
-    Attributes:
-        after_body: (n + 1, heights + 1) log probability by end and height of a body.
-        after_disc: the same by end of a disc and height of the body above it.
-        disc_length: that disc's.
-        above: (n + 1, heights) the height of what is above, by start and height of a body.
-        below_disc: whether a disc lies between the two.
-    """
-
-    after_body: Vector
-    after_disc: Vector
-    disc_length: npt.NDArray[np.int16]
+    after_body: Vector  # (n + 1, heights + 1) log probability by end and height of a body
+    after_disc: Vector  # the same by end of a disc and height of the body above it
+    disc_length: npt.NDArray[np.int16]  # that disc's
+    # (n + 1, heights) the height of what is above, by start and height of a body
     above: npt.NDArray[np.int16]
-    below_disc: npt.NDArray[np.bool_]
+    below_disc: npt.NDArray[np.bool_]  # whether a disc lies between the two
 
 
 def _walk(sums: Vector) -> _Ways:

@@ -46,28 +46,19 @@ _MARGIN_MM = 12.0
 
 @dataclass(frozen=True)
 class Image:
-    """Values on a grid.
+    """Values on a grid."""
 
-    Attributes:
-        values: (x, y, z), any numbers.
-        affine: (4, 4) index → world mm, RAS+.
-    """
-
-    values: npt.NDArray[Any]
-    affine: Affine
+    values: npt.NDArray[Any]  # (x, y, z), any numbers
+    affine: Affine  # (4, 4) index → world mm, RAS+
 
 
 @dataclass(frozen=True)
 class Probabilities:
-    """Probabilities of structures on a grid.
+    """Probabilities of structures on a grid."""
 
-    Attributes:
-        values: (structure, x, y, z) float32, 0 to 1; they add up to 1 over the structures.
-        affine: (4, 4) index (x, y, z) → world mm, RAS+.
-    """
-
+    # (structure, x, y, z) float32, 0 to 1; they add up to 1 over the structures
     values: npt.NDArray[np.float32]
-    affine: Affine
+    affine: Affine  # (4, 4) index (x, y, z) → world mm, RAS+
 
 
 def read_image(volume: Volume) -> Image:

@@ -63,100 +63,72 @@ and sacrum reach when they agree (0.99)."""
 
 @dataclass(frozen=True)
 class Rates:
-    """How reliable the observations are; measured on cases with known truth.
+    """How reliable the observations are; measured on cases with known truth."""
 
-    Attributes:
-        rib_sensitivity: probability that a rib is seen at a side that has one.
-        rib_specificity: probability that none is seen where there is none.
-        rib_failure: probability that what is seen at a body, both sides, says nothing.
-        sacrum_right: probability that the body above the sacrum that is seen is the last lumbar
-            one; the rest goes half each to the sacrum's first segment taken for a body and to the
-            last lumbar body taken for sacrum.
-        sacrum_missed: probability that the sacrum is not seen though the chain ends right above.
-        last_rib: probabilities that the last thoracic vertebra shows both ribs, one, or none
-            (absent, or too short to be seen).
-        lumbar_rib: likewise for the first lumbar vertebra.
-        width_sd: SD of the logarithm of a body's width about its level's, beside the common scale.
-        width_weight: share of the widths' log likelihood that counts, as neighbours err alike.
-        threshold: least confidence.
-    """
-
-    rib_sensitivity: float = 0.97
-    rib_specificity: float = 0.985
-    rib_failure: float = 0.01
+    rib_sensitivity: float = 0.97  # probability that a rib is seen at a side that has one
+    rib_specificity: float = 0.985  # probability that none is seen where there is none
+    rib_failure: float = 0.01  # probability that what is seen at a body, both sides, says nothing
+    # probability that the body above the sacrum that is seen is the last lumbar one; the rest goes
+    # half each to the sacrum's first segment taken for a body and to the last lumbar body taken for
+    # sacrum
     sacrum_right: float = 0.98
+    # probability that the sacrum is not seen though the chain ends right above
     sacrum_missed: float = 0.3
+    # probabilities that the last thoracic vertebra shows both ribs, one, or none (absent, or too
+    # short to be seen)
     last_rib: tuple[float, float, float] = (0.95, 0.03, 0.02)
+    # likewise for the first lumbar vertebra
     lumbar_rib: tuple[float, float, float] = (0.005, 0.01, 0.985)
+    # SD of the logarithm of a body's width about its level's, beside the common scale
     width_sd: float = 0.06
+    # share of the widths' log likelihood that counts, as neighbours err alike
     width_weight: float = 0.3
-    threshold: float = THRESHOLD
+    threshold: float = THRESHOLD  # least confidence
 
 
 @dataclass(frozen=True)
 class Body:
-    """What was seen of one body.
+    """What was seen of one body."""
 
-    Attributes:
-        ribs: probability, 0 to 1, of a rib at its (right, left) side under even odds; None where
-            the joint lies outside the image.
-        width_mm: of the body; None where it is not known.
-        whole: whether both endplates are in the image.
-    """
-
+    # probability, 0 to 1, of a rib at its (right, left) side under even odds; None where the joint
+    # lies outside the image
     ribs: tuple[float | None, float | None] = (None, None)
-    width_mm: float | None = None
-    whole: bool = True
+    width_mm: float | None = None  # of the body; None where it is not known
+    whole: bool = True  # whether both endplates are in the image
 
 
 @dataclass(frozen=True)
 class Chain:
-    """What was seen of a spine.
+    """What was seen of a spine."""
 
-    Attributes:
-        bodies: neighbours without a gap, cranial to caudal.
-        sacrum: probability, 0 to 1, that the sacrum lies right below the last body.
-    """
-
-    bodies: tuple[Body, ...]
-    sacrum: float
+    bodies: tuple[Body, ...]  # neighbours without a gap, cranial to caudal
+    sacrum: float  # probability, 0 to 1, that the sacrum lies right below the last body
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One way to name a chain.
+    """One way to name a chain."""
 
-    Attributes:
-        thoracic, lumbar: vertebrae of this person.
-        names: of the bodies, cranial to caudal.
-        probability: posterior.
-    """
-
+    # thoracic, lumbar: vertebrae of this person
     thoracic: int
     lumbar: int
-    names: tuple[str, ...]
-    probability: float
+    names: tuple[str, ...]  # of the bodies, cranial to caudal
+    probability: float  # posterior
 
 
 @dataclass(frozen=True)
 class Naming:
-    """The posterior over all hypotheses, summed up.
+    """The posterior over all hypotheses, summed up."""
 
-    Attributes:
-        names: of the bodies by the most probable hypothesis, cranial to caudal.
-        probabilities: posterior that each body has its name, by the convention (see the module).
-        confidence: posterior that T12, L1, L2, L3 and L4 are the bodies that ``names`` says; 0
-            where one of them is not among the names.
-        strict: the same when thoracic vertebrae are counted from the first rib.
-        in_chain: posterior that the chain holds all five, by whatever hypothesis.
-        hypotheses: most probable first; together at least 0.999.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the bodies by the most probable hypothesis, cranial to caudal
+    # posterior that each body has its name, by the convention (see the module)
     probabilities: tuple[float, ...]
+    # posterior that T12, L1, L2, L3 and L4 are the bodies that `names` says; 0 where one of them is
+    # not among the names
     confidence: float
-    strict: float
-    in_chain: float
+    strict: float  # the same when thoracic vertebrae are counted from the first rib
+    in_chain: float  # posterior that the chain holds all five, by whatever hypothesis
+    # most probable first; together at least 0.999
     hypotheses: tuple[Hypothesis, ...] = field(repr=False)
 
 

@@ -37,21 +37,13 @@ _PATCHES = 4  # at a time
 
 @dataclass(frozen=True)
 class Networks:
-    """Both networks in evaluation mode, and which weights they carry.
+    """Both networks in evaluation mode, and which weights they carry."""
 
-    Attributes:
-        locator: (B, 2, x, y, z) → logits (B, 8, x, y, z) of :data:`anatomy.STRUCTURES`.
-        refiner: (B, 2, x, y, z) → logits (B, 7, x, y, z) of :data:`anatomy.PATCH_STRUCTURES`.
-        window: voxels of the locator's window, as in training.
-        device: where both compute.
-        sha256: of the weights' files, by network.
-    """
-
-    locator: nn.Module
-    refiner: nn.Module
-    window: tuple[int, int, int]
-    device: torch.device
-    sha256: dict[str, str]
+    locator: nn.Module  # (B, 2, x, y, z) → logits (B, 8, x, y, z) of STRUCTURES
+    refiner: nn.Module  # (B, 2, x, y, z) → logits (B, 7, x, y, z) of PATCH_STRUCTURES
+    window: tuple[int, int, int]  # voxels of the locator's window, as in training
+    device: torch.device  # where both compute
+    sha256: dict[str, str]  # of the weights' files, by network
 
     def locate(self, image: Image) -> Probabilities:
         """Run the locator over an image on its grid, HU, window by window."""

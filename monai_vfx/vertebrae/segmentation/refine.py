@@ -55,25 +55,19 @@ _MUSCLE_VOXELS = 8_000_000  # of the CT, at a time
 
 @dataclass(frozen=True)
 class RefinedBody:
-    """One body, outlined.
+    """One body, outlined."""
 
-    Attributes:
-        inside: probability of the body, (64, 48, 32), on a patch with this ``affine``.
-        affine: of the patch, index → world mm, RAS+.
-        centre: (3,) centroid, world mm, RAS+.
-        height_mm, depth_mm, width_mm: means along the patch's z, y and x.
-        volume_ml: of the probability.
-        ribs: probability of a rib at the (right, left) side under even odds; None where the
-            joint lies outside the image.
-    """
-
+    # probability of the body, (64, 48, 32), on a patch with this `affine`
     inside: npt.NDArray[np.float32]
-    affine: Affine
-    centre: npt.NDArray[np.float64]
+    affine: Affine  # of the patch, index → world mm, RAS+
+    centre: npt.NDArray[np.float64]  # (3,) centroid, world mm, RAS+
+    # height_mm, depth_mm, width_mm: means along the patch's z, y and x
     height_mm: float
     depth_mm: float
     width_mm: float
-    volume_ml: float
+    volume_ml: float  # of the probability
+    # probability of a rib at the (right, left) side under even odds; None where the joint lies
+    # outside the image
     ribs: tuple[float | None, float | None]
 
 

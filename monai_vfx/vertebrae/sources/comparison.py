@@ -27,17 +27,11 @@ FEWEST_MATCHED = 3
 
 @dataclass(frozen=True)
 class LevelMatch:
-    """One body of a mask and the one that the vertebra segmentation found there.
+    """One body of a mask and the one that the vertebra segmentation found there."""
 
-    Attributes:
-        given: its level by the mask.
-        found: its level by the vertebra segmentation; None where it found no body there.
-        distance_mm: between the centres; None without a body.
-    """
-
-    given: str
-    found: str | None
-    distance_mm: float | None
+    given: str  # its level by the mask
+    found: str | None  # its level by the vertebra segmentation; None where it found no body there
+    distance_mm: float | None  # between the centres; None without a body
 
 
 def match_levels(

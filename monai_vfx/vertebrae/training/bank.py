@@ -44,22 +44,16 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class BankItem:
-    """One label map, and where images of it are taken.
+    """One label map, and where images of it are taken."""
 
-    Attributes:
-        tissues: (x, y, z) uint8, :class:`monai_vfx.vertebrae.training.anatomy.tissues.Tissue`.
-        vertebrae: (x, y, z) uint8, level numbers inside vertebral bodies, 0 elsewhere.
-        affine: index → RAS mm.
-        pose: (4, 4) RAS mm, frame of a patch: its axes and its centre as columns; None for a box
-            of the trunk, whose image lies in its middle, upright.
-        level: number of the vertebra that a patch is about; 0 for a patch round the sacrum and
-            for a box of the trunk.
-    """
-
-    tissues: LabelVolume
-    vertebrae: LabelVolume
-    affine: Affine
+    tissues: LabelVolume  # (x, y, z) uint8, Tissue
+    vertebrae: LabelVolume  # (x, y, z) uint8, level numbers inside vertebral bodies, 0 elsewhere
+    affine: Affine  # index → RAS mm
+    # (4, 4) RAS mm, frame of a patch: its axes and its centre as columns; None for a box of the
+    # trunk, whose image lies in its middle, upright
     pose: Affine | None = None
+    # number of the vertebra that a patch is about; 0 for a patch round the sacrum and for a box of
+    # the trunk
     level: int = 0
 
 
@@ -84,27 +78,19 @@ def vertebra_frame(centre: npt.ArrayLike, up: npt.ArrayLike) -> Affine:
 class AnatomyBank:
     """Label maps in a folder, painted when first asked for.
 
-    Args:
-        folder: where they are kept, one ``NUMBER.npz`` each.
-        size: number of maps that training uses.
-        kind: ``locator`` for boxes of the trunk, ``refiner`` for the surroundings of a vertebra.
-        spacing_mm: (3,) of the maps' grid.
-        box_mm: (3,) of the maps; of a patch's maps, the patch's own size, to which a margin and
-            what its tilt needs are added.
-        margin_mm: round a patch, for shifts and deformations.
-        seed: of all maps.
-
     Raises:
         SettingError: the folder holds a bank of other settings, or ``kind`` is unknown.
     """
 
-    folder: Path
-    size: int
-    kind: str
-    spacing_mm: Sequence[float]
+    folder: Path  # where they are kept, one `NUMBER.npz` each
+    size: int  # number of maps that training uses
+    kind: str  # `locator` for boxes of the trunk, `refiner` for the surroundings of a vertebra
+    spacing_mm: Sequence[float]  # (3,) of the maps' grid
+    # (3,) of the maps; of a patch's maps, the patch's own size, to which a margin and what its tilt
+    # needs are added
     box_mm: Sequence[float]
-    margin_mm: float = 10.0
-    seed: int = 0
+    margin_mm: float = 10.0  # round a patch, for shifts and deformations
+    seed: int = 0  # of all maps
     record: Path = field(init=False)
 
     def __post_init__(self) -> None:

@@ -36,27 +36,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class SyntheticSamples(Dataset[Json]):
-    """Numbered synthetic samples; each depends on the seed and its number alone.
+    """Numbered synthetic samples; each depends on the seed and its number alone."""
 
-    Args:
-        bank: label maps.
-        transform: from a label map to ``image`` and ``label``; it is seeded for each sample.
-        samples: how many there are.
-        first: number of the first, for a training that is resumed.
-        seed: of the run.
-        held_out: sample n is made of the n-th held-out map, instead of any one for training.
-        real: a real label map, None: none.
-        real_share: share of the samples that are made of it.
-    """
-
-    bank: AnatomyBank
-    transform: Compose
-    samples: int
-    first: int = 0
-    seed: int = 0
+    bank: AnatomyBank  # label maps
+    transform: Compose  # from a label map to `image` and `label`; it is seeded for each sample
+    samples: int  # how many there are
+    first: int = 0  # number of the first, for a training that is resumed
+    seed: int = 0  # of the run
+    # sample n is made of the n-th held-out map, instead of any one for training
     held_out: bool = False
-    real: RealAnatomy | None = None
-    real_share: float = 0.3
+    real: RealAnatomy | None = None  # a real label map, None: none
+    real_share: float = 0.3  # share of the samples that are made of it
 
     def __len__(self) -> int:
         """Return the number of samples."""

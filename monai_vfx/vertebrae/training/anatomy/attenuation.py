@@ -120,17 +120,11 @@ _PHASES = (("native", 0.4), ("portal", 0.4), ("arterial", 0.1), ("late", 0.1))
 
 @dataclass(frozen=True)
 class Attenuation:
-    """Of one scan; each (256 * 64,) float32, at level * 64 + tissue.
+    """Of one scan; each (256 * 64,) float32, at level * 64 + tissue."""
 
-    Args:
-        mean: HU.
-        fine: SD of a fine texture, HU.
-        lumpy: SD of a coarse texture, HU.
-    """
-
-    mean: Values
-    fine: Values
-    lumpy: Values
+    mean: Values  # HU
+    fine: Values  # SD of a fine texture, HU
+    lumpy: Values  # SD of a coarse texture, HU
 
 
 def draw_attenuation(r: np.random.RandomState, wild: float = 0.0) -> Attenuation:

@@ -76,34 +76,21 @@ _HIP = frozenset((Tissue.PELVIS_CORTEX, Tissue.PELVIS_MARROW))
 
 @dataclass(frozen=True, eq=False)
 class BodyPlan:
-    """A person without a grid: the facts, and the solids in the order they are painted.
+    """A person without a grid: the facts, and the solids in the order they are painted."""
 
-    Args:
-        levels: names of the vertebrae, cranial to caudal.
-        centres: (n, 3) centroids of the bodies, RAS mm; the third lumbar body lies about at 0.
-        axes: (n, 3) unit vectors, a body's direction from its lower to its upper end, RAS.
-        sizes: (n, 3) height, depth and width of the bodies before any fracture, mm.
-        ribs: level → lengths of its ribs in mm (right, left), 0 for none.
-        lumbar: count of lumbar vertebrae; ``thoracic`` likewise.
-        fractured: level → kind of fracture.
-        variants: names of further variants and findings.
-        scoliosis: largest coronal tilt between two levels in degrees (Cobb's angle).
-        sacrum: (6, 3) centres of S1-S5 and the coccyx, RAS mm.
-        solids: in painting order.
-    """
-
-    levels: tuple[str, ...]
-    centres: Vector
-    axes: Vector
-    sizes: Vector
+    levels: tuple[str, ...]  # names of the vertebrae, cranial to caudal
+    centres: Vector  # (n, 3) centroids of the bodies, RAS mm; the third lumbar body lies about at 0
+    axes: Vector  # (n, 3) unit vectors, a body's direction from its lower to its upper end, RAS
+    sizes: Vector  # (n, 3) height, depth and width of the bodies before any fracture, mm
+    # level → lengths of its ribs in mm (right, left), 0 for none
     ribs: dict[str, tuple[float, float]]
-    lumbar: int
+    lumbar: int  # count of lumbar vertebrae; `thoracic` likewise
     thoracic: int
-    fractured: dict[str, str]
-    variants: frozenset[str]
-    scoliosis: float
-    sacrum: Vector
-    solids: tuple[Solid, ...] = field(repr=False)
+    fractured: dict[str, str]  # level → kind of fracture
+    variants: frozenset[str]  # names of further variants and findings
+    scoliosis: float  # largest coronal tilt between two levels in degrees (Cobb's angle)
+    sacrum: Vector  # (6, 3) centres of S1-S5 and the coccyx, RAS mm
+    solids: tuple[Solid, ...] = field(repr=False)  # in painting order
 
 
 def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPlan:

@@ -42,23 +42,16 @@ _SOLID_ORGANS = frozenset((Tissue.LIVER, Tissue.SPLEEN, Tissue.KIDNEY))
 
 @dataclass
 class Findings:
-    """What was drawn for a spine.
+    """What was drawn for a spine."""
 
-    Args:
-        collapse: level → loss of height.
-        kinds: level → kind of fracture.
-        slips: level → how far its body stands in front of the one below, mm.
-        variants: names of what else there is.
-        schmorl: level → nodes in its endplates (relative u, v, upper or not, radius in mm).
-        fused: levels joined by screws and rods, cranial to caudal.
-    """
-
-    collapse: dict[str, Collapse] = field(default_factory=dict)
-    kinds: dict[str, str] = field(default_factory=dict)
+    collapse: dict[str, Collapse] = field(default_factory=dict)  # level → loss of height
+    kinds: dict[str, str] = field(default_factory=dict)  # level → kind of fracture
+    # level → how far its body stands in front of the one below, mm
     slips: dict[str, float] = field(default_factory=dict)
-    variants: set[str] = field(default_factory=set)
+    variants: set[str] = field(default_factory=set)  # names of what else there is
+    # level → nodes in its endplates (relative u, v, upper or not, radius in mm)
     schmorl: dict[str, list[tuple[float, float, bool, float]]] = field(default_factory=dict)
-    fused: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()  # levels joined by screws and rods, cranial to caudal
 
 
 def draw_findings(rng: np.random.Generator, names: Sequence[str]) -> Findings:

@@ -43,14 +43,10 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A place and an orientation.
+    """A place and an orientation."""
 
-    Args:
-        origin: (3,) RAS mm.
-        axes: (3, 3), columns are the frame's unit vectors u (right), v (front) and w (up) in RAS.
-    """
-
-    origin: Vector
+    origin: Vector  # (3,) RAS mm
+    # (3, 3), columns are the frame's unit vectors u (right), v (front) and w (up) in RAS
     axes: Vector = field(default_factory=lambda: np.eye(3))
 
     def world(self, u: float, v: float, w: float) -> Vector:
@@ -71,21 +67,13 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Blob:
-    """A superellipsoid, bumpy if wanted.
+    """A superellipsoid, bumpy if wanted."""
 
-    Args:
-        frame: its centre and axes.
-        half: (3,) semi-axes in mm along the frame's u, v and w.
-        power: exponent; 2 is an ellipsoid, more is boxier.
-        bumps: height of waves on the surface as a share of the radius.
-        phase: of the waves; any number.
-    """
-
-    frame: Frame
-    half: tuple[float, float, float]
-    power: float = 2.0
-    bumps: float = 0.0
-    phase: float = 0.0
+    frame: Frame  # its centre and axes
+    half: tuple[float, float, float]  # (3,) semi-axes in mm along the frame's u, v and w
+    power: float = 2.0  # exponent; 2 is an ellipsoid, more is boxier
+    bumps: float = 0.0  # height of waves on the surface as a share of the radius
+    phase: float = 0.0  # of the waves; any number
 
     def box(self) -> Box:
         """Return the corners of the blob's box, mm."""
@@ -117,22 +105,15 @@ class Blob:
 
 @dataclass(frozen=True, eq=False)
 class Rod:
-    """A rod with round ends, tapered and flattened if wanted.
+    """A rod with round ends, tapered and flattened if wanted."""
 
-    Args:
-        start: (3,) RAS mm; ``end`` likewise.
-        radius: at the start, mm.
-        radius_end: at the end, mm; the same if None.
-        flat: unit vector along which the section is thinner than ``radius``, or None.
-        ratio: how many times thinner.
-    """
-
-    start: Vector
+    start: Vector  # (3,) RAS mm; `end` likewise
     end: Vector
-    radius: float
-    radius_end: float | None = None
+    radius: float  # at the start, mm
+    radius_end: float | None = None  # at the end, mm; the same if None
+    # unit vector along which the section is thinner than `radius`, or None
     flat: Vector | None = None
-    ratio: float = 1.0
+    ratio: float = 1.0  # how many times thinner
 
     def box(self) -> Box:
         """Return the corners of the rod's box, mm."""
@@ -160,21 +141,14 @@ class Rod:
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A structure that runs along z with a superelliptic section, as a trunk or a muscle does.
+    """A structure that runs along z with a superelliptic section, as a trunk or a muscle does."""
 
-    Args:
-        z: (n,) heights in mm, ascending; outside them there is nothing.
-        x: (n,) centres; ``y`` likewise.
-        half_x: (n,) semi-axes in mm; ``half_y`` likewise; zero or less is nothing.
-        power: exponent of the section.
-    """
-
-    z: Vector
-    x: Vector
+    z: Vector  # (n,) heights in mm, ascending; outside them there is nothing
+    x: Vector  # (n,) centres; `y` likewise
     y: Vector
-    half_x: Vector
+    half_x: Vector  # (n,) semi-axes in mm; `half_y` likewise; zero or less is nothing
     half_y: Vector
-    power: float = 2.0
+    power: float = 2.0  # exponent of the section
 
     def box(self) -> Box:
         """Return the corners of the column's box, mm."""
@@ -205,40 +179,27 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Solid:
-    """A union of shapes, made of layers of tissue.
+    """A union of shapes, made of layers of tissue."""
 
-    Args:
-        parts: shapes whose union is the solid.
-        layers: (tissue, depth) pairs from outside in: the tissue fills what lies deeper than
-            ``depth`` mm below the surface; a negative depth lies outside of it.
-        minus: shapes that are cut out.
-        over: the tissues it may replace; all if None.
-        level: number for the map of vertebrae, 0 for none, None to leave that map as it is.
-        blend: radius in mm over which parts melt into each other.
-    """
-
-    parts: tuple[Shape, ...]
+    parts: tuple[Shape, ...]  # shapes whose union is the solid
+    # (tissue, depth) pairs from outside in: the tissue fills what lies deeper than `depth` mm below
+    # the surface; a negative depth lies outside of it
     layers: tuple[tuple[Tissue, float], ...]
-    minus: tuple[Shape, ...] = ()
-    over: frozenset[Tissue] | None = None
+    minus: tuple[Shape, ...] = ()  # shapes that are cut out
+    over: frozenset[Tissue] | None = None  # the tissues it may replace; all if None
+    # number for the map of vertebrae, 0 for none, None to leave that map as it is
     level: int | None = 0
-    blend: float = 0.0
+    blend: float = 0.0  # radius in mm over which parts melt into each other
 
 
 @dataclass(frozen=True, eq=False)
 class AnatomyMap:
-    """A label map of a person.
+    """A label map of a person."""
 
-    Args:
-        tissues: (x, y, z) :class:`Tissue` numbers.
-        vertebrae: (x, y, z) level numbers of the vertebral bodies, 0 elsewhere.
-        affine: (4, 4) from voxel indices to RAS mm.
-        plan: the body plan it was painted from, None for the label map of a real person.
-    """
-
-    tissues: LabelArray
-    vertebrae: LabelArray
-    affine: Vector
+    tissues: LabelArray  # (x, y, z) Tissue numbers
+    vertebrae: LabelArray  # (x, y, z) level numbers of the vertebral bodies, 0 elsewhere
+    affine: Vector  # (4, 4) from voxel indices to RAS mm
+    # the body plan it was painted from, None for the label map of a real person
     plan: object | None = None
 
 

@@ -53,19 +53,13 @@ _LUMBAR = {name: size for name, size in SIZES.items() if name.startswith("L")}
 
 @dataclass(frozen=True)
 class Collapse:
-    """Loss of height of a fractured body; shares of the height at the three places.
+    """Loss of height of a fractured body; shares of the height at the three places."""
 
-    Args:
-        anterior: lost at the anterior wall; ``middle`` and ``posterior`` likewise.
-        upper: share of the loss taken from the upper endplate.
-        lean: loss on the right minus on the left side, a share of the height.
-    """
-
-    anterior: float
+    anterior: float  # lost at the anterior wall; `middle` and `posterior` likewise
     middle: float
     posterior: float
-    upper: float
-    lean: float = 0.0
+    upper: float  # share of the loss taken from the upper endplate
+    lean: float = 0.0  # loss on the right minus on the left side, a share of the height
 
 
 INTACT = Collapse(0.0, 0.0, 0.0, 0.5)
@@ -73,27 +67,16 @@ INTACT = Collapse(0.0, 0.0, 0.0, 0.5)
 
 @dataclass(frozen=True, eq=False)
 class Vertebra:
-    """One vertebra's place and size, mm; a segment of the sacrum likewise.
+    """One vertebra's place and size, mm; a segment of the sacrum likewise."""
 
-    Args:
-        name: level.
-        frame: of the body: its axes, and its centre before any collapse.
-        size: expected sizes, scaled to the person.
-        depression: depth of the endplates' concavity, each.
-        flare: how much wider the rims are than the waist, a share.
-        span: the person's breadth relative to the table.
-        collapse: of a fractured body.
-        coronal: tilt to the patient's right in degrees; ``turn`` is the axial rotation.
-    """
-
-    name: str
-    frame: Frame
-    size: LevelSize
-    depression: float
-    flare: float
-    span: float
-    collapse: Collapse = INTACT
-    coronal: float = 0.0
+    name: str  # level
+    frame: Frame  # of the body: its axes, and its centre before any collapse
+    size: LevelSize  # expected sizes, scaled to the person
+    depression: float  # depth of the endplates' concavity, each
+    flare: float  # how much wider the rims are than the waist, a share
+    span: float  # the person's breadth relative to the table
+    collapse: Collapse = INTACT  # of a fractured body
+    coronal: float = 0.0  # tilt to the patient's right in degrees; `turn` is the axial rotation
     turn: float = 0.0
 
     @property

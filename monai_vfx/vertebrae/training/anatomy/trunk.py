@@ -45,44 +45,27 @@ _FATNESS = {
 
 @dataclass(frozen=True)
 class Habitus:
-    """A person's build.
+    """A person's build."""
 
-    Args:
-        size: scale of all lengths.
-        belly: extra girth of the abdominal cavity, a share (negative in the lean).
-        fat: thickness in mm of the subcutaneous fat at the flanks.
-        flatness: depth of the trunk relative to the usual one.
-        wall: thickness of the muscular wall relative to the usual one.
-    """
-
-    size: float
-    belly: float
-    fat: float
-    flatness: float
-    wall: float
+    size: float  # scale of all lengths
+    belly: float  # extra girth of the abdominal cavity, a share (negative in the lean)
+    fat: float  # thickness in mm of the subcutaneous fat at the flanks
+    flatness: float  # depth of the trunk relative to the usual one
+    wall: float  # thickness of the muscular wall relative to the usual one
 
 
 @dataclass(frozen=True, eq=False)
 class Trunk:
-    """The trunk's profile, sampled along z.
+    """The trunk's profile, sampled along z."""
 
-    Args:
-        z: (n,) heights in mm, ascending, even.
-        x: (n,) of the midline.
-        y: (n,) of the centres of the bodies, smoothed over the pelvis.
-        rows: (n, 6) half width, front and back of the cavity, then of the wall; mm from (x, y).
-        fat: (n,) thickness of the subcutaneous fat at the flanks, mm.
-        power: exponent of the sections.
-        habitus: the person's build.
-    """
-
-    z: Vector
-    x: Vector
-    y: Vector
+    z: Vector  # (n,) heights in mm, ascending, even
+    x: Vector  # (n,) of the midline
+    y: Vector  # (n,) of the centres of the bodies, smoothed over the pelvis
+    # (n, 6) half width, front and back of the cavity, then of the wall; mm from (x, y)
     rows: Vector
-    fat: Vector
-    power: float
-    habitus: Habitus
+    fat: Vector  # (n,) thickness of the subcutaneous fat at the flanks, mm
+    power: float  # exponent of the sections
+    habitus: Habitus  # the person's build
 
     def at(self, z: Any) -> tuple[Any, ...]:
         """Return x, y, half width, front and back of the cavity at a height, or heights, in mm."""
