@@ -54,9 +54,7 @@ class CrossFit(Generic[Model]):
 def ensemble_score(models: Mapping[int, Any], *inputs: Any) -> Floats:
     """Return the mean probability (n,) that the models of all folds give to other patients.
 
-    Args:
-        models: fold → model with a method ``predict``.
-        *inputs: what it takes: a patient table, or for a late fusion two scores (n,).
+    The inputs are what ``predict`` takes: a patient table, or for a late fusion two scores (n,).
     """
     scores: Floats = np.mean([model.predict(*inputs) for model in models.values()], axis=0)
     return scores
@@ -79,10 +77,6 @@ def cross_fit(
         kind: ``xgboost`` or ``logistic``.
         seed: of the inner folds.
         name: of the score.
-
-    Raises:
-        CaseRefused: ``cohort_invalid`` for values that are not numbers.
-        SettingError: folds that tear a patient or a pair, or too few patients.
     """
     folds, groups, y = given_folds(frame), patient_groups(frame), outcomes(frame)
     cases = frame["case_id"].astype(str).to_numpy()
@@ -114,8 +108,8 @@ def threshold_rows(
     Args:
         name: of the score.
         fold: that the thresholds are for, or ``frozen`` for other hospitals.
-        y: (n,) outcomes; rows without a score are passed over.
-        scores: (n,).
+        y: (n,) outcomes.
+        scores: (n,); rows without a score are passed over.
         chosen_on: in words, such as ``inner folds``.
     """
     labels, values = np.asarray(y, dtype=np.float64), np.asarray(scores, dtype=np.float64)
@@ -137,11 +131,7 @@ def threshold_rows(
 
 
 def given_folds(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return the table's folds (n,), checked.
-
-    Raises:
-        SettingError: a row without fold, fewer than two folds, or a patient or pair in several.
-    """
+    """Return the table's folds (n,); refuse fewer than two, gaps, and torn patients or pairs."""
     if "fold" not in frame.columns:
         raise SettingError("the table must give every row a fold")
     return check_folds(frame["fold"], frame["case_id"].to_numpy()[patient_groups(frame)])

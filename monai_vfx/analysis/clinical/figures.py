@@ -27,9 +27,6 @@ def contribution_figure(
         contributions: (n, variables or more) in log odds under the same names; other columns
             (``base``) are left out.
         labels: variable → heading.
-
-    Raises:
-        ValueError: no patient, no variable, or tables of different patients.
     """
     names = list(values.columns)
     if not names or not len(values) or len(values) != len(contributions):

@@ -51,12 +51,7 @@ class NestedScores:
 
 @dataclass(frozen=True)
 class Fusion:
-    """One fold's regression.
-
-    Attributes:
-        n: patients it was fitted on.
-        events: those with a fracture.
-    """
+    """One fold's regression, the patients it was fitted on, and those of them with a fracture."""
 
     engine: Linear
     n: int
@@ -126,16 +121,7 @@ def late_fusion(
 
 
 def fit_fusion(image: npt.ArrayLike, clinical: npt.ArrayLike, y: npt.ArrayLike) -> Fusion:
-    """Fit the regression of two scores.
-
-    Args:
-        image: (n,) in [0, 1], known for all.
-        clinical: (n,) likewise.
-        y: (n,) 0 or 1.
-
-    Raises:
-        SettingError: when an outcome does not occur.
-    """
+    """Fit the regression of outcomes (n,), both of which must occur, on scores (n,) in [0, 1]."""
     labels = np.asarray(y, dtype=np.float64)
     events = int(labels.sum())
     if not 0 < events < labels.size:

@@ -77,9 +77,6 @@ def imaging_features(
     Returns:
         Each of :data:`IMAGING_VARIABLES` (NaN where it cannot be measured) and ``note``: why not,
         empty where all could be.
-
-    Raises:
-        CaseRefused: with the code of the rule that the case breaks.
     """
     case = load_case(image, mask, scheme=scheme)
     region = _region(case)
@@ -142,7 +139,7 @@ def feature_table(
 
     Args:
         frame: ``case_id``, ``image`` and ``mask`` (paths; empty cells are refused).
-        workers: processes; 1 works in this one. The result does not depend on it.
+        workers: processes; 1 works in this one.
         progress: called with (cases done, cases) after each.
 
     Returns:

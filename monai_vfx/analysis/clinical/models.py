@@ -87,9 +87,6 @@ class ClinicalModel:
         """Return each patient's probability (n,) of the fracture class, in [0, 1].
 
         NaN for a patient of whom none of the variables is known.
-
-        Raises:
-            CaseRefused: ``cohort_invalid``, see :func:`design_matrix`.
         """
         x = design_matrix(frame, self.variables)
         return np.where(x.notna().any(axis=1), expit(self.engine.margin(x)), np.nan)
@@ -150,10 +147,6 @@ def fit_clinical(
         groups: (n,) rows of one group stay in one inner fold, see
             :func:`monai_vfx.analysis.clinical.variables.patient_groups`; each row by itself if
             None.
-
-    Raises:
-        CaseRefused: ``cohort_invalid`` for values that are none.
-        SettingError: an unknown kind, or too few patients of a class for two inner folds.
     """
     if kind not in ENGINES:
         raise SettingError(f"kind ({kind!r}) must be one of {', '.join(ENGINES)}")

@@ -42,14 +42,7 @@ def lettered_models(letters: Sequence[str]) -> ModelPlan:
 def other_folds_thresholds(
     name: str, fold: Floats, y: Floats, scores: Floats
 ) -> Iterator[pd.DataFrame]:
-    """Choose each fold's thresholds on the other folds, for a score that was not fitted.
-
-    Args:
-        name: of the score.
-        fold: (n,) fold of each patient.
-        y: (n,) outcomes.
-        scores: (n,), NaN where there is none.
-    """
+    """Choose each fold's thresholds on the other folds, for a score (n,) that was not fitted."""
     for number in sorted({int(k) for k in fold}):
         other = fold != number
         if both_outcomes(y[other], scores[other]):

@@ -32,10 +32,6 @@ def design_matrix(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     Returns:
         (n, variables) float64 on the table's own index.
 
-    Raises:
-        CaseRefused: ``cohort_invalid``, naming a column that is missing or the first cell that is
-            no number (or no sex).
-
     >>> design_matrix(pd.DataFrame({"age": [71, 64], "sex": ["F", None]}), ("age", "sex"))
         age  female
     0  71.0     1.0
@@ -61,11 +57,7 @@ def column_of(name: str) -> str:
 
 
 def outcomes(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return ``fracture`` as 0.0 and 1.0 (n,).
-
-    Raises:
-        CaseRefused: ``cohort_invalid`` where the column or a value is missing or not 0 or 1.
-    """
+    """Return ``fracture`` as 0.0 and 1.0 (n,); refuse anything else as ``cohort_invalid``."""
     if "fracture" not in frame.columns:
         raise CaseRefused("cohort_invalid", "columns are missing: fracture")
     values = _numbers(frame["fracture"])

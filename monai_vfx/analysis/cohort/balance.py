@@ -38,9 +38,6 @@ def balance(before: pd.DataFrame, after: pd.DataFrame, variables: Sequence[str])
         ``cases_…`` and ``others_…`` (mean or share), ``smd_…`` and ``variance_ratio_…`` (cases /
         others; continuous variables only). What cannot be computed is NaN.
 
-    Raises:
-        CaseRefused: ``cohort_invalid`` naming the columns that a table lacks.
-
     >>> table = pd.DataFrame({"fracture": [1, 1, 0, 0], "age": [70.0, 74.0, 60.0, 64.0]})
     >>> balance(table, table.iloc[:3], ["age"])[["label", "smd_before", "smd_after"]].round(2)
             label  smd_before  smd_after
@@ -66,11 +63,7 @@ def balance(before: pd.DataFrame, after: pd.DataFrame, variables: Sequence[str])
 
 
 def kind_of(frame: pd.DataFrame, name: str) -> Kind:
-    """Return the kind of a variable; a column that is not registered is judged by its values.
-
-    Raises:
-        CaseRefused: ``cohort_invalid`` when the table has no such column.
-    """
+    """Return the kind of a variable; a column that is not registered is judged by its values."""
     _check_column(frame, name)
     if name in VARIABLES:
         return VARIABLES[name].kind

@@ -52,10 +52,6 @@ def baseline_table(
         the patients. A binary variable is the row of those who have it, sex that of the women, a
         category one row a level with p, test and SMD in its first.
 
-    Raises:
-        CaseRefused: ``cohort_invalid`` when a column is missing, ``by`` is unknown for a patient,
-            or there are not two groups.
-
     >>> table = pd.DataFrame({"fracture": [0, 0, 0, 1, 1, 1], "age": [60, 64, 68, 70, 74, 78]})
     >>> baseline_table(table, "fracture", smd=False)[["label", "0", "1", "p", "test"]]
               label           0           1      p       test
@@ -91,10 +87,7 @@ def baseline_table(
 
 
 def contingency_test(counts: npt.ArrayLike) -> tuple[float, str]:
-    """Test whether groups differ in a category, from counts alone.
-
-    Args:
-        counts: (groups, levels), patients.
+    """Test whether groups differ in a category, from counts of patients (groups, levels) alone.
 
     Returns:
         p and the name of the test: Pearson's chi-square without continuity correction, or

@@ -29,13 +29,7 @@ _MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class Gate:
-    """A ``check.csv`` and what it is asked.
-
-    Attributes:
-        rows: case → its row.
-        sha256: of the file.
-        exclude_warnings: codes of warnings that leave a case out as well.
-    """
+    """The rows of a ``check.csv`` by case, and codes of warnings that leave a case out as well."""
 
     rows: dict[str, dict[str, str]]
     sha256: str
@@ -44,23 +38,14 @@ class Gate:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Why the gate left out a case.
-
-    Attributes:
-        reason: in words, for a flow.
-        refusal: as other refused cases are listed.
-    """
+    """Why the gate left out a case: in words for a flow, and as a refusal."""
 
     reason: str
     refusal: CaseRefused
 
 
 def read_gate(path: str | Path, exclude_warnings: Sequence[str] = ()) -> Gate:
-    """Read a ``check.csv``.
-
-    Args:
-        path: of the file.
-        exclude_warnings: codes of warnings that leave a case out.
+    """Read a ``check.csv``; the codes are of warnings that leave a case out.
 
     Raises:
         CaseRefused: ``gate_stale``, when it is no such table.
@@ -83,11 +68,7 @@ def read_gate(path: str | Path, exclude_warnings: Sequence[str] = ()) -> Gate:
 
 
 def judge(gate: Gate, cases: Iterable[tuple[str, str, str]]) -> dict[str, LeftOut]:
-    """Say which cases the gate leaves out.
-
-    Args:
-        gate: of :func:`read_gate`.
-        cases: (case, path of the image, path of the mask; empty where there is none) of each row.
+    """Return which cases the gate leaves out of (case, path of the image, path of the mask or "").
 
     Raises:
         CaseRefused: ``gate_stale``, naming the rows that the gate does not hold or whose image or
@@ -121,18 +102,9 @@ def judge(gate: Gate, cases: Iterable[tuple[str, str, str]]) -> dict[str, LeftOu
 def apply_gate(
     table: str | Path, gate: Gate, folder: str | Path
 ) -> tuple[Path, dict[str, LeftOut]]:
-    """Return a table without the rows that the gate leaves out.
+    """Return a table without the rows that the gate leaves out, and who is left out.
 
-    Args:
-        table: checked, with ``case_id`` and ``image``.
-        gate: of :func:`read_gate`.
-        folder: for the shorter table, ``cohort.csv``.
-
-    Returns:
-        The table (the same one where all rows pass), and who is left out.
-
-    Raises:
-        CaseRefused: ``gate_stale``.
+    The shorter table is ``cohort.csv`` in ``folder``; where all rows pass, it is the given one.
     """
     table = Path(table)
     found = read_table(table)

@@ -26,9 +26,8 @@ _MEASURED = ("continuous", "date", "path")
 def find_contradictions(raw: pd.DataFrame, values: pd.DataFrame) -> Iterator[Fault]:
     """Name what several cells contradict.
 
-    Args:
-        raw: the cells as they stand; the index is the spreadsheet's row.
-        values: what they mean, likewise; None where a cell is empty or at fault.
+    ``raw`` holds the cells as they stand, its index the spreadsheet's rows; ``values`` what they
+    mean, None where a cell is empty or at fault.
     """
     yield from _duplicates(raw, values)
     yield from _row_contradictions(raw, values)

@@ -84,18 +84,11 @@ class _Chart:
 
 
 def flow_figure(flow: Json) -> Figure:
-    """Draw the participant flow as journals print it.
+    """Draw the participant flow of ``flow.json`` as journals print it.
 
     One box for each step that excluded patients, from top to bottom; exclusions with their reasons
-    to the right. Below the analysed patients, cases and non-cases continue side by side, with
-    exclusions at the outside.
-
-    Args:
-        flow: ``flow.json``: ``{"steps": [{"name", "label", "excluded": [{"reason", "n", "events"}],
-            "n", "events"}]}``; steps named ``image_quality`` and ``matched`` are split.
-
-    Raises:
-        ValueError: no step.
+    to the right. Below the analysed patients, cases and non-cases continue side by side (steps
+    ``image_quality`` and ``matched``), with exclusions at the outside.
     """
     steps = flow["steps"]
     if not steps:
@@ -112,14 +105,8 @@ def love_plot(
 ) -> Figure:
     """Draw absolute standardised differences before and after matching.
 
-    Args:
-        balance: of :func:`monai_vfx.analysis.cohort.balance.balance`: ``label``, ``smd_before``,
-            ``smd_after``; a difference that is not known has no point.
-        n_before: patients before matching, for the legend; ``n_after`` likewise.
-        n_after: patients after matching.
-
-    Raises:
-        ValueError: no variable.
+    ``balance`` is that of :func:`monai_vfx.analysis.cohort.balance.balance`; a difference that is
+    not known has no point. The numbers of patients are for the legend.
     """
     if balance.empty:
         raise ValueError("balance has no rows; at least one variable is needed")

@@ -59,14 +59,10 @@ class Eligibility:
 
 @dataclass(frozen=True)
 class Step:
-    """One box of the flow.
+    """One box of the flow: its name, its label in the figure, and the CTs that remain.
 
-    Args:
-        name: of the step.
-        label: for the figure.
-        excluded: (reason, CTs, CTs with a fracture) of those left out just before this box.
-        n: CTs that remain.
-        events: those of them with a fracture.
+    ``excluded`` holds (reason, CTs, CTs with a fracture) of those left out just before this box;
+    ``events`` counts the CTs with a fracture among the ``n`` that remain.
     """
 
     name: str
@@ -78,11 +74,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Flow:
-    """The participants step by step.
+    """The participants step by step; the first step is the whole table.
 
-    Args:
-        steps: in the order in which rules were applied; the first is the whole table.
-        excluded: (case, step, reason) of every row left out, by step, in the table's order.
+    ``excluded`` holds (case, step, reason) of every row left out, by step, in the table's order.
     """
 
     steps: tuple[Step, ...]
@@ -100,11 +94,7 @@ class Flow:
     ) -> tuple[pd.DataFrame, Flow]:
         """Return the rows that remain after a step, in their order, and the flow with the step.
 
-        Args:
-            name: of the step.
-            label: of its box.
-            frame: the rows that the last step left.
-            rules: reasons with their rows, (n,) each; a row counts at the first that holds.
+        The rules are reasons with their rows, (n,) each; a row counts at the first that holds.
         """
         reason = pd.Series("", index=frame.index, dtype=object)
         counts: list[tuple[str, int, int]] = []
@@ -136,11 +126,7 @@ def select_eligible(
 
     The order: one CT a patient, age, follow-up, fracture or surgery at baseline. What remains is
     analysed. Then image quality, as the last step of the flow: see :func:`with_adequate_images`.
-
-    Args:
-        frame: of :func:`monai_vfx.analysis.cohort.patients_csv.read_patients`.
-        rules: which rules hold.
-        flow: that ends in these rows; by default it begins with them.
+    A given flow ends in these rows; by default it begins with them.
 
     Returns:
         The analysed rows, in the table's order, including those with inadequate images (they belong

@@ -94,17 +94,7 @@ class Pool:
     def of(
         cls, frame: pd.DataFrame, variables: tuple[str, ...], seed: int, later_cases: bool = False
     ) -> Pool:
-        """Find who can be matched.
-
-        Args:
-            frame: patient table.
-            variables: those that must be known.
-            seed: of the order.
-            later_cases: whether cases may serve as controls too.
-
-        Raises:
-            CaseRefused: ``cohort_invalid`` when a group has nobody.
-        """
+        """Find who has all variables; with ``later_cases`` cases may serve as controls too."""
         names = frame["case_id"].astype(str)
         order = np.argsort(names.to_numpy(str), kind="stable")
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
@@ -153,9 +143,6 @@ def matching_variables(frame: pd.DataFrame, variables: tuple[str, ...]) -> pd.Da
     Returns:
         (n, variables), NaN where a value is unknown; a category as one column for every level
         but the first.
-
-    Raises:
-        CaseRefused: ``cohort_invalid`` naming the columns that the table lacks.
     """
     columns = ["case_id", "fracture", *("scan_date" if n == "scan_year" else n for n in variables)]
     missing = [name for name in columns if name not in frame]
@@ -201,14 +188,8 @@ def gather_matched(
 ) -> Matched:
     """Put what was chosen into tables, in the order of the table's rows.
 
-    Args:
-        frame: the whole table.
-        pool: who could be matched.
-        chosen: (row of the case, row of its control, distance of their logits).
-        reasons: row of an unmatched case → why.
-        propensity: see :class:`Matched`; ``caliper`` and ``ratio`` likewise.
-        caliper: in units of the logit.
-        ratio: controls that a case should have.
+    ``chosen`` holds (row of the case, row of its control, distance of their logits), ``reasons``
+    row of an unmatched case → why; the caliper is in units of the logit.
     """
     names = frame["case_id"].to_numpy(object)
     members: list[tuple[int, int, str, float]] = []

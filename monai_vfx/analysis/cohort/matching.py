@@ -92,7 +92,7 @@ class Matching:
 
 
 def match(frame: pd.DataFrame, settings: Matching, seed: int = 0) -> Matched:
-    """Choose controls for the cases of a table.
+    """Choose controls for the cases of a table (unique ``case_id``, ``fracture``, the variables).
 
     ``propensity``: a logistic regression of ``fracture`` on the variables (maximum likelihood, no
     penalty, all patients whose variables are known) gives the logits. Cases choose in the order of
@@ -100,11 +100,6 @@ def match(frame: pd.DataFrame, settings: Matching, seed: int = 0) -> Matched:
     ratio above 1 every case gets its first control before any gets a second. Cases or controls at
     the same logit or distance (in 8 decimals) come in an order drawn by ``seed``. The order of the
     table's rows has no influence. Nobody is matched with another scan of the same patient.
-
-    Args:
-        frame: patient table with unique ``case_id``, ``fracture`` and the matching variables.
-        settings: the method and its settings.
-        seed: of the order among equals, or of the risk-set draw.
 
     Raises:
         CaseRefused: ``cohort_invalid``, when a column is missing, one of the groups has no
@@ -163,15 +158,6 @@ def risk_set_sample(frame: pd.DataFrame, settings: Matching, seed: int = 0) -> M
     year within the tolerances, ``ratio`` are drawn at random. Cases draw in the order of their
     fracture times (equal times: as drawn by ``seed``). With ``replacement`` off nobody is a
     control twice, but a control may still be a case of its own set later.
-
-    Args:
-        frame: patient table with ``case_id``, ``fracture``, ``sex``, ``age``, ``scan_date`` and
-            ``follow_up_years``.
-        settings: ratio, replacement and tolerances are used.
-        seed: of the draw.
-
-    Raises:
-        CaseRefused: as :func:`match`.
     """
     design = matching_variables(frame, _RISK_SET_COLUMNS)
     pool = Pool.of(frame, _RISK_SET_COLUMNS, seed, later_cases=True)

@@ -47,9 +47,9 @@ def read_patients(
     """Read a patient table whose every cell keeps the rules.
 
     Args:
-        path: as :func:`find_faults` takes it.
-        need: columns that the caller uses; as :func:`find_faults` takes them.
-        check_paths: as :func:`find_faults` takes it.
+        path: as :func:`find_faults` takes it; ``need`` and ``check_paths`` likewise.
+        need: columns that the caller uses.
+        check_paths: whether the images and masks that are named must exist.
 
     Returns:
         One row a CT in the table's order, with the columns of the table. Numbers and 0/1 are
@@ -86,16 +86,11 @@ def write_patients(frame: pd.DataFrame, path: str | Path) -> None:
 def outcome_times(frame: pd.DataFrame) -> tuple[Floats, Ints]:
     """Return the time and kind of each row's end of follow-up, for analyses of time.
 
-    Args:
-        frame: of :func:`read_patients`, with ``follow_up_years``; an empty or absent ``death``
-            means that follow-up did not end by death.
+    An empty or absent ``death`` means that follow-up did not end by death.
 
     Returns:
         (n,) years from the CT, NaN where the follow-up is not known; (n,) events: 0 censored,
         1 fracture, 2 death without fracture.
-
-    Raises:
-        SettingError: the table has no column ``follow_up_years``.
 
     >>> table = pd.DataFrame({"fracture": [1, 0, 0], "death": [0, 1, None],
     ...                       "follow_up_years": [2.0, 3.5, 7.0]})

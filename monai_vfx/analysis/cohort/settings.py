@@ -55,16 +55,7 @@ def read_settings(
 
 
 def read_section(name: str, kind: type[Section], settings: Json) -> Section:
-    """Return settings as a data class; lists become tuples.
-
-    Args:
-        name: what a message calls the settings.
-        kind: the data class.
-        settings: by the names of its fields.
-
-    Raises:
-        SettingError: a setting that there is not, or a value that cannot be used.
-    """
+    """Return settings as a data class, lists as tuples; ``name`` is what messages call them."""
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     unknown = [str(key) for key in settings if key not in known]
     if unknown:

@@ -103,13 +103,7 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
 
 
 def write_filled_record(filled: Path, table: Path, facts: Json) -> None:
-    """Note which table a completed one comes from.
-
-    Args:
-        filled: the table whose missing masks were made, as written.
-        table: the one that was given.
-        facts: further plain values for the record.
-    """
+    """Note which table a completed one comes from, with further plain values."""
     digests = {"table_sha256": table_sha256(table), "filled_sha256": sha256_of(filled)}
     write_json(filled.with_suffix(".json"), {**digests, **facts})
 
@@ -132,11 +126,6 @@ def split_folds(
     Two scans of one patient do so where the table has a column ``patient_id``; without it every row
     counts as a patient of its own. A table whose rows all have a ``fold`` is split along it,
     whatever the seed.
-
-    Args:
-        items: of :func:`read_cohort`.
-        folds: number of folds, at least 2.
-        seed: of the shuffle.
 
     Returns:
         (training, validation) items of each fold.

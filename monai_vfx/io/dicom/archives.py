@@ -150,12 +150,7 @@ class Source:
         return self.start()[PREAMBLE:] == MARK
 
     def open(self) -> BinaryIO:
-        """Open for reading.
-
-        Raises:
-            CaseRefused: ``archive_too_large`` for a deflated DICOM file of too many bytes;
-                ``file_truncated`` for a damaged member of an archive.
-        """
+        """Open for reading; refuse a damaged member, and a deflated file of too many bytes."""
         self._check_fault()
         stored = None if self.store is None else self.store.read(*self.span)
         opened: BinaryIO = self.path.open("rb") if stored is None else io.BytesIO(stored)

@@ -102,13 +102,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Finding:
-    """What an input holds: series, and how many other files of each kind.
+    """What an input holds: the chosen series, and how many other files of each kind.
 
-    Attributes:
-        chosen: UID of the series that is taken; None where none is.
-        patients: how many there are.
-        candidates: the CT series, the chosen one first.
-        other_files: kind (:data:`monai_vfx.io.dicom.files.OTHER_FILES`) → count, without zeros.
+    The candidates are the CT series, the chosen one first; kinds of other files are those of
+    :data:`monai_vfx.io.dicom.files.OTHER_FILES`, without zeros.
     """
 
     chosen: str | None

@@ -52,13 +52,7 @@ _Files = list[tuple[Source, Any]]
 
 @dataclass(frozen=True)
 class Choice(Generic[T]):
-    """The series that is taken.
-
-    Attributes:
-        series: the checked series.
-        finding: what else there is.
-        warnings: what a reader of the result must know.
-    """
+    """The checked series that is taken, what else there is, and warnings for the reader."""
 
     series: T
     finding: Finding
@@ -81,10 +75,7 @@ class _Group(Generic[T]):
 def choose(scan: Scan, series_uid: str | None, check: Callable[[_Files], T]) -> Choice[T]:
     """Take the series that was asked for, or the one that the rule leaves.
 
-    Args:
-        scan: all files of the input.
-        series_uid: SeriesInstanceUID that was asked for.
-        check: checks the headers of one series.
+    ``check`` checks the headers of one series.
     """
     groups = _groups(scan, series_uid, check)
     chosen, refusal = None, _refusal_of_lost(scan, series_uid)

@@ -23,17 +23,13 @@ _MAX_RUN = 128  # values that two bytes of RLE can stand for
 
 
 def check_sizes(file: BinaryIO, frames: Collection[int | None]) -> None:
-    """Refuse compressed pictures that are not as large as the header says.
+    """Refuse compressed pictures of a file that are not as large as the header says.
 
-    The file is left at its start.
-
-    Args:
-        file: a DICOM file that is not deflated.
-        frames: numbers of the pictures, from 1; ``[None]`` for the one of a classic object.
+    The file, which is not deflated, is left at its start. Pictures are numbered from 1; ``[None]``
+    stands for the one of a classic object. Parsing damaged bytes may raise anything.
 
     Raises:
         CaseRefused: ``pixel_format``, or ``file_truncated`` where a picture states no size.
-        Exception: whatever parsing damaged bytes raises.
     """
     from pydicom import dcmread
     from pydicom.encaps import generate_frames

@@ -155,13 +155,9 @@ def _snake(name: str) -> str:
 def agent_given(header: Any) -> bool | None:
     """Return whether an agent was given into a vessel: by name and route, then by codes.
 
-    Args:
-        header: with Contrast/Bolus Agent and Route, or the code sequences that an Enhanced object
-            has for them (PS3.3, C.7.6.4 and C.7.6.4b).
-
-    Returns:
-        True where any agent was, else False where one is said not to have been given; None where
-        no agent is named, or only such as were given by mouth.
+    An Enhanced object has code sequences for them (PS3.3, C.7.6.4 and C.7.6.4b). True where any
+    agent was, else False where one is said not to have been given; None where no agent is named,
+    or only such as were given by mouth.
 
     >>> agent_given({"ContrastBolusAgent": "Ultravist"}), agent_given({"ContrastBolusAgent": "NO"})
     (True, False)

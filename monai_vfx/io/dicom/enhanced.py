@@ -42,13 +42,7 @@ _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroup
 
 @dataclass(frozen=True)
 class Picture:
-    """One slice: where its pixels lie, and what its header says.
-
-    Attributes:
-        source: the file.
-        frame: number within the file, from 1; None for a classic object.
-        header: with the attributes of a classic CT image.
-    """
+    """One slice: its file, its frame there (from 1; None if classic), and a classic CT's header."""
 
     source: Source
     frame: int | None

@@ -97,13 +97,7 @@ class HeaderFacts:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a table says of a case; None where it says nothing.
-
-    Attributes:
-        age_years: at the scan.
-        sex: ``F`` or ``M``.
-        scan_date: of the scan.
-    """
+    """What a table says of a case at the scan; None where it says nothing."""
 
     age_years: float | None = None
     sex: str | None = None
@@ -151,10 +145,6 @@ def read_facts(headers: list[Any]) -> HeaderFacts:
 
 def check_expected(facts: HeaderFacts | None, expected: Expected) -> None:
     """Compare what a table says of a case with its header; what either lacks is not compared.
-
-    Args:
-        facts: of the header; None where there is none (NIfTI, NRRD).
-        expected: of the table.
 
     Raises:
         CaseRefused: ``header_conflict``, naming each field with both values. Of dates only the

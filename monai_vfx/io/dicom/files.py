@@ -73,13 +73,7 @@ _DICOM_KINDS = ("ct", *list(OTHER_FILES)[: list(OTHER_FILES).index("dicomdir")])
 
 @dataclass(frozen=True)
 class Found:
-    """A whole DICOM object.
-
-    Attributes:
-        source: the file.
-        header: what its header says; without pixels.
-        kind: ``ct``, or a key of :data:`OTHER_FILES`.
-    """
+    """A whole DICOM object: its header without pixels; ``ct``, or a key of :data:`OTHER_FILES`."""
 
     source: Source
     header: Any
@@ -115,13 +109,10 @@ class Lost:
 
 @dataclass(frozen=True)
 class Scan:
-    """All files of an input.
+    """All files of an input, in the order of their names.
 
-    Attributes:
-        found: whole DICOM objects, in the order of the files' names.
-        damaged: damaged ones.
-        missing: those that a DICOMDIR names and that are not there.
-        others: how many of what is no DICOM object, by kind (:data:`OTHER_FILES`).
+    ``missing`` are files that a DICOMDIR names and that are not there; ``others`` counts what is
+    no DICOM object, by kind (:data:`OTHER_FILES`).
     """
 
     found: tuple[Found, ...]
@@ -132,9 +123,6 @@ class Scan:
 
 def scan_files(path: Path) -> Scan:
     """Read the headers of all files of an input, once.
-
-    Args:
-        path: a folder (with its sub-folders), zip, tar, DICOMDIR or DICOM file.
 
     Raises:
         CaseRefused: ``input_unreadable``, ``archive_too_large``; ``file_truncated`` for an archive

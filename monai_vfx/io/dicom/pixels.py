@@ -101,14 +101,8 @@ def decoded(
 ) -> Generator[Any, None, None]:
     """Yield the stored values (rows, columns) of frames of one file, none other decoded.
 
-    Args:
-        source: the file.
-        frames: numbers from 1; ``[None]`` for the one picture of a classic object.
-        deflated: whether the file is deflated as a whole.
-
-    Raises:
-        CaseRefused: ``file_truncated`` when a frame cannot be decoded; ``pixel_format`` when a
-            compressed one is not as large as the header says.
+    Frames are numbered from 1; ``[None]`` is the one picture of a classic object. What cannot be
+    decoded is refused as ``file_truncated``, one of another size than stated as ``pixel_format``.
     """
     import pydicom
     from pydicom.pixels import iter_pixels, pixel_array

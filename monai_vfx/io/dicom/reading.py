@@ -81,14 +81,7 @@ class Series(SeriesHeader):
     deflated: bool
 
     def read(self, region: Region) -> HUVolume:
-        """Decode the slices of a region and crop them.
-
-        Args:
-            region: (columns, rows, slices), start and stop given.
-
-        Returns:
-            (i, j, k) in HU.
-        """
+        """Decode the slices of a region (columns, rows, slices) and crop them: (i, j, k) in HU."""
         columns, rows, slices = region
         chosen = range(self.shape[2])[slices]
         out = np.empty(  # slice by slice in memory, as it is written

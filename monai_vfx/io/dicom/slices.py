@@ -40,11 +40,7 @@ _DECODERS = {  # start of the transfer syntax → what brings a decoder
 
 
 def check_slices(headers: Sequence[Any]) -> list[CaseWarning]:
-    """Refuse what is no stack of equal slices in HU of one person; return what to warn of.
-
-    Args:
-        headers: one a slice.
-    """
+    """Refuse what is no stack of equal slices in HU of one person; return what to warn of."""
     modalities = {text(h, "Modality") or "none" for h in headers}
     if modalities != {"CT"}:
         raise CaseRefused("not_ct", f"modality is {', '.join(sorted(modalities))}, must be CT")

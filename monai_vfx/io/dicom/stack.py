@@ -44,12 +44,7 @@ PHASE_TAGS = (
 
 @dataclass(frozen=True)
 class Stack:
-    """Slices in line.
-
-    Attributes:
-        order: number of each header, from the first slice along the normal to the last.
-        affine: voxel index (column, row, slice) → mm, RAS+.
-    """
+    """Slices in line: the header of each along the normal, and voxel index → mm, RAS+."""
 
     order: tuple[int, ...]
     affine: Affine
@@ -62,10 +57,8 @@ def stack_slices(
 ) -> Stack:
     """Sort slices along their common normal and check that they fill a box.
 
-    Args:
-        headers: one a slice, with position, orientation and pixel spacing.
-        identities: what makes a slice the same as another: its UID and frame number.
-        details: returns headers with :data:`PHASE_TAGS`; called only where slices overlap.
+    Headers hold position, orientation and pixel spacing, identities the UID and frame number;
+    ``details`` returns headers with :data:`PHASE_TAGS` and is called only where slices overlap.
     """
     row, column, normal = _directions(headers)
     corners = np.array([[float(x) for x in h.ImagePositionPatient] for h in headers])  # LPS mm

@@ -40,11 +40,8 @@ def calibrate(
 ) -> Json:
     """Fit the correction for sampled controls on the out-of-fold scores.
 
-    Args:
-        plan: of the study.
-        predictions: development patients, in the order of ``selected``.
-        analysed: the whole eligible cohort, of which ``selected`` is the sample.
-        selected: the sample.
+    The predictions are in the order of ``selected``, the sample of all eligible patients, who are
+    ``analysed``.
 
     Returns:
         The document of the calibration with the ``score`` it is for and whether patients are
@@ -86,10 +83,7 @@ def read_calibration(folder: Path) -> tuple[Calibration | None, str]:
 def prediction_sets(score: str, development: pd.DataFrame, external: pd.DataFrame) -> Json:
     """Give the external patients the outcomes that their score does not rule out.
 
-    Args:
-        score: column of both tables.
-        development: patients with out-of-fold scores, which the sets are fitted on.
-        external: patients who get a set.
+    The sets are fitted on the development patients' out-of-fold scores.
 
     Returns:
         ``confidence``, ``n`` patients with a score, how many have which set, and by outcome the
@@ -120,14 +114,10 @@ def prediction_sets(score: str, development: pd.DataFrame, external: pd.DataFram
 
 
 def outlier_flags(folders: list[Path], part: str) -> tuple[pd.DataFrame, Json]:
-    """Say which patients of an evaluation look unlike those that the networks were trained on.
+    """Flag the patients of an evaluation who look unlike those that the networks were trained on.
 
     Each fold's network has features of its own; its detector is fitted on the features of the
-    patients it was trained on.
-
-    Args:
-        folders: of the folds' trainings, with ``everyone/features.csv`` and ``split.json``.
-        part: folder of the evaluation within each.
+    patients it was trained on (``everyone/features.csv`` and ``split.json`` of its folder).
 
     Returns:
         Rows by ``case_id``: ``distance`` (mean over folds of distance / threshold), ``outlier``

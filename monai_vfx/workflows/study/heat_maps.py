@@ -20,15 +20,8 @@ def draw_gallery(
     """Draw heat maps of a few patients, by the first fold's networks, and one patient's inputs.
 
     Half of the patients fractured, half did not; of each the highest and lowest scores in turn.
-    Figures are numbered; neither a file's name nor a figure holds the name of a case.
-
-    Args:
-        plan: of the study.
-        images: folder of the networks.
-        table: the patients' rows.
-        predictions: with the main network's score and, where ``site`` is development, the fold.
-        site: which hospital.
-        out: folder of the gallery.
+    Figures are numbered; neither a file's name nor a figure holds the name of a case. The
+    predictions hold the main network's score and, of development patients, the fold.
 
     Returns:
         The files, ``gallery.json`` last: ``set``, ``case_number``, ``fracture``, ``score``,

@@ -22,13 +22,8 @@ from monai_vfx.workflows.study.plan import Plan
 class ImageModel:
     """One network of a study.
 
-    Args:
-        name: folder under ``image/``.
-        score: its column in the predictions.
-        overlays: of its training.
-        seed: of its weights and draws.
-        column: which column of an evaluation's predictions is its score.
-        further_seed: whether it only shows the spread over seeds.
+    ``name`` is its folder under ``image/``, ``score`` its column in the study's predictions and
+    ``column`` that in its own evaluations. ``further_seed``: it only shows the spread over seeds.
     """
 
     name: str
@@ -73,13 +68,7 @@ def image_models(plan: Plan) -> list[ImageModel]:
 
 
 def check_models(plan: Plan) -> None:
-    """Check what trainings take besides patients, before the first of them.
-
-    Raises:
-        SettingError: an overlay that there is not or that cannot be used, or first weights that
-            do not exist or do not go with a model's backbone.
-        MissingDependencyError: the package that carries them is not installed.
-    """
+    """Check overlays and pretrained weights before the first training."""
     models = image_models(plan)
     if not models:
         return
@@ -109,13 +98,8 @@ def train_fold(
 ) -> list[Path]:
     """Train on all folds but two, score these two, and return the files of the result.
 
-    Args:
-        plan: of the study.
-        model: which network.
-        fold: the fold to be tested on.
-        table: development patients with their folds.
-        folder: of this training, which resumes from its newest checkpoint.
-        cache: of prepared images, which all trainings share.
+    ``fold`` is tested on, the next one chooses the epoch. A training resumes from the newest
+    checkpoint in ``folder``; all share the prepared images in ``cache``.
     """
     from monai_vfx.workflows.train import evaluate, train
 
@@ -178,11 +162,7 @@ def score_external(plan: Plan, table: Path, folder: Path, cache: Path) -> list[P
 
 
 def check_failures(folder: Path) -> None:
-    """Stop where a failure, such as a full disk, rather than a rule left out an image.
-
-    Raises:
-        RuntimeError: a line of ``refused.jsonl`` has the code ``internal``.
-    """
+    """Stop where a failure (code ``internal``), such as a full disk, left out an image."""
     path = folder / "refused.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     failed = [line for line in map(json.loads, lines) if line["code"] == "internal"]
@@ -216,10 +196,9 @@ def ensemble(root: Path, model: ImageModel, folds: int) -> pd.DataFrame:
 
 
 def validation_scores(root: Path, model: ImageModel, folds: int) -> pd.DataFrame:
-    """Return each fold's scores of the patients who chose its network's epoch.
+    """Return the scores of the patients who chose an epoch: rows (case_id, fold, score).
 
-    Returns:
-        Rows (case, fold, score), ``fold`` being the one that the network is tested on.
+    ``fold`` is the one that the network is tested on.
     """
     parts = []
     for k in range(folds):

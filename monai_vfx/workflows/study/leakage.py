@@ -36,14 +36,7 @@ from monai_vfx.workflows.study.leakage_rules import (
 
 
 def audit(study: Path) -> list[Check]:
-    """Check a study's folder.
-
-    Args:
-        study: folder with ``cohort``, ``image``, ``clinical`` and ``predictions``.
-
-    Returns:
-        One entry a rule and place; all must have passed.
-    """
+    """Check a study's folder: one entry a rule and place, all of which must have passed."""
     selected = read_table(study / "cohort" / "development" / "selected.csv")
     checks = [
         groups_in_one_fold(selected, "patient_id"),

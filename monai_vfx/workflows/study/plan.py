@@ -56,11 +56,8 @@ class ImagePlan:
 class Hospital:
     """Where patients come from: a table, or a simulation with these settings.
 
-    Args:
-        table: of the patients.
-        simulate: settings of a simulation.
-        gate: check.csv of the table's CTs; refused cases are left out and counted.
-        exclude_warnings: codes of warnings that leave out as well.
+    The ``gate`` is a check.csv of the table's CTs: refused cases, and those with a warning of
+    ``exclude_warnings``, are left out and counted.
     """
 
     table: Path | None = None
@@ -123,10 +120,7 @@ class Plan:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """Read a STUDY.yaml.
-
-    Args:
-        path: of the file; tables and overlay files in it are looked for from its folder.
+    """Read a STUDY.yaml; tables and overlay files in it are looked for from its folder.
 
     Raises:
         SettingError: names every setting that breaks a rule.

@@ -53,12 +53,7 @@ BASE = ("case_id", "patient_id", "pair_id", "fold", "fracture")
 
 @dataclass(frozen=True)
 class Patients:
-    """One hospital's patients as a study scores them.
-
-    Args:
-        frame: the selected rows of its table, in order.
-        features: measurements of the imaging baseline, one row a case.
-    """
+    """One hospital's selected patients, and the measurements of the imaging baseline by case."""
 
     frame: pd.DataFrame
     features: pd.DataFrame
@@ -151,11 +146,7 @@ def external_table(
 ) -> pd.DataFrame:
     """Return the external patients' scores by the ensembles of the folds' models.
 
-    Args:
-        plan: of the study.
-        root: folder of the networks.
-        patients: of the external hospital.
-        models: score → fold → model, those of late fusions last (:func:`load_all_models`).
+    ``models`` are score → fold → model, those of late fusions last (:func:`load_all_models`).
     """
     table = _base(patients.frame).drop(columns=["pair_id", "fold"], errors="ignore")
     cases = patients.frame["case_id"]
@@ -176,12 +167,7 @@ def external_table(
 
 
 def load_all_models(folder: Path, predictions: pd.DataFrame) -> dict[str, FoldModels]:
-    """Load the models behind the scores of a predictions table, in its order.
-
-    Args:
-        folder: of the clinical models and late fusions, as ``save_fits`` wrote them.
-        predictions: of the development patients.
-    """
+    """Load the models that ``save_fits`` wrote, in the order of the development predictions."""
     names = [name for name in score_names(predictions) if (folder / name).is_dir()]
     return {name: load_models(folder / name) for name in names}
 

@@ -18,12 +18,7 @@ from monai_vfx.core.hashing import sha256_of
 
 
 class Steps:
-    """The steps of one study.
-
-    Args:
-        out: folder of the study; records lie in ``out/steps``.
-        tell: called with one line about each step.
-    """
+    """Steps of the study in ``out``, with records in ``out/steps``; ``tell`` gets one line each."""
 
     def __init__(self, out: Path, tell: Callable[[str], None]) -> None:
         self.out = out
@@ -31,11 +26,9 @@ class Steps:
         self.done: list[Json] = []
 
     def run(self, name: str, work: Callable[[], Iterable[Path]]) -> None:
-        """Do a step unless it is done.
+        """Do a step such as ``image/bone/fold_3`` unless it is done.
 
-        Args:
-            name: of the step, such as ``image/bone/fold_3``.
-            work: does it and returns the files that it leaves; they lie under ``out``.
+        The work returns the files that it leaves, all under ``out``.
         """
         record = self.out / "steps" / f"{name.replace('/', '.')}.json"
         earlier = self._intact(record)
@@ -86,11 +79,7 @@ def _read(record: Path) -> Json | None:
 
 
 def same_study(out: Path, settings: Json) -> None:
-    """Record everything that decides a study's numbers; refuse a folder with other settings.
-
-    Raises:
-        SettingError: names the settings that differ from the folder's.
-    """
+    """Record everything that decides a study's numbers; refuse a folder with other settings."""
     record = out / "steps" / "settings.json"
     if record.is_file():
         earlier = read_json(record)
