@@ -32,25 +32,22 @@ THICKNESS_SLACK_MM = 0.5
 """Distances are rounded or overlap a little: so much above the protocol is still the protocol."""
 COARSE_PIXEL_MM = 1.5
 """Pixel size above which the 1 mm grid of the network only magnifies."""
-LEAST_PIXEL_MM, MOST_PIXEL_MM = 0.2, 3.5
+PIXEL_MM = (0.2, 3.5)
 """Pixels of a body CT are 0.5 to 1 mm wide, of a resampled one up to 3 mm."""
-LEAST_FIELD_MM, MOST_FIELD_MM = 80.0, 1100.0
+FIELD_MM = (80.0, 1100.0)
 """Width of a slice: from a reconstruction of the spine alone to the widest gantry."""
-LEAST_EXTENT_MM, MOST_EXTENT_MM = 60.0, 2500.0
-"""Length from the first slice to the last: T12-L4 are longer, nobody is longer than the other."""
+EXTENT_MM = (60.0, 2500.0)
+"""Length from the first slice to the last: T12-L4 are longer, and no patient is so long."""
 GAP_RATIO = 1.5
 """Slices further apart than this share of their thickness leave tissue between them unseen."""
 FAT_HU, BONE_HU = -20.0, 50.0
-"""Something around every spine lies below the first, and something above the second."""
-MOST_HU = 33_000.0
+"""Some tissue around every spine is below the first, and some above the second."""
+MAX_HU = 33_000.0
 """No stored CT value is larger."""
 PADDING_MM = 5.0
 """The region read is this much wider than the crops need."""
-
-YOUNGEST_YEARS = 50
-"""Least age of the study's patients at the CT; it belongs to the range."""
-OLDEST_YEARS = 80
-"""Greatest age, likewise."""
+STUDY_YEARS = (50, 80)
+"""Age of the study's patients at the CT, both included."""
 
 _EMPTY_FACTS: Json = dict.fromkeys(schema("case_facts")["properties"])
 
@@ -149,34 +146,11 @@ def load_case(
         CaseRefused: with the code of the rule that is broken.
     """
     volume = image if isinstance(image, Volume) else open_volume(image, series_uid)
-    return _with_mask(volume, mask, scheme)
-
-
-def check_image(image: str | PathLike[str], series_uid: str | None = None) -> Volume:
-    """Open a CT and check it as far as that needs no mask and no voxel.
-
-    Args:
-        image: DICOM folder, zip or file, NIfTI or NRRD.
-        series_uid: which series, where the folder holds several.
-
-    Raises:
-        CaseRefused: with the code of the rule that is broken.
-    """
-    volume = open_volume(image, series_uid)
-    _check_spacing(volume)
-    return volume
-
-
-def _with_mask(
-    volume: Volume, mask: str | PathLike[str] | MaskMaker | None, scheme: str | None
-) -> Case:
-    warnings = [*volume.warnings, *_check_spacing(volume), *_check_domain(volume)]
+    warnings = [*volume.warnings, *check_spacing(volume), *_check_domain(volume)]
     if mask is None:
         raise CaseRefused("mask_required", "no mask was given for this CT")
-    if callable(mask):
-        mask = mask(volume)
     masks = load_masks(
-        Path(mask),
+        Path(mask(volume) if callable(mask) else mask),
         volume.shape,
         volume.affine,
         scheme=scheme,
@@ -213,12 +187,12 @@ def check_voxels(case: Case, region: Region, hu: HUVolume) -> None:
     check_offset(hu)
     check_steps(hu, axis, region[axis].start)
     low, high = float(hu.min()), float(hu.max())
-    if low >= FAT_HU or high <= BONE_HU or low < -MOST_HU or high > MOST_HU:
-        # Fat lies around every spine and bone in it; 16-bit CT cannot hold more than MOST_HU.
+    if low >= FAT_HU or high <= BONE_HU or low < -MAX_HU or high > MAX_HU:
+        # Fat lies around every spine and bone in it; 16-bit CT cannot hold more than MAX_HU.
         raise CaseRefused(
             "not_hounsfield",
             f"values around the spine run from {low:.0f} to {high:.0f}; fat below {FAT_HU:.0f} and "
-            f"bone above {BONE_HU:.0f} HU must be there, and nothing beyond {MOST_HU:.0f}",
+            f"bone above {BONE_HU:.0f} HU must be there, and nothing beyond {MAX_HU:.0f}",
         )
     check_peaks(hu)
     bodies = np.where(is_study_level(labels), labels, 0).astype(np.uint8)
@@ -236,52 +210,44 @@ def is_study_level(labels: LabelVolume) -> BoolVolume:
     return (labels >= first) & (labels <= last)
 
 
-def _check_spacing(volume: Volume) -> list[CaseWarning]:
-    warnings = []
-    step = volume.spacing_mm[volume.slice_axis]
-    pixel = max(s for axis, s in enumerate(volume.spacing_mm) if axis != volume.slice_axis)
-    _check_size(volume, pixel)
+def check_spacing(volume: Volume) -> list[CaseWarning]:
+    """Check the size of pixels, slices and the whole stack, without mask or voxels.
+
+    Raises:
+        CaseRefused: ``size_implausible`` (spacing written in cm or micron, say) or
+            ``slices_too_thick``.
+    """
+    pixels, fields = list(volume.spacing_mm), list(volume.shape)
+    step, slices = pixels.pop(volume.slice_axis), fields.pop(volume.slice_axis)
+    for what, found, (low, high) in (
+        ("pixels", pixels, PIXEL_MM),
+        ("sides of a slice", [n * mm for n, mm in zip(fields, pixels, strict=True)], FIELD_MM),
+        ("the stack of slices", [slices * step], EXTENT_MM),
+    ):
+        if not low <= min(found) <= max(found) <= high:
+            raise CaseRefused(
+                "size_implausible",
+                f"{what} of {min(found):.4g} to {max(found):.4g} mm; must be {low:g} to {high:g} "
+                "mm",
+            )
     if step > MAX_SLICE_SPACING_MM:
         raise CaseRefused(
             "slices_too_thick",
-            f"slices lie {step:.1f} mm apart, the rule is at most {MAX_SLICE_SPACING_MM:.0f} mm",
+            f"slices must be at most {MAX_SLICE_SPACING_MM:.0f} mm apart, got {step:.1f} mm",
         )
-    if volume.thickness_mm is not None and step > GAP_RATIO * volume.thickness_mm:
-        warnings.append(
-            CaseWarning(
-                "slices_apart",
-                f"slices of {volume.thickness_mm:.1f} mm lie {step:.1f} mm apart",
-            )
-        )
-    thickness = max(step, volume.thickness_mm or 0.0)
+    found_warnings = []
+    thickness = volume.thickness_mm or 0.0
+    if volume.thickness_mm is not None and step > GAP_RATIO * thickness:
+        text = f"slices of {thickness:.1f} mm lie {step:.1f} mm apart"
+        found_warnings.append(CaseWarning("slices_apart", text))
+    thickness = max(step, thickness)
     if thickness > PROTOCOL_THICKNESS_MM + THICKNESS_SLACK_MM:
-        warnings.append(
-            CaseWarning("slice_thickness", f"slices of {thickness:.1f} mm; the study used 5 mm")
-        )
-    if pixel > COARSE_PIXEL_MM:
-        warnings.append(
-            CaseWarning("resolution_coarse", f"pixels of {pixel:.2f} mm; the network works at 1 mm")
-        )
-    return warnings
-
-
-def _check_size(volume: Volume, largest_pixel: float) -> None:
-    """Refuse a size that is no patient's: spacing written in cm, say, or in micron."""
-    axis = volume.slice_axis
-    extents = [n * mm for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)]
-    length = extents.pop(axis)
-    smallest_pixel = min(mm for a, mm in enumerate(volume.spacing_mm) if a != axis)
-    for what, least, found, most in (
-        ("pixels", LEAST_PIXEL_MM, (smallest_pixel, largest_pixel), MOST_PIXEL_MM),
-        ("sides of a slice", LEAST_FIELD_MM, (min(extents), max(extents)), MOST_FIELD_MM),
-        ("the stack of slices", LEAST_EXTENT_MM, (length, length), MOST_EXTENT_MM),
-    ):
-        if not least <= min(found) <= max(found) <= most:
-            raise CaseRefused(
-                "size_implausible",
-                f"{what} of {min(found):.4g} to {max(found):.4g} mm; the rule is {least:g} to "
-                f"{most:g} mm",
-            )
+        text = f"slices of {thickness:.1f} mm; the study used 5 mm"
+        found_warnings.append(CaseWarning("slice_thickness", text))
+    if max(pixels) > COARSE_PIXEL_MM:
+        text = f"pixels of {max(pixels):.2f} mm; the network works at 1 mm"
+        found_warnings.append(CaseWarning("resolution_coarse", text))
+    return found_warnings
 
 
 def _check_domain(volume: Volume) -> list[CaseWarning]:
@@ -300,9 +266,10 @@ def age_warnings(age_years: float | None) -> list[CaseWarning]:
     >>> [w.message for w in age_warnings(49.0)], age_warnings(80.0), age_warnings(None)
     (['age 49 years; the study: 50 to 80'], [], [])
     """
-    if age_years is None or YOUNGEST_YEARS <= age_years <= OLDEST_YEARS:
+    youngest, oldest = STUDY_YEARS
+    if age_years is None or youngest <= age_years <= oldest:
         return []
-    text = f"age {age_years:g} years; the study: {YOUNGEST_YEARS} to {OLDEST_YEARS}"
+    text = f"age {age_years:g} years; the study: {youngest} to {oldest}"
     return [CaseWarning("age_outside_study", text)]
 
 
@@ -349,8 +316,8 @@ def check_report(
     Returns:
         The report, and the refusal if the case would not be accepted.
     """
-    report = _blank_report(case_id)
-    stated = expected or Expected()
+    report = _report(case_id)
+    expected = expected or Expected()
     try:
         volume = open_volume(image, series_uid)
         report |= {
@@ -362,54 +329,39 @@ def check_report(
             "warnings": [asdict(warning) for warning in volume.warnings],
             "facts": _EMPTY_FACTS | header_facts(volume),
         }
-        check_expected(volume.facts, stated)
-        loaded = _with_mask(volume, mask, scheme)
+        check_expected(volume.facts, expected)
+        case = load_case(volume, mask, scheme=scheme)
         report |= {
-            "levels": list(loaded.masks.levels),
-            "cut_levels": list(loaded.masks.cut),
-            "label_scheme": loaded.masks.scheme,
-            "body_source": loaded.masks.body_source,
-            "warnings": [asdict(warning) for warning in loaded.warnings],
+            "levels": list(case.masks.levels),
+            "cut_levels": list(case.masks.cut),
+            "label_scheme": case.masks.scheme,
+            "body_source": case.masks.body_source,
+            "warnings": [asdict(warning) for warning in case.warnings],
         }
         if report["facts"]["age_years"] is None:
-            report["warnings"] += [asdict(w) for w in age_warnings(stated.age_years)]
-        check_case(loaded)
+            report["warnings"] += [asdict(w) for w in age_warnings(expected.age_years)]
+        check_case(case)
         if review is not None:
-            found = review(loaded)
+            found = review(case)
             report["mask"] = found["mask"]
             report["warnings"] += found["warnings"]
             report["facts"] |= found.get("facts", {})
     except CaseRefused as refusal:
-        return report | _refusal_facts(refusal), refusal
+        series = {"series": refusal.finding.json()} if isinstance(refusal, SeriesRefused) else {}
+        return report | {"status": "refused", "refusal": refusal.to_json(), **series}, refusal
     return report, None
 
 
 def refused_report(case_id: str, refusal: CaseRefused) -> Json:
     """Return the report of a case of which nothing is known but why it is refused."""
-    return _blank_report(case_id) | _refusal_facts(refusal)
+    return _report(case_id) | {"status": "refused", "refusal": refusal.to_json()}
 
 
-def _blank_report(case_id: str) -> Json:
-    return {
-        "case_id": case_id,
-        "status": "accepted",
-        "series": None,
-        "format": None,
-        "shape": None,
-        "spacing_mm": None,
-        "slices": None,
-        "levels": [],
-        "cut_levels": [],
-        "label_scheme": None,
-        "body_source": None,
-        "mask": None,
-        "facts": None,
-        "warnings": [],
-        "refusal": None,
-    }
-
-
-def _refusal_facts(refusal: CaseRefused) -> Json:
-    facts = {name: getattr(refusal, name) for name in ("code", "message", "remedy")}
-    found = {"series": refusal.finding.json()} if isinstance(refusal, SeriesRefused) else {}
-    return {"status": "refused", "refusal": facts, **found}
+def _report(case_id: str) -> Json:
+    """Return the report of an accepted case of which nothing is known yet."""
+    unknown = (
+        *("series", "format", "shape", "spacing_mm", "slices", "levels", "cut_levels"),
+        *("label_scheme", "body_source", "mask", "facts", "warnings", "refusal"),
+    )
+    lists: Json = {"levels": [], "cut_levels": [], "warnings": []}
+    return {"case_id": case_id, "status": "accepted"} | dict.fromkeys(unknown) | lists

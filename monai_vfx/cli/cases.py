@@ -114,22 +114,20 @@ def _predict(
     **settings: Any,
 ) -> None:
     from monai_vfx.core.results import Prediction
+    from monai_vfx.workflows.jobs import PredictCases
     from monai_vfx.workflows.manifest import CaseInput
-    from monai_vfx.workflows.many import attempt
-    from monai_vfx.workflows.predictions import REFUSED, PredictCases, predict_many
+    from monai_vfx.workflows.many import attempt, run_manifest
     from monai_vfx.workflows.predictor import Predictor
 
     many = _is_manifest(image, mask, series_uid, case_id, clinical)
     made, given = (mask, None) if isinstance(mask, str) else ("auto", mask)
     writable(out)
     predictor = Predictor(mask=made, tell=say, **settings)
+    job = PredictCases(predictor=predictor, out=out, one=not many)
     if many:
-        counts = predict_many(cast(Path, image), predictor, out, workers=workers, tell=say)
-        answer_many(counts, out / REFUSED)
+        answer_many(run_manifest(job, cast(Path, image), workers, say), out)
         return
-    row = CaseInput(case_id, image, given, series_uid, clinical)
-    predictor.check_export(row)
-    document = attempt(PredictCases(predictor, out, one=True), row)
+    document = attempt(job, CaseInput(case_id, image, given, series_uid, clinical))
     answer(document)
     prediction = Prediction.from_json(document)
     if prediction.refusal is not None:
@@ -158,20 +156,16 @@ def segment(
     all cases. The other commands make the same mask when none is given; correct it where it is
     wrong, and pass it to them with --mask.
     """
-    from monai_vfx.outputs.hospital.export import check_export
+    from monai_vfx.workflows.jobs import SegmentCases
     from monai_vfx.workflows.manifest import CaseInput
-    from monai_vfx.workflows.many import attempt
-    from monai_vfx.workflows.segmentations import REFUSED, SegmentCases, segment_many
+    from monai_vfx.workflows.many import attempt, run_manifest
 
-    if _is_manifest(image, "auto", series_uid, "case", None):
-        job = SegmentCases(out, **settings)
-        writable(out)
-        answer_many(segment_many(cast(Path, image), job, workers=workers, tell=say), out / REFUSED)
-        return
-    if isinstance(image, Path) and settings["service"] is not None:
-        check_export(("dicom",), image)
-    job = SegmentCases(out, one=True, **settings)
+    many = _is_manifest(image, "auto", series_uid, "case", None)
+    job = SegmentCases(out=out, one=not many, **settings)
     writable(out)
+    if many:
+        answer_many(run_manifest(job, cast(Path, image), workers, say), out)
+        return
     document = attempt(job, CaseInput("case", image, series_uid=series_uid))
     answer(document)
     warn(tuple(CaseWarning(**warning) for warning in document["warnings"]))

@@ -120,11 +120,12 @@ def _check_one(
 
 
 def _check_many(source: Path, studies: bool, out: Path, workers: int, **settings: Any) -> None:
-    from monai_vfx.workflows.check.many import Settings, check_many
+    from monai_vfx.workflows.check.many import CheckCases, check_many
     from monai_vfx.workflows.manifest import find_studies, read_manifest
 
     found = find_studies(source, out) if studies else read_manifest(source)
-    summary = check_many(found, writable(out), Settings(**settings), workers=workers, tell=say)
+    job = CheckCases(out=writable(out), **settings)
+    summary = check_many(job, found, workers=workers, tell=say)
     answer(summary)
     say(
         f"{summary['accepted']} of {summary['studies']} accepted; look at {out / 'check.html'}, "

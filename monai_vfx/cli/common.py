@@ -250,11 +250,11 @@ def answer(document: dict[str, Any]) -> None:
     click.get_current_context().meta[ANSWERED] = True
 
 
-def answer_many(counts: dict[str, Any], refused: Path) -> None:
+def answer_many(counts: dict[str, Any], out: Path) -> None:
     """Print the counts of many cases; end with exit status 3 if any was refused."""
     answer(counts)
     if counts["refused"]:
-        say(f"{counts['refused']} of {counts['cases']} cases are refused: {refused}")
+        say(f"{counts['refused']} of {counts['cases']} cases are refused: {out / 'refused.jsonl'}")
         sys.exit(REFUSED)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import ClassVar
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import (
@@ -23,13 +24,15 @@ from monai_vfx.core.errors import (
     find_cause,
     find_refusal,
 )
-from monai_vfx.core.files import write_jsonl
-from monai_vfx.core.hashing import digest_of
+from monai_vfx.core.files import write_csv, write_json, write_jsonl
+from monai_vfx.core.hashing import content_hash, digest_of
 from monai_vfx.core.ledger import Ledger
+from monai_vfx.core.results import run_record
 from monai_vfx.core.workers import run_tasks
-from monai_vfx.workflows.manifest import CaseInput
+from monai_vfx.workflows.manifest import CaseInput, read_manifest
 
 _LOG = logging.getLogger(__name__)
+REFUSED, RECORD = "refused.jsonl", "run.json"
 _STOPS_ALL = ("weights_unreadable", "weights_mismatch")
 _TRIED_AGAIN = (
     *("internal", "mask_not_made", "input_unreadable", "file_truncated", "pacs_unreachable"),
@@ -37,93 +40,158 @@ _TRIED_AGAIN = (
 )
 
 
-class CaseJob(Protocol):
-    """What is done with each case; can be pickled."""
+@dataclass(frozen=True, kw_only=True)
+class CaseJob(ABC):
+    """What a command does with each case; can be pickled.
+
+    Args:
+        out: folder of the results; each case has a folder of its own name in it.
+        one: the results of the only case are in ``out`` itself.
+    """
+
+    out: Path
+    one: bool = False
+    command: ClassVar[str]
+    name: ClassVar[str]
+    """Of the ledger (``NAME.jsonl``) and the table (``NAME.csv``)."""
+    result: ClassVar[str]
+    """The file in a case's folder without which the case is done again."""
+    columns: ClassVar[tuple[str, ...]]
+    mixed: ClassVar[bool] = True
+    """Whether ``out`` may hold cases that were done with other settings."""
 
     @property
-    def facts(self) -> Any:
-        """The settings, and digests of the files that they name; no paths."""
+    @abstractmethod
+    def facts(self) -> tuple[Json, Json]:
+        """The settings, without paths, and the SHA-256 of the files that they name."""
 
+    @abstractmethod
     def __call__(self, row: CaseInput) -> Json:
-        """Return the document of a case: ``status``, ``refusal`` and what else it holds."""
+        """Return the document of a case: ``status``, ``refusal``, ``warnings`` and more."""
 
+    @abstractmethod
     def refused(self, row: CaseInput, refusal: CaseRefused) -> Json:
-        """Return the document of a case that is refused."""
+        """Return, and leave in the case's folder, the document of a case that is refused."""
+
+    @abstractmethod
+    def table_row(self, document: Json) -> Json:
+        """Return what the table says of a case beside its name, status, refusal and warnings."""
+
+    def check(self, row: CaseInput) -> None:  # noqa: B027 - most jobs take every row
+        """Name what cannot be done with a row, before any work.
+
+        Raises:
+            SettingError: an export that is not possible of this image.
+        """
+
+    def folder(self, row: CaseInput) -> Path:
+        """Return the folder of a case."""
+        return self.out if self.one else self.out / row.case_id
 
     def inputs(self, row: CaseInput, states: dict[str, str | None]) -> Json:
         """Return what identifies the files of a case; empty where that is not of interest."""
+        return {}
 
     def stands(self, row: CaseInput) -> bool:
-        """Whether the files that an earlier run left of a case are still there."""
+        """Whether the results that an earlier run left of a case are still there."""
+        return (self.folder(row) / self.result).is_file()
+
+    def finish(self, records: Sequence[Json]) -> None:
+        """Write the cases side by side, and a line for each refused case."""
+        rows = []
+        for record in records:
+            document = record["report"]
+            codes = dict.fromkeys(warning["code"] for warning in document["warnings"])
+            refusal = document["refusal"] or {}
+            row = {"case_id": record["case_id"], "status": document["status"]}
+            row |= {name: refusal.get(name) for name in ("code", "message")}
+            rows.append({**row, "warnings": " ".join(codes), **self.table_row(document)})
+        write_csv(self.out / f"{self.name}.csv", self.columns, rows)
+        refused = [record for record in records if record["report"]["refusal"] is not None]
+        lines = ({"case_id": r["case_id"], **r["report"]["refusal"]} for r in refused)
+        write_jsonl(self.out / REFUSED, lines)
 
 
 def run_many(
     job: CaseJob,
     rows: Sequence[CaseInput],
-    ledger: Path,
     *,
-    workers: int,
+    workers: int = 1,
     tell: Callable[[str], None],
-    finish: Callable[[list[Json]], None],
-    mixed: bool = True,
+    inputs: Json | None = None,
 ) -> list[Json]:
-    """Do a job on each case that is not done already.
+    """Do a job on each case that is not done already; a run that was stopped resumes.
 
     Args:
         job: what is done.
         rows: the cases, each with a name of its own.
-        ledger: file of one JSON object a case: ``case_id``, ``report`` (the job's document),
-            ``inputs``, ``seconds``, and ``stamp`` and ``settings``, digests by which the next run
-            knows what is done.
         workers: processes; 0 works in this one.
         tell: called with a line about each case.
-        finish: called with the records, in the order of the rows, whatever stopped the rest.
-        mixed: whether cases may stay that were done with other settings; otherwise such a ledger is
-            an error.
+        inputs: digests of further files, for ``run.json``.
 
     Returns:
-        The records, in the order of the rows.
+        A record for each row, as it is in the ledger: ``case_id``, ``report`` (the job's document),
+        ``inputs``, ``seconds``, and ``stamp`` and ``settings``, digests by which the next run knows
+        what is done.
 
     Raises:
         CaseRefused: ``weights_unreadable`` or ``weights_mismatch``: no case can be done.
         MissingDependencyError: a tool is asked for and not installed.
-        SettingError: a setting that no case can be done with, or another run's ledger.
+        SettingError: a setting that no case can be done with; a folder with results by other ones.
     """
+    for row in rows:
+        job.check(row)
+    files = {f"{job.name}.jsonl", f"{job.name}.csv", REFUSED, RECORD}
+    if taken := files & {row.case_id for row in rows}:
+        raise SettingError(f"case_id {min(taken)} is the name of a file of the results")
     records: dict[str, Json] = {}
     began = time.monotonic()
-    attempt = _Attempt(job, digest_of(job.facts))
-    with Ledger(ledger) as done:
+    settings, digests = job.facts
+    attempt = _Attempt(job, digest_of([settings, digests]))
+    with Ledger(job.out / f"{job.name}.jsonl") as done:
         known = {name: record for name, record in done.records.items() if record.get("stamp")}
-        if not mixed and {r["settings"] for r in known.values()} - {attempt.settings}:
+        if not job.mixed and {r["settings"] for r in known.values()} - {attempt.settings}:
             raise SettingError(
-                f"{ledger.parent} holds results by other weights or settings: give another folder"
+                "out holds results by other weights or settings: give another folder"
             )
         tasks = [(row, known.get(row.case_id, {}).get("stamp")) for row in rows]
         try:
             for (row, _), record in run_tasks(attempt, tasks, workers, attempt.died):
-                if record is None:
-                    record = known[row.case_id]
-                    outcome = "kept"
-                else:
+                if record is not None:
                     done.add(record)
-                    refusal = record["report"]["refusal"]
-                    outcome = "done" if refusal is None else f"refused {refusal['code']}"
-                records[row.case_id] = record
+                records[row.case_id] = record or known[row.case_id]
                 left = (time.monotonic() - began) / len(records) * (len(rows) - len(records)) / 60
                 tell(
-                    f"{len(records)} of {len(rows)}, {row.case_id}: {outcome} "
+                    f"{len(records)} of {len(rows)}, {row.case_id}: {_outcome(record)} "
                     f"(about {left:.0f} min left)"
                 )
             done.rewrite([row.case_id for row in rows])
-        finally:
-            finish([records[row.case_id] for row in rows if row.case_id in records])
+        finally:  # whatever stopped the rest, the results so far can be used
+            job.finish([records[row.case_id] for row in rows if row.case_id in records])
+    facts = {**settings, "workers": workers}
+    write_json(job.out / RECORD, run_record(job.command, facts, digests | (inputs or {})))
     return [records[row.case_id] for row in rows]
 
 
-def write_refusals(path: Path, records: Sequence[Json]) -> None:
-    """Write ``refused.jsonl``: a line of case, code, message and remedy for each refused case."""
-    refused = [record for record in records if record["report"]["refusal"] is not None]
-    write_jsonl(path, ({"case_id": r["case_id"], **r["report"]["refusal"]} for r in refused))
+def run_manifest(
+    job: CaseJob, manifest: str | Path, workers: int, tell: Callable[[str], None]
+) -> Json:
+    """Do a job on each case of a manifest.
+
+    Returns:
+        ``cases``, ``done`` (now or before) and ``refused``, the numbers of each.
+    """
+    inputs = {"manifest": content_hash(Path(manifest))}
+    records = run_many(job, read_manifest(manifest), workers=workers, tell=tell, inputs=inputs)
+    refused = sum(record["report"]["refusal"] is not None for record in records)
+    return {"cases": len(records), "done": len(records) - refused, "refused": refused}
+
+
+def _outcome(record: Json | None) -> str:
+    if record is None:
+        return "kept"
+    refusal = record["report"]["refusal"]
+    return "done" if refusal is None else f"refused {refusal['code']}"
 
 
 @dataclass(frozen=True)
@@ -167,6 +235,7 @@ def attempt(job: CaseJob, row: CaseInput) -> Json:
         CaseRefused, MissingDependencyError, SettingError: what is wrong for every case.
     """
     try:
+        job.check(row)
         return job(row)
     except Exception as error:
         for kind in (SettingError, MissingDependencyError):

@@ -34,7 +34,7 @@ from monai_vfx.model.checkpoint import TrainedModel
 from monai_vfx.outputs.hospital.dicom_headers import Deidentifier
 from monai_vfx.outputs.hospital.export import FILES as EXPORTED
 from monai_vfx.outputs.hospital.export import MASK as MASK_OBJECT
-from monai_vfx.outputs.hospital.export import OBJECTS, Export, check_export
+from monai_vfx.outputs.hospital.export import OBJECTS, Export
 from monai_vfx.vertebrae.sources.source import (
     DISAGREEMENT,
     GIVEN_PICTURE,
@@ -174,18 +174,6 @@ class Predictor:
         if self.service is not None and run.out is not None:
             store([run.out / name for name in OBJECTS if (run.out / name).exists()], self.service)
         return prediction
-
-    def check_export(self, row: CaseInput) -> None:
-        """Name what cannot be written of a case before any work.
-
-        Raises:
-            SettingError: DICOM objects are asked for, and the image is no DICOM.
-        """
-        if isinstance(row.image, Path):
-            try:
-                check_export(self.export, row.image)
-            except SettingError as error:
-                raise SettingError(f"case {row.case_id}: {error}") from error
 
     def facts(self) -> tuple[Json, Json]:
         """Return the settings, and the SHA-256 of the files that they name."""

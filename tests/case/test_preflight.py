@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from dicom_variants import edit, put
-from monai_vfx.case.case import check_case, check_image, check_report, check_voxels, load_case
+from monai_vfx.case.case import check_case, check_report, check_voxels, load_case
 from monai_vfx.case.checks.hounsfield import check_peaks, check_steps
 from monai_vfx.core.codes import REFUSALS
 from monai_vfx.core.errors import CaseRefused
@@ -138,7 +138,7 @@ def test_slices_with_tissue_between_them_are_warned_of(phantom: Phantom, tmp_pat
         header = pydicom.dcmread(file)
         header.SliceThickness = 2.5  # and 4 mm apart
         header.save_as(file)
-    assert [w.code for w in check_image(tmp_path / "ct").warnings] == []
+    assert [w.code for w in open_volume(tmp_path / "ct").warnings] == []
     nib.save(nifti(phantom.labels, phantom.affine), tmp_path / "mask.nii.gz")
     case = load_case(tmp_path / "ct", tmp_path / "mask.nii.gz")
     assert [w.code for w in case.warnings] == ["slices_apart"]

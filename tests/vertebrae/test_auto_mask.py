@@ -40,9 +40,7 @@ from monai_vfx.outputs.report.segmentation_preview import (
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 from monai_vfx.transforms import LocateSpined
 from monai_vfx.vertebrae.segmentation.result import NamedLevel, VertebraSegmentation
-from monai_vfx.vertebrae.sources import MaskSource
 from monai_vfx.vertebrae.sources.comparison import disagreement, match_levels
-from monai_vfx.vertebrae.sources.label_map import write_label_map
 from monai_vfx.vertebrae.sources.source import (
     DISAGREEMENT,
     FACTS,
@@ -50,10 +48,10 @@ from monai_vfx.vertebrae.sources.source import (
     MASK,
     PICTURE,
     SEGMENTATION,
-    segmentation_document,
+    MaskSource,
 )
-from monai_vfx.vertebrae.sources.spine_segment import WEIGHTS as SPINE_WEIGHTS
-from monai_vfx.vertebrae.sources.totalsegmentator import STRUCTURES
+from monai_vfx.vertebrae.sources.tools import SPINE_WEIGHTS, STRUCTURES
+from monai_vfx.vertebrae.sources.writing import segmentation_document, write_label_map
 from monai_vfx.workflows.missing_masks import count_missing_masks, fill_missing_masks
 from phantoms import LEVELS, Phantom, grid, make_phantom, nifti
 

@@ -23,9 +23,9 @@ from monai_vfx.io.dicomweb.address import parse_address
 from monai_vfx.model.checkpoint import TrainedModel, write_sidecar
 from monai_vfx.outputs.hospital.fhir import RISK_ASSESSMENT
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
+from monai_vfx.workflows.jobs import PredictCases
 from monai_vfx.workflows.manifest import CaseInput, read_manifest
-from monai_vfx.workflows.many import run_many
-from monai_vfx.workflows.predictions import predict_many
+from monai_vfx.workflows.many import CaseJob, run_manifest, run_many
 from monai_vfx.workflows.predictor import Predictor
 from phantoms import SIDECAR, Phantom
 
@@ -80,7 +80,7 @@ def run(manifest: Path, members: list[Path], out: Path, *more: str) -> Result:
     return CliRunner().invoke(main, words)
 
 
-def kept(result: Result) -> list[str]:
+def kept_cases(result: Result) -> list[str]:
     return [
         line.split(", ")[1].split(":")[0] for line in result.stderr.splitlines() if "kept" in line
     ]
@@ -133,7 +133,7 @@ def test_networks_are_loaded_once(
 
     monkeypatch.setattr(TrainedModel, "_build", counted)
     predictor = Predictor(members, compare_mask=False)
-    predict_many(manifest, predictor, tmp_path / "out", workers=0, tell=print)
+    run_manifest(PredictCases(predictor=predictor, out=tmp_path / "out"), manifest, 0, print)
     assert loaded == members
 
 
@@ -151,7 +151,7 @@ def test_a_batch_goes_on_where_it_stood(
     text = manifest.read_text()
     manifest.write_text(text.replace("b,b/ct.nii.gz", "b,a/ct.nii.gz").replace("c,Doe^Jane", "e,a"))
     result = run(manifest, members[:1], out)
-    assert kept(result) == ["a"]
+    assert kept_cases(result) == ["a"]
     assert result.exit_code == 3  # the mask of e is still that of Doe^Jane
     assert (out / "a" / "prediction.json").stat() == kept
     rows = table(out)
@@ -167,7 +167,7 @@ def test_a_batch_goes_on_where_it_stood(
     assert (out / "refused.jsonl").read_text() == ""
     os.utime(folder / "x" / "mask.nii.gz", (0, 0))  # a corrected mask, under its old name
     result = run(manifest, members[:1], out)
-    assert kept(result) == ["a", "b"]  # d's mask alone changed
+    assert kept_cases(result) == ["a"]  # b's mask is the same file
     other = run(manifest, members[1:], out)
     assert other.exit_code == 2
     assert "another folder" in other.output
@@ -181,11 +181,11 @@ def test_a_batch_that_is_stopped_leaves_a_table(
         if line.startswith("2 of 4,"):
             raise KeyboardInterrupt
 
-    predictor = Predictor(members[:1], compare_mask=False)
+    job = PredictCases(predictor=Predictor(members[:1], compare_mask=False), out=tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        predict_many(manifest, predictor, tmp_path / "out", workers=0, tell=stop)
+        run_manifest(job, manifest, 0, stop)
     assert list(table(tmp_path / "out")) == ["a", "b"]
-    counts = predict_many(manifest, predictor, tmp_path / "out", workers=0, tell=print)
+    counts = run_manifest(job, manifest, 0, print)
     assert counts == {"cases": 4, "done": 2, "refused": 2}
 
 
@@ -203,33 +203,30 @@ def test_several_processes_give_the_same_table(
         assert two_table[case] == row
 
 
-class Dies:
+class Dies(CaseJob):
     """Stands for a job of which one case ends its process, as one too large for the memory does."""
 
-    facts = None
+    command = name = result = "dies"
+    columns = ("case_id", "status", "code", "message", "warnings")
+    facts = ({}, {})
 
     def __call__(self, row: CaseInput) -> Json:
         if row.case_id == "bad":
             os._exit(1)
-        return {"refusal": None}
+        return {"status": "ok", "refusal": None, "warnings": []}
 
     def refused(self, row: CaseInput, refusal: CaseRefused) -> Json:
-        return {"refusal": refusal.to_json()}
+        return {"status": "refused", "refusal": refusal.to_json(), "warnings": []}
 
-    def inputs(self, row: CaseInput, states: Any) -> Json:
+    def table_row(self, document: Json) -> Json:
         return {}
-
-    def stands(self, row: CaseInput) -> bool:
-        return True
 
 
 @pytest.mark.slow
 def test_a_case_that_ends_its_process_is_named(tmp_path: Path) -> None:
     rows = [CaseInput(case, Path("x")) for case in ("good", "bad", "better")]
     told: list[str] = []
-    records = run_many(
-        Dies(), rows, tmp_path / "l.jsonl", workers=2, tell=told.append, finish=lambda found: None
-    )
+    records = run_many(Dies(out=tmp_path), rows, workers=2, tell=told.append)
     assert [(r["report"]["refusal"] or {}).get("code") for r in records] == [None, "internal", None]
     assert len(told) == 3
 
@@ -248,7 +245,7 @@ def test_a_case_that_ends_its_process_is_named(tmp_path: Path) -> None:
         (["case_id,image", "a,"], "row 2, image: must not be empty"),
         (["case_id,image", "a,dicomweb://h/x"], "row 2, image: must name a study"),
         (["case_id,image", "a,dicomweb://h/studies/SECRET7"], "with UIDs"),
-        (["case;image", "a;x"], "a comma"),
+        (["case;image", "a;x"], "not by commas"),
         (["case_id,image"], "no rows"),
     ],
 )

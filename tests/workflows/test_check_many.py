@@ -27,7 +27,7 @@ from monai_vfx.core.workers import run_tasks
 from monai_vfx.io.dicom.facts import Expected
 from monai_vfx.outputs.report.check_page import write_check_page
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
-from monai_vfx.workflows.check.many import Settings, check_many
+from monai_vfx.workflows.check.many import CheckCases, check_many
 from monai_vfx.workflows.check.table import COLUMNS, FACTS, row_of
 from monai_vfx.workflows.manifest import CaseInput, find_studies, read_manifest
 from monai_vfx.workflows.study.plan import read_plan
@@ -63,8 +63,8 @@ def checked(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the check of that manifest left."""
     out = tmp_path_factory.mktemp("out")
     studies = read_manifest(hospital / "manifest.csv")
-    settings = Settings(compare_mask=False, scheme="verse")
-    summary = check_many(studies, out, settings, workers=2, tell=lambda line: None)
+    job = CheckCases(out=out, compare_mask=False, scheme="verse")
+    summary = check_many(job, studies, workers=2, tell=print)
     assert summary["refusals"] == {
         "header_conflict": 1,
         "slices_missing": 1,
@@ -151,16 +151,15 @@ def test_what_is_done_is_kept_unless_it_changed(
     before = {record["case_id"]: record for record in _records(checked)}
     studies = read_manifest(source / "manifest.csv")
     studies[2] = CaseInput("gap", studies[2].image, studies[2].mask, expected=Expected(50.0))
-    check_many(studies, out, Settings(compare_mask=False, scheme="verse"), tell=lambda line: None)
+    job = CheckCases(out=out, compare_mask=False, scheme="verse")
+    check_many(job, studies, tell=print)
     after = {record["case_id"]: record for record in _records(out)}
     assert after["good"] == before["good"]
     assert after["other"] == before["other"]
     assert after["gap"]["stamp"] != before["gap"]["stamp"]
     assert before["gone"]["stamp"] is None  # what may have been the network's fault is tried again
     os.utime(source / "mask.nii.gz", (1, 1))
-    check_many(
-        studies[:1], out, Settings(compare_mask=False, scheme="verse"), tell=lambda line: None
-    )
+    check_many(job, studies[:1], tell=print)
     again = _records(out)[0]
     assert again["stamp"] != before["good"]["stamp"]
     assert again["report"] == before["good"]["report"]
@@ -287,7 +286,7 @@ def test_wrong_use_of_the_command(
 def gated(tmp_path: Path) -> Path:
     """A table of ten patients with its gate: one refused, one with metal, one outside the age."""
     rows = []
-    table = ["case_id,image,mask,fracture,age,sex,bmi,patient"]
+    table = ["case_id,image,mask,fracture,age,sex,bmi,patient_id"]
     for number in range(10):
         image = tmp_path / f"p{number}.nii.gz"
         image.write_bytes(bytes([number]) * 50)
@@ -445,8 +444,8 @@ def test_a_training_lists_whom_the_gate_left_out(tmp_path: Path) -> None:
     table = make_cohort(tmp_path / "in", [0, 1] * 5)
     damaged = tmp_path / "in" / "p2_ct.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:2000])
-    settings = Settings(compare_mask=False, scheme="verse")
-    check_many(read_manifest(table), tmp_path / "check", settings, tell=print)
+    job = CheckCases(out=tmp_path / "check", compare_mask=False, scheme="verse")
+    check_many(job, read_manifest(table), tell=print)
     out = tmp_path / "out"
     train(
         table,

@@ -31,16 +31,16 @@ from monai_vfx.analysis.morphometry.rules import (
     incident_fractures,
     patient_statuses,
 )
-from monai_vfx.case.case import check_case, check_image, load_case
+from monai_vfx.case.case import check_case, check_spacing, load_case
 from monai_vfx.core.anatomy import LEVELS
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, CaseWarning, SettingError
 from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import content_hash, sha256_of
 from monai_vfx.core.results import check_case_name, run_record
-from monai_vfx.io.volume import Volume
+from monai_vfx.io.volume import Volume, open_volume
 from monai_vfx.outputs.report.figures import figure_png
-from monai_vfx.vertebrae.sources import MaskSource
+from monai_vfx.vertebrae.sources.source import MaskSource
 
 COARSE_MM = 1.5
 """Slices further apart, or thicker, are warned of."""
@@ -86,15 +86,17 @@ def run_morphometry_case(
     out, case_id = Path(out), check_case_name(case_id)
     values = load_normals(normal) if normal is not None else GENANT
     others = _read_others(second, baseline)
-    check_resolution(check_image(image, series_uid), allow_thick)  # before a mask is made
+    volume = open_volume(image, series_uid)
+    check_spacing(volume)  # before a mask is made
+    check_resolution(volume, allow_thick)
     source = MaskSource(image, mask, out, series_uid=series_uid, compare=False, picture=True)
     own_scheme = scheme if source.kind == "given" else None
-    loaded = load_case(image, source, series_uid=series_uid, scheme=own_scheme)
+    loaded = load_case(volume, source, scheme=own_scheme)
     warnings = [*loaded.warnings, *check_resolution(loaded.volume, allow_thick)]
     check_case(loaded)
     source.review(loaded)
     warnings += source.warnings
-    masks, volume = loaded.masks, loaded.volume
+    masks = loaded.masks
     bodies, reasons = measure_heights(masks.labels, volume.affine, masks.cut)
     heights = _heights_of(case_id, bodies, volume.sex)
     document, tables = _judge(heights, values, others, simulated=values.simulated)

@@ -1,7 +1,1 @@
-"""Where the mask of a case comes from: given, made by the segmentation, or by TotalSegmentator."""
-
-from __future__ import annotations
-
-from monai_vfx.vertebrae.sources.source import MaskSource
-
-__all__ = ["MaskSource"]
+"""Where the mask of a case comes from: given, made by the segmentation, or by a tool."""

@@ -21,7 +21,7 @@ SAME_BODY_MM = 15.0
 """Two centres nearer than this are of one body: neighbours stand 25 to 45 mm apart, and a body
 that is cut by the field of view or crushed moves its centre by some 10 mm at the most."""
 
-FEWEST_MATCHED = 3
+MIN_MATCHED = 3
 """Of T12-L4, so many must lie on a body that the segmentation found for a comparison to count."""
 
 

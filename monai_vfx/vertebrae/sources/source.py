@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from monai_vfx.case.case import Case, check_case, load_case
+from monai_vfx.case.case import Case
 from monai_vfx.case.checks.body_size import measure_bodies
 from monai_vfx.core.anatomy import LEVELS, MADE_MASKS, VERTEBRAE
 from monai_vfx.core.arrays import Json, LabelVolume
@@ -27,7 +26,8 @@ from monai_vfx.core.results import mask_record
 from monai_vfx.core.schemas import violations
 from monai_vfx.io.volume import Volume
 from monai_vfx.outputs.hospital.dicom_headers import Deidentifier
-from monai_vfx.vertebrae.sources.label_map import write_label_map
+from monai_vfx.vertebrae.sources.comparison import MIN_MATCHED, disagreement, match_levels
+from monai_vfx.vertebrae.sources.writing import segmentation_document, write_label_map
 
 if TYPE_CHECKING:
     from monai_vfx.vertebrae.segmentation.result import VertebraSegmentation
@@ -119,14 +119,10 @@ class MaskSource:
             raise CaseRefused("mask_required", "no mask was given for this CT")
         if self.kind == "auto":
             self.keep(volume, self._run_segmentation(volume))
-        elif self.kind == "totalsegmentator":
-            from monai_vfx.vertebrae.sources.totalsegmentator import run_totalsegmentator
+        elif self.kind != "given":
+            from monai_vfx.vertebrae.sources.tools import run_tool
 
-            self.record["tool"] = run_totalsegmentator(volume, self.path)
-        elif self.kind == "spine-segment":
-            from monai_vfx.vertebrae.sources.spine_segment import run_spine_segment
-
-            self.record["tool"] = run_spine_segment(volume, self.path)
+            self.record["tool"] = run_tool(self.kind, volume, self.path)
         return self.path
 
     def review(self, case: Case) -> Json:
@@ -244,12 +240,6 @@ class MaskSource:
         Raises:
             CaseRefused: ``mask_disagrees``; the picture :data:`DISAGREEMENT` shows where.
         """
-        from monai_vfx.vertebrae.sources.comparison import (
-            FEWEST_MATCHED,
-            disagreement,
-            match_levels,
-        )
-
         comparison = _NOT_COMPARED | {"confidence": round(found.confidence, 4)}
         self.record["comparison"] = comparison
         self.warnings = (*self.warnings, *_count_warning(found))
@@ -262,7 +252,7 @@ class MaskSource:
             self._draw(case, case.masks.labels, self.folder / DISAGREEMENT, title, notes)
             raise CaseRefused("mask_disagrees", differ)
         distances = [m.distance_mm for m in matches if m.distance_mm is not None]
-        if len(distances) < FEWEST_MATCHED:
+        if len(distances) < MIN_MATCHED:
             self._not_compared(
                 f"the vertebra segmentation found a body at {len(distances)} of the mask's "
                 f"{len(LEVELS)} levels"
@@ -299,99 +289,3 @@ def _count_warning(found: VertebraSegmentation) -> tuple[CaseWarning, ...]:
         return ()
     text = f"the segmentation sees {count} bodies between the last one with ribs and the sacrum"
     return (CaseWarning("lumbar_count", f"{text}; five are usual"),)
-
-
-def segment_case(
-    image: str | PathLike[str],
-    folder: str | PathLike[str],
-    *,
-    series_uid: str | None = None,
-    weights: str | PathLike[str] | None = None,
-    deidentify: bool = False,
-) -> Json:
-    """Name the vertebrae of one CT and leave mask, picture and ``segmentation.json``.
-
-    Args:
-        image: DICOM folder, zip or file, NIfTI or NRRD.
-        folder: for the files; what an earlier run left of them goes.
-        series_uid: which series, where the image holds several.
-        weights: folder with the vertebra segmentation's weights; those of the package by default.
-        deidentify: leave the patient out of ``mask.dcm``.
-
-    Returns:
-        What ``segmentation.json`` holds (``data_schemas/segmentation.schema.json``); with
-        ``refusal`` and without levels where the CT is refused.
-    """
-    folder = Path(folder)
-    for name in MADE_FILES:
-        (folder / name).unlink(missing_ok=True)
-    hide = Deidentifier() if deidentify else None
-    source = MaskSource(image, "auto", folder, series_uid=series_uid, weights=weights, hide=hide)
-    try:
-        case = load_case(image, source, series_uid=series_uid)
-        check_case(case)
-        source.review(case)
-    except CaseRefused as refusal:
-        (folder / MASK).unlink(missing_ok=True)  # what is refused must not look like a result
-        (folder / SEGMENTATION).unlink(missing_ok=True)
-        refused = refused_segmentation(refusal)
-        refused = refused if hide is None else hide.document(refused)
-        write_json(folder / FACTS, refused)
-        return refused
-    document: Json = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    document["warnings"] += [asdict(w) for w in case.warnings if w not in source.warnings]
-    document = document if hide is None else hide.document(document)
-    write_json(folder / FACTS, document)
-    return document
-
-
-def segmentation_document(found: VertebraSegmentation) -> Json:
-    """Return what ``segmentation.json`` holds (``data_schemas/segmentation.schema.json``)."""
-    left_posterior = np.array([-1.0, -1.0, 1.0])  # results speak DICOM's LPS
-    return {
-        "status": "ok",
-        "confidence": round(found.confidence, 4),
-        "threshold": found.threshold,
-        "levels": [
-            {
-                "name": level.name,
-                "probability": round(level.probability, 4),
-                "centre_mm": [
-                    round(float(v), 2) + 0.0 for v in np.array(level.centre_mm) * left_posterior
-                ],
-                "height_mm": round(level.height_mm, 1),
-                "depth_mm": round(level.depth_mm, 1),
-                "width_mm": round(level.width_mm, 1),
-                "volume_ml": round(level.volume_ml, 2),
-                "ribs": {
-                    side: round(p, 3) for side, p in zip(("right", "left"), level.ribs, strict=True)
-                },
-                "complete": level.complete,
-            }
-            for level in found.levels
-        ],
-        "evidence": found.evidence,
-        "weights_sha256": dict(found.weights_sha256),
-        "seconds": {name: round(float(value), 2) for name, value in found.seconds.items()},
-        "warnings": [asdict(warning) for warning in found.warnings],
-        "refusal": None,
-    }
-
-
-def refused_segmentation(refusal: CaseRefused) -> Json:
-    """Return the document of a CT whose vertebrae are not named."""
-    return {
-        "status": "refused",
-        "confidence": None,
-        "threshold": None,
-        "levels": [],
-        "evidence": None,
-        "weights_sha256": None,
-        "seconds": {},
-        "warnings": [],
-        "refusal": {
-            "code": refusal.code,
-            "message": refusal.message,
-            "remedy": refusal.remedy,
-        },
-    }

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from monai_vfx.case.case import refused_report
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.core.files import write_json
 from monai_vfx.core.hashing import content_hash
-from monai_vfx.core.results import run_record
 from monai_vfx.io.dicomweb.address import PacsAddress
 from monai_vfx.workflows.check.case import check_one
 from monai_vfx.workflows.check.table import row_of, write_table
 from monai_vfx.workflows.manifest import CaseInput
-from monai_vfx.workflows.many import run_many
-
-REPORTS, TABLE, PAGE, MASKS = "check.jsonl", "check.csv", "check.html", "masks"
+from monai_vfx.workflows.many import CaseJob, run_many
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How every case is checked.
+@dataclass(frozen=True, kw_only=True)
+class CheckCases(CaseJob):
+    """Check a case; a mask that is made goes to ``masks/CASE`` in ``out``.
 
     Args:
         mask: who makes the mask of a case without one (:data:`monai_vfx.core.anatomy.MADE_MASKS`).
@@ -36,30 +31,25 @@ class Settings:
     mask: str = "auto"
     compare_mask: bool = True
     scheme: str | None = None
-
-
-@dataclass(frozen=True)
-class CheckCases:
-    """Check a case; a mask that is made goes to ``masks/CASE`` in ``out``."""
-
-    settings: Settings
-    out: Path
+    command = name = "check"
 
     @property
-    def facts(self) -> Any:
+    def facts(self) -> tuple[Json, Json]:
         """Settings, and the content of a mapping of labels."""
-        scheme = self.settings.scheme
-        mapping = scheme is not None and Path(scheme).is_file()
-        return [asdict(self.settings), content_hash(Path(scheme)) if mapping and scheme else None]
+        settings = {"mask": self.mask, "compare_mask": self.compare_mask, "scheme": self.scheme}
+        if self.scheme is None or not Path(self.scheme).is_file():
+            return settings, {}
+        mapping = Path(self.scheme)
+        return settings | {"scheme": mapping.name}, {"labels": content_hash(mapping)}
 
     def __call__(self, row: CaseInput) -> Json:
         """Return the report of a case."""
         report, refusal = check_one(
             row,
-            self.out / MASKS / row.case_id,
-            mask=self.settings.mask,
-            scheme=self.settings.scheme,
-            compare_mask=self.settings.compare_mask,
+            self.out / "masks" / row.case_id,
+            mask=self.mask,
+            scheme=self.scheme,
+            compare_mask=self.compare_mask,
             segmentation=False,  # it would hold the patient's name
         )
         if refusal is not None and refusal.code.startswith("weights_"):
@@ -83,55 +73,32 @@ class CheckCases:
         """Whether the report stands; all of it is in the ledger."""
         return True
 
+    def table_row(self, document: Json) -> Json:
+        """Return nothing: :meth:`finish` writes the whole table."""
+        return {}
+
+    def finish(self, records: Sequence[Json]) -> None:
+        """Write table and page."""
+        from monai_vfx.outputs.report.check_page import write_check_page
+
+        rows = [row_of(record) for record in records]
+        write_table(self.out / "check.csv", rows)
+        write_check_page(self.out / "check.html", rows)
+
 
 def check_many(
+    job: CheckCases,
     cases: Sequence[CaseInput],
-    out: Path,
-    settings: Settings | None = None,
     *,
     workers: int = 1,
     tell: Callable[[str], None],
 ) -> Json:
-    """Check cases; a refused one stops no other.
-
-    Args:
-        cases: each with a name of its own.
-        out: folder for the tables, and for masks that are made (``masks/CASE``).
-        settings: how.
-        workers: processes; 0 works in this one.
-        tell: called with a line about each case.
+    """Check cases; see :func:`monai_vfx.workflows.many.run_many`.
 
     Returns:
         ``studies``, ``accepted``, ``refused``, and by code ``refusals`` and ``warnings``.
-
-    Raises:
-        CaseRefused: ``weights_unreadable`` or ``weights_mismatch``: no mask at all can be made.
-        MissingDependencyError: a tool is asked for and not installed.
     """
-    settings = settings or Settings()
-
-    def finish(records: Sequence[Json]) -> None:
-        from monai_vfx.outputs.report.check_page import write_check_page
-
-        rows = [row_of(record) for record in records]
-        write_table(out / TABLE, rows)
-        write_check_page(out / PAGE, rows)
-
-    job = CheckCases(settings, out)
-    records = run_many(job, cases, out / REPORTS, workers=workers, tell=tell, finish=finish)
-    used = asdict(settings) | {"scheme": settings.scheme and Path(settings.scheme).name}
-    write_json(out / "run.json", run_record("check", used, {}))
-    return _summary([record["report"] for record in records])
-
-
-def _content(path: Path | PacsAddress | None) -> str | None:
-    try:
-        return content_hash(path) if isinstance(path, Path) and path.exists() else None
-    except OSError:
-        return None
-
-
-def _summary(reports: Sequence[Json]) -> Json:
+    reports = [record["report"] for record in run_many(job, cases, workers=workers, tell=tell)]
     refused = Counter(r["refusal"]["code"] for r in reports if r["refusal"] is not None)
     warned = Counter(code for r in reports for code in {w["code"] for w in r["warnings"]})
     return {
@@ -141,3 +108,10 @@ def _summary(reports: Sequence[Json]) -> Json:
         "refusals": dict(refused.most_common()),
         "warnings": dict(warned.most_common()),
     }
+
+
+def _content(path: Path | PacsAddress | None) -> str | None:
+    try:
+        return content_hash(path) if isinstance(path, Path) and path.exists() else None
+    except OSError:
+        return None

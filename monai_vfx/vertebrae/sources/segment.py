@@ -1,19 +1,67 @@
-"""Many CTs segmented one after the other, as the vertebra segmentation's bundle does it."""
+"""One CT segmented, and many one after the other as the vertebra segmentation's bundle does it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from monai_vfx.case.case import check_case, load_case
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, find_refusal
-from monai_vfx.core.files import write_json
-from monai_vfx.vertebrae.sources.source import FACTS, refused_segmentation, segment_case
+from monai_vfx.core.files import read_json, write_json
+from monai_vfx.outputs.hospital.dicom_headers import Deidentifier
+from monai_vfx.vertebrae.sources.source import FACTS, MADE_FILES, MASK, SEGMENTATION, MaskSource
+from monai_vfx.vertebrae.sources.writing import refused_segmentation
 
 _LOG = logging.getLogger(__name__)
+
+
+def segment_case(
+    image: str | PathLike[str],
+    folder: str | PathLike[str],
+    *,
+    series_uid: str | None = None,
+    weights: str | PathLike[str] | None = None,
+    deidentify: bool = False,
+) -> Json:
+    """Name the vertebrae of one CT and leave mask, picture and ``segmentation.json``.
+
+    Args:
+        image: DICOM folder, zip or file, NIfTI or NRRD.
+        folder: for the files; what an earlier run left of them goes.
+        series_uid: which series, where the image holds several.
+        weights: folder with the vertebra segmentation's weights; those of the package by default.
+        deidentify: leave the patient out of ``mask.dcm``.
+
+    Returns:
+        What ``segmentation.json`` holds (``data_schemas/segmentation.schema.json``); with
+        ``refusal`` and without levels where the CT is refused.
+    """
+    folder = Path(folder)
+    for name in MADE_FILES:
+        (folder / name).unlink(missing_ok=True)
+    hide = Deidentifier() if deidentify else None
+    source = MaskSource(image, "auto", folder, series_uid=series_uid, weights=weights, hide=hide)
+    try:
+        case = load_case(image, source, series_uid=series_uid)
+        check_case(case)
+        source.review(case)
+    except CaseRefused as refusal:
+        (folder / MASK).unlink(missing_ok=True)  # what is refused must not look like a result
+        (folder / SEGMENTATION).unlink(missing_ok=True)
+        refused = refused_segmentation(refusal)
+        refused = refused if hide is None else hide.document(refused)
+        write_json(folder / FACTS, refused)
+        return refused
+    document: Json = read_json(folder / FACTS)
+    document["warnings"] += [asdict(w) for w in case.warnings if w not in source.warnings]
+    document = document if hide is None else hide.document(document)
+    write_json(folder / FACTS, document)
+    return document
 
 
 class SegmentStep:
