@@ -42,8 +42,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 variables; ``everything`` sees the true hazard as well. What body size in the image tells of sex,
 height and weight is not counted: ``image_B`` holds it, and bounds it from above."""
 
-CHUNK = 5000
-"""Patients drawn at a time; matched ones come from 17 times as many people."""
+CHUNK = 5000  # Patients drawn at a time; matched ones come from 17 times as many people
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,6 @@ def attainable_aurocs(
         classes: names of :data:`CLASSES`; all by default.
         method: ``splines`` (logistic regression on splines and products of numbers) or ``trees``
             (gradient boosting), slower and with a little more loss: to check one by the other.
-
-    Returns:
-        Class → value and standard error.
 
     Raises:
         ValueError: for a class, count, method, hospital or signal outside these.
@@ -119,26 +115,17 @@ def best_scores(
 ) -> pd.DataFrame:
     """Score given patients as the best model of each class would.
 
-    The regression is fitted on the same large draw as in :func:`attainable_aurocs`; the AUROC of
-    these scores is what a perfect model of the class reaches on these very patients.
-
-    Args:
-        patients: (n rows) with the columns of :class:`~monai_vfx.simulation.patients.Patient`, as
-            from :func:`~monai_vfx.simulation.patients.draw_population`, or ``cohort.csv`` and
-            ``truth.csv`` joined on ``case_id``.
-        hospital: whose sampling the patients come from; it and what follows as in
-            :func:`attainable_aurocs`.
-        signal: the hazard.
-        count: patients drawn for the regression.
-        seed: of the draw.
-        classes: names of :data:`CLASSES`; all by default.
-        method: ``splines`` or ``trees``.
+    The regression is fitted on the same large draw as in :func:`attainable_aurocs`, whose
+    settings it takes; the AUROC of these scores is what a perfect model of the class reaches on
+    these very patients. They have the columns of :class:`~monai_vfx.simulation.patients.Patient`,
+    as from :func:`~monai_vfx.simulation.patients.draw_population`, or ``cohort.csv`` and
+    ``truth.csv`` joined on ``case_id``.
 
     Returns:
         (n, classes) probabilities under the hospital's sampling, on the patients' index.
 
     Raises:
-        ValueError: as there, and for a missing column.
+        ValueError: for a setting outside those, or a missing column.
     """
     names = _checked(hospital, signal, count, classes, method)
     lacking = {"sex", *_IMAGE, *_CLINICAL["D"]} - {"female"} - set(patients.columns)
@@ -181,11 +168,9 @@ def attainable_record(
 def attainable_auroc(patients: list[Patient], signal: Signal) -> dict[str, float]:
     """Return the AUROC that a perfect reader of the truth would reach on these patients.
 
-    The scores are terms of the stated hazard; no class of model is fitted.
-
-    Returns:
-        ``risk`` (everything that drives the fracture), ``image`` (bone and muscle terms), ``bone``
-        and ``muscle`` alone. Terms without effect are 0.5.
+    The scores are terms of the stated hazard; no class of model is fitted: ``risk`` (everything
+    that drives the fracture), ``image`` (bone and muscle terms), ``bone`` and ``muscle`` alone.
+    Terms without effect are 0.5.
 
     Raises:
         ValueError: when all patients have the same outcome.

@@ -32,8 +32,7 @@ from monai_vfx.simulation.spine import (
 from monai_vfx.simulation.torso import FAT
 
 CORTEX_HU, DISC_HU, SAC_HU, LIGAMENT_HU = 780.0, 82.0, 22.0, 70.0
-LABELLED = ("T11", "T12", "L1", "L2", "L3", "L4", "L5")
-"""Levels whose bodies the mask names."""
+LABELLED = ("T11", "T12", "L1", "L2", "L3", "L4", "L5")  # Levels whose bodies the mask names
 # Trabecular attenuation of a level relative to L1.
 _FACTOR = {"T9": 1.12, "T10": 1.10, "T11": 1.08, "T12": 1.04, "L1": 1.0, "L2": 0.97, "L3": 0.94}
 _FACTOR |= {"L4": 0.94, "L5": 0.98, "S1": 0.9, "S2": 0.7, "S3": 0.6}
@@ -48,12 +47,8 @@ def paint_spine(
 ) -> None:
     """Paint the spine into a canvas of thick slices by way of thin sections.
 
-    Args:
-        canvas: with the soft tissue; its labels gain the bodies.
-        spine: geometry.
-        patient: thickness of the cortex, texture of the core.
-        trabecular_hu: attenuation of L1's core in HU.
-        rng: source of the texture.
+    The canvas holds the soft tissue; its labels gain the bodies. ``trabecular_hu`` is the
+    attenuation of L1's core; the patient's are the cortex's thickness and the core's texture.
     """
     around = canvas.window(*_extent(spine))
     if around is None:

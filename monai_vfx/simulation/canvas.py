@@ -19,8 +19,7 @@ from monai_vfx.core.arrays import LabelVolume, Region
 
 Field = npt.NDArray[np.float32]
 Knots = npt.NDArray[np.float64]
-Point = Sequence[float] | Knots
-"""LPS position in mm."""
+Point = Sequence[float] | Knots  # LPS position in mm
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,6 @@ class Canvas:
         x: voxel centres in mm, ascending and even, patient's left grows; ``y`` to the back, ``z``
             to the head.
         fill: HU of the empty grid.
-
-    Attributes:
-        hu: (z, y, x) attenuation in HU.
-        labels: (z, y, x) label values.
-        edge: width of the soft edge in mm.
-        spacing: of the voxels along z, y and x in mm.
     """
 
     def __init__(self, x: Field, y: Field, z: Field, fill: float = -1000.0) -> None:

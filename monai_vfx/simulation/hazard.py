@@ -22,8 +22,7 @@ from scipy.optimize import brentq
 Signal = Literal["paper", "strong", "no_muscle", "none"]
 Column = npt.NDArray[np.float64]
 
-FIRST_YEAR, LAST_YEAR = 1.0, 5.0
-"""Years after the CT between which fractures happen."""
+FIRST_YEAR, LAST_YEAR = 1.0, 5.0  # Years after the CT between which fractures happen
 
 UNITS: dict[str, tuple[float, float]] = {
     "age": (70.0, 8.0),
@@ -41,10 +40,8 @@ UNITS: dict[str, tuple[float, float]] = {
 }
 """Term → centre and unit: years, kg/m², HU, share of the attenuation, mm, relative area, share."""
 
-BONE_TERMS = ("trabecular_hu", "texture", "cortex_mm")
-"""Terms that the vertebral bodies show."""
-MUSCLE_TERMS = ("erector_scale", "fat_fraction")
-"""Terms that the paravertebral muscle shows."""
+BONE_TERMS = ("trabecular_hu", "texture", "cortex_mm")  # Terms that the vertebral bodies show
+MUSCLE_TERMS = ("erector_scale", "fat_fraction")  # Terms that the paravertebral muscle shows
 
 
 @dataclass(frozen=True)
@@ -125,9 +122,7 @@ def yearly_baseline(eta: Column, mean_risk: float) -> float:
 def fracture_times(risk: Column, unit: Column) -> Column:
     """Return when fractures happen, years after the CT, by inverting the cumulative hazard.
 
-    Args:
-        risk: (n,) five-year risks above 0.
-        unit: (n,) uniform draws from [0, 1).
+    Risks (n,) are five-year ones above 0, ``unit`` (n,) are uniform draws from [0, 1).
 
     >>> fracture_times(np.array([0.5, 0.5]), np.array([0.0, 0.5])).round(2).tolist()
     [1.0, 2.66]

@@ -40,7 +40,7 @@ def simulate_hospital(
     attainable: bool = False,
     mask_error_mm: float = EDGE_SD_MM,
 ) -> Path:
-    """Write a hospital of simulated patients.
+    """Write a hospital of simulated patients; return the path of ``cohort.csv``.
 
     The files are ``cohort.csv`` (what a hospital would know, with paths relative to it),
     ``truth.csv`` (hidden states and true risk), ``hospital.json`` (settings), and a CT and a
@@ -61,9 +61,6 @@ def simulate_hospital(
         attainable: whether ``hospital.json`` gets the attainable AUROC of every class of models
             (:func:`~monai_vfx.simulation.attainable.attainable_record`); takes half a minute.
         mask_error_mm: SD of the error of the masks' edges; 0 writes the painted labels.
-
-    Returns:
-        The path of ``cohort.csv``.
 
     Raises:
         ValueError: for a setting outside these.

@@ -16,15 +16,10 @@ LIVER, SPLEEN, BOWEL_WALL, FLUID, GAS, SOFT = 112.0, 122.0, 82.0, 18.0, -900.0, 
 def paint_organs(
     canvas: Canvas, torso: Torso, spine: Spine, cavity: Field, aorta_hu: float, seed: int
 ) -> None:
-    """Paint all organs, clipped to the cavity.
+    """Paint all organs into a trunk whose cavity is already painted with fat.
 
-    Args:
-        canvas: whose trunk is already painted with fat in the cavity.
-        torso: trunk.
-        spine: spine.
-        cavity: (z, y, x) share of each voxel that lies in the cavity.
-        aorta_hu: enhancement of the aorta in HU.
-        seed: of the individual variation.
+    ``cavity`` (z, y, x) is the share of each voxel that lies in the cavity, to which organs are
+    clipped; ``aorta_hu`` is the aorta's enhancement, ``seed`` that of the individual variation.
     """
     rng = np.random.default_rng(seed)
     painter = _Painter(canvas, cavity)

@@ -24,10 +24,8 @@ Text = npt.NDArray[np.str_]
 
 CENSORED_SHARE = 0.08
 """Share of the patients without fracture whose imaging ends 1 to 5 years after the CT."""
-RECORDS_END = np.datetime64("2024-12-31")
-"""Last day that a simulated hospital knows of."""
-REPEAT_SHARE = 0.03
-"""Share of a registry's rows that are a second CT of a patient."""
+RECORDS_END = np.datetime64("2024-12-31")  # Last day that a simulated hospital knows of
+REPEAT_SHARE = 0.03  # Share of a registry's rows that are a second CT of a patient
 
 
 @dataclass(frozen=True)
@@ -195,13 +193,10 @@ def _repeat_rows(count: int, population: Population) -> npt.NDArray[np.int64]:
 def _draw_records(
     rng: np.random.Generator, columns: dict[str, Column], population: Population
 ) -> tuple[dict[str, Column], dict[str, Text]]:
-    """Draw the further columns of patients whose risk factors and outcome are known.
+    """Draw the further columns, of numbers and of text (n,), of patients whose outcome is known.
 
     Only patients without fracture are censored or die early, so that the label stays what the
     true five-year risk means.
-
-    Returns:
-        Columns of numbers (``follow_up_years`` among them) and of text, (n,) each.
     """
     count = len(columns["age"])
     free = columns["fracture"] == 0

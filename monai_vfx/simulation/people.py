@@ -35,8 +35,7 @@ from monai_vfx.simulation.populations import (
 Column = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-STUDY_SIZE, STUDY_CASES = 1214, 608
-"""The development set of the study: 608 cases and 606 controls."""
+STUDY_SIZE, STUDY_CASES = 1214, 608  # The development set of the study: 608 cases and 606 controls
 PEOPLE_PER_PATIENT = 17
 """People from whom a matched patient is chosen: with 3.74 % a quarter more than are needed."""
 
@@ -53,8 +52,7 @@ def draw_people(
 ) -> dict[str, Column]:
     """Draw everyone of a population; ``hazard`` takes the place of the signal's.
 
-    Returns:
-        Risk factors, hidden states, shown quantities, ``five_year_risk``, ``fracture``.
+    The columns are risk factors, hidden states, shown quantities, ``five_year_risk``, ``fracture``.
     """
     columns = _risk_factors(rng, count, population)
     columns |= _states(rng, columns)

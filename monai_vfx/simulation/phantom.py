@@ -36,8 +36,7 @@ from monai_vfx.simulation.torso import Torso, make_torso, ribs
 EDGE_SD_MM = 0.8
 """SD of the in-plane error of an edge. Automatic contours of bodies and muscles differ from a
 reader's by about a millimetre on average."""
-KNOTS_MM = 12.0
-"""Distance over which the error changes."""
+KNOTS_MM = 12.0  # Distance over which the error changes
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,11 @@ def make_phantom(
     hospital: Hospital = "development",
     field_of_view: FieldOfView = "full",
 ) -> Phantom:
-    """Build a patient's CT.
+    """Build the CT that shows a patient's build and hidden state, from a hospital's scanner.
 
-    Args:
-        patient: whose build and hidden state it shows.
-        seed: source of everything that the patient's table does not fix; the anatomy is the same
-            for both fields of view.
-        hospital: whose scanner.
-        field_of_view: ``full`` is the abdomen T10 to sacrum at 512 x 512, ``quick`` the
-            neighbourhood of T12-L4 at 2 mm pixels; both in 5 mm slices.
+    The seed is the source of everything that the patient's table does not fix. ``full`` is the
+    abdomen from T10 to the sacrum at 512 x 512, ``quick`` the neighbourhood of T12-L4 at 2 mm
+    pixels; both show the same anatomy, in 5 mm slices.
     """
     body_seed, organ_seed, image_seed = seed.spawn(3)
     rng = np.random.default_rng(body_seed)
@@ -116,14 +111,8 @@ def with_edge_errors(
 ) -> LabelVolume:
     """Return a label map whose edges are off by a smooth random shift within the slices.
 
-    Args:
-        labels: (i, j, k), k along the slices' normal.
-        affine: (4, 4) voxel index → RAS mm.
-        rng: source.
-        sd_mm: SD of the shift along each in-plane axis; 0 leaves the map as it is.
-
-    Returns:
-        (i, j, k) a new map; voxels outside the labels' neighbourhood stay 0.
+    Labels are (i, j, k), k along the slices' normal; the affine leads to RAS mm. ``sd_mm`` is the
+    SD of the shift along each in-plane axis; 0 leaves the map as it is.
     """
     box = nonzero_box(labels)
     if box is None or sd_mm <= 0:

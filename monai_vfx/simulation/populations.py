@@ -15,8 +15,7 @@ from monai_vfx.simulation.hazard import HAZARDS, Signal
 Floats = npt.NDArray[np.float64]
 Hospital = Literal["development", "external", "registry"]
 
-AGE_LIMITS = (50.0, 80.0)
-"""Eligible ages in years, as in the study."""
+AGE_LIMITS = (50.0, 80.0)  # Eligible ages in years, as in the study
 
 
 @dataclass(frozen=True)
@@ -176,9 +175,6 @@ def age_quantiles(mean: float, sd: float, limits: tuple[float, float]) -> tuple[
 
     Returns:
         Ages in years and their cumulative distribution, (3001,) each.
-
-    Raises:
-        ValueError: when no such density is found.
 
     >>> ages, share = age_quantiles(72.5, 7.9, (50.0, 80.0))
     >>> float(round(float(np.interp(0.5, share, ages)), 1))

@@ -15,8 +15,7 @@ from monai_vfx.simulation.populations import Hospital
 
 FieldOfView = Literal["full", "quick"]
 
-SLICE_MM = 5.0
-"""Thickness and distance of the slices, as in the study's protocol."""
+SLICE_MM = 5.0  # Thickness and distance of the slices, as in the study's protocol
 SUB_SLICES = 3
 """Thin sections that are averaged to one slice around the spine; odd, so that one is central."""
 
@@ -84,13 +83,7 @@ class Scan:
 
 
 def draw_scan(scanner: Scanner, girth: float, rng: np.random.Generator) -> Scan:
-    """Draw a patient's scan.
-
-    Args:
-        scanner: the hospital's.
-        girth: the trunk's width relative to the average; noise grows with it.
-        rng: source.
-    """
+    """Draw a scan; noise grows with ``girth``, the width of the trunk relative to the average."""
     sharp = rng.random() < scanner.sharp_share
     timing, dose, drift = (float(z) for z in rng.standard_normal(3))
     timing = float(np.clip(timing, -2.0, 2.0)) * scanner.aorta_sd_hu
@@ -158,13 +151,9 @@ def noise_share(psf_mm: float, pixel_mm: float) -> float:
 def acquire(
     hu: Field, pixel_mm: float, scan: Scan, rng: np.random.Generator
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.int16]]:
-    """Blur, add noise and round.
+    """Blur, add noise and round; ``hu`` (z, y, x) is free of noise, and is overwritten.
 
-    Args:
-        hu: (z, y, x) noise-free attenuation; overwritten.
-        pixel_mm: in-plane voxel size.
-        scan: the patient's; its noise falls where larger pixels average over it.
-        rng: source of the noise.
+    ``pixel_mm`` is the in-plane voxel size: noise falls where larger pixels average over it.
 
     Returns:
         (z, y, x) int16 in HU, from -1024 to 3071 as stored by a scanner.

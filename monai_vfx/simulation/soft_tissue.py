@@ -34,10 +34,9 @@ def paint_table(canvas: Canvas, torso: Torso) -> None:
 
 
 def paint_trunk(canvas: Canvas, torso: Torso, spine: Spine) -> Field:
-    """Paint skin, fat, wall, lungs and the cavity's fat.
+    """Paint skin, fat, wall, lungs and the cavity's fat; return the cavity, to clip organs to.
 
-    Returns:
-        (z, y, x) share of each voxel that lies in the cavity, for organs to be clipped to.
+    The cavity is (z, y, x), the share of each voxel that lies in it.
     """
     _paint_skin(canvas, torso)
     canvas.paint_tube(torso.muscle_ring(), WALL)

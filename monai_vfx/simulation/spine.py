@@ -15,8 +15,7 @@ from monai_vfx.core.anatomy import VERTEBRAE
 from monai_vfx.core.vertebra_sizes import SACRUM_TILT, SIZES
 from monai_vfx.simulation.canvas import Field, Knots, superellipse
 
-Place = tuple[float, float, float]
-"""LPS position in mm."""
+Place = tuple[float, float, float]  # LPS position in mm
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,9 @@ class Spine:
 
 
 def make_spine(rng: np.random.Generator, height_cm: float, male: bool, age: float) -> Spine:
-    """Draw a spine for a person's build.
+    """Draw a spine for a person's build, with variation in size, lordosis, scoliosis and discs.
 
-    Args:
-        rng: source of the individual variation: size, lordosis, scoliosis, disc heights.
-        height_cm: standing height.
-        male: bodies of men are broader.
-        age: years; discs lose height and rims grow with it.
+    Bodies of men are broader; discs lose height and rims grow with age (years).
     """
     size = (height_cm / 157.0) ** 0.8 * rng.normal(1.0, 0.025)
     breadth = size * (1.06 if male else 1.0) * rng.normal(1.0, 0.03)

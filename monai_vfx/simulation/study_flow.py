@@ -23,8 +23,7 @@ CASES = 693
 POOR_IMAGES_CASES = 85
 POOR_IMAGES_NON_CASES = 2_141
 
-_LAST_DAY = np.datetime64("2024-12-31")
-"""No follow-up ends later."""
+_LAST_DAY = np.datetime64("2024-12-31")  # No follow-up ends later
 _SCANNERS = ("Brilliance 64", "Ingenuity", "iCT 256")
 _FLAGS = ("smoker", "drinker", "glucocorticoids", "secondary_osteoporosis", "type2_diabetes")
 _RARE = ("hiv", "hepatitis_c", "renal_failure")
@@ -41,15 +40,12 @@ def draw_study_flow(seed: int = 0, repeated_scans: int = 0) -> pd.DataFrame:
 
     Args:
         seed: not negative; the same arguments give the same table.
-        repeated_scans: further, later CTs of its patients, on top of the counts.
+        repeated_scans: further, later CTs of its patients, on top of the counts; 0 to 10,000.
 
     Returns:
         32,435 + ``repeated_scans`` rows in a random order, with all columns of the patient table
         but pair, fold, image and mask. A hundredth of smoker, drinker and of the non-cases' bmi is
         empty.
-
-    Raises:
-        ValueError: a negative seed, or a number of repeated scans outside 0-10,000.
 
     >>> table = draw_study_flow(seed=1)
     >>> len(table), int(table["image_adequate"].sum()) < len(table)

@@ -16,8 +16,7 @@ from monai_vfx.simulation.canvas import Knots, Tube, ellipsoid
 from monai_vfx.simulation.patients import Patient
 from monai_vfx.simulation.spine import Rod, Spine, Vertebra
 
-FAT = -102.0
-"""Attenuation of fat, HU."""
+FAT = -102.0  # Attenuation of fat, HU
 
 # Depth of the back muscles' surface behind the body's centre, mm, per level.
 _SURFACE = {
@@ -126,13 +125,9 @@ def make_torso(rng: np.random.Generator, patient: Patient, spine: Spine) -> Tors
 
 
 def erector_spinae(torso: Torso, spine: Spine, side: int, scale: float) -> Tube:
-    """Return one erector spinae with the multifidus.
+    """Return one erector spinae; ``side`` is 1 left, -1 right.
 
-    Args:
-        torso: trunk.
-        spine: spine.
-        side: 1 left, -1 right.
-        scale: cross-section relative to the build's expectation.
+    ``scale`` is its cross-section relative to the build's expectation.
     """
     linear = np.sqrt(scale)
     rows = []

@@ -22,17 +22,13 @@ from monai_vfx.vertebrae.segmentation.grids import Probabilities, sample_at
 
 Vector = npt.NDArray[np.float64]
 
-STEP_MM = 1.0
-"""Of the arc length."""
+STEP_MM = 1.0  # Of the arc length
 
 BODY_MM = (8, 42)
 """Least and greatest height of a body: crushed, and the tallest lumbar ones with a margin."""
 
-DISC_MM = (1, 20)
-"""Least and greatest height of a disc."""
-
-MIN_BODIES = 3
-"""A shorter chain is not taken for a spine."""
+DISC_MM = (1, 20)  # Least and greatest height of a disc
+MIN_BODIES = 3  # A shorter chain is not taken for a spine
 
 _SMOOTHING_MM = (8.0, 8.0, 6.0)  # SD: about half a body, so that its middle has the most
 _MIN_EVIDENCE = 0.2  # of the smoothed probability along the path
@@ -92,11 +88,7 @@ def find_chain(probabilities: Probabilities) -> SpineChain:
 
 
 def find_curve(probabilities: Probabilities) -> Curve:
-    """Find the middle line of the spine; see :func:`find_chain`.
-
-    Raises:
-        CaseRefused: ``spine_not_found`` where no stretch has enough evidence.
-    """
+    """Find the middle line of the spine; see :func:`find_chain`."""
     column = sum(probabilities.values[STRUCTURES.index(n)] for n in ("body", "disc", "sacrum"))
     column = np.asarray(column, dtype=np.float32)
     spacing = np.diag(probabilities.affine)[:3]
@@ -211,10 +203,9 @@ def _smooth_curve(world: Points, mass: Vector) -> Curve:
 
 
 def profile(probabilities: Probabilities, curve: Curve) -> npt.NDArray[np.float64]:
-    """Return the mean probabilities of a disc-shaped neighbourhood square to the curve.
+    """Return the mean probabilities (4, n) of a disc-shaped neighbourhood square to the curve.
 
-    Returns:
-        (4, n): body, disc, sacrum, and all else; columns add up to 1.
+    The rows are body, disc, sacrum, and all else; columns add up to 1.
     """
     right = np.array([1.0, 0.0, 0.0]) - curve.ups * curve.ups[:, :1]
     right /= np.linalg.norm(right, axis=1, keepdims=True)
@@ -271,11 +262,8 @@ def cut_profile(seen: npt.NDArray[np.float64]) -> tuple[list[tuple[int, int]], i
 
     A semi-Markov model: the log probabilities of the profile are summed over each stretch, and a
     stretch's length has a prior: heights of bodies about 26 mm, close to the height of the one
-    above (a fractured body is allowed to differ at a limited cost), discs about 7 mm.
-
-    Returns:
-        (start, stop) of each body, cranial to caudal, and where the sacrum starts, None where it
-        is not seen.
+    above (a fractured body is allowed to differ at a limited cost), discs about 7 mm. Returns
+    (start, stop) of each body, cranial to caudal, and where the sacrum starts, if it is seen.
     """
     logs = np.log((seen + _FLOOR) / (1 + 4 * _FLOOR))
     sums = np.concatenate([np.zeros((4, 1)), np.cumsum(logs, axis=1)], axis=1)

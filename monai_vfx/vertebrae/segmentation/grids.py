@@ -24,14 +24,12 @@ from monai_vfx.io.volume import Volume
 LOCATOR_SPACING_MM = (4.0, 4.0, 3.0)
 """Voxel size of the locator's grid along x (to the right), y (to the front), z (to the head)."""
 
-PATCH_SPACING_MM = 2.0
-"""Voxel size of the refiner's patches."""
+PATCH_SPACING_MM = 2.0  # Voxel size of the refiner's patches
 
 PATCH_SHAPE = (64, 48, 32)
 """Voxels of a patch along the vertebra's x (right), y (front), z (up the spine)."""
 
-OVERSAMPLE = 2
-"""A voxel is the mean of this many samples an axis, as in training."""
+OVERSAMPLE = 2  # A voxel is the mean of this many samples an axis, as in training
 
 MIN_HU, MAX_HU = -1024, 3071
 """Values are held in this range: padding is air, and one piece of metal does not drown a mean."""
@@ -62,16 +60,10 @@ class Probabilities:
 
 
 def read_image(volume: Volume) -> Image:
-    """Read a whole CT, a slab of slices at a time, and keep it as whole numbers.
+    """Read a whole CT, a slab of slices at a time, as (x, y, z) int16 in HU, -1024 to 3071.
 
     Voxels finer than 1.25 mm are averaged in blocks; the axes are turned and flipped to the
     nearest of right, front, head, so that blocks do not depend on the file's order.
-
-    Returns:
-        (x, y, z) int16 in HU, -1024 to 3071.
-
-    Raises:
-        CaseRefused: ``file_truncated`` or ``not_hounsfield``.
     """
     turn = io_orientation(volume.affine)
     affine = volume.affine @ inv_ornt_aff(turn, volume.shape)
@@ -184,13 +176,11 @@ def upright_grid(image: Image, box: Region) -> tuple[tuple[int, int, int], Affin
 def sample_means(
     image: Image, shape: tuple[int, int, int], affine: Affine
 ) -> npt.NDArray[np.float32]:
-    """Return the means of an image over the voxels of another grid.
+    """Return the means (x, y, z) of an image over the voxels of another grid, float32.
 
     Each voxel is the mean of 2 x 2 x 2 samples inside it, each interpolated linearly: the image's
-    own voxels should not be much finer than half of the grid's.
-
-    Returns:
-        (x, y, z) float32; -1024 where the voxel's middle lies outside the image.
+    own voxels should not be much finer than half of the grid's. Where a voxel's middle lies outside
+    the image it is -1024.
     """
     to_source = np.linalg.inv(image.affine) @ affine
     inner = np.diag([1 / OVERSAMPLE] * 3 + [1.0])

@@ -90,15 +90,9 @@ def segment_structures(
 ) -> VertebraSegmentation:
     """Find and name bodies from what the networks say; :func:`segment` without the networks.
 
-    Args:
-        probabilities: of :data:`anatomy.STRUCTURES` on an upright grid.
-        predict: affines of patches → probabilities of :data:`anatomy.PATCH_STRUCTURES`.
-        image: where the CT reaches.
-        shape: (i, j, k) of the CT, whose grid the labels take.
-        affine: of the CT, index → world mm, RAS+.
-
-    Raises:
-        CaseRefused: ``spine_not_found``, ``level_uncertain`` or ``level_missing``.
+    The probabilities of :data:`anatomy.STRUCTURES` lie on an upright grid; ``predict`` gives those
+    of patches. The image tells where the CT reaches; the labels take the CT's grid, whose shape is
+    (i, j, k) and whose affine leads to world mm, RAS+.
     """
     spine = find_chain(probabilities)
     bodies, sacrum = _outlined(spine, predict, image)
@@ -129,11 +123,8 @@ def _outlined(
     """Outline the chain's bodies; those at its ends that prove to be none are left off.
 
     What lies above a gap is left off, too: a vertebra missed there would shift the names above it
-    by a level. A gap is a body that cannot be outlined, or more room than a disc takes.
-
-    Returns:
-        The bodies without a gap, cranial to caudal, and the probability that the sacrum lies
-        right below the last one.
+    by a level. A gap is a body that cannot be outlined, or more room than a disc takes. Returned
+    with the bodies is the probability that the sacrum lies right below the last one.
     """
     found = refine_bodies(spine.bodies, predict, image.values.shape, image.affine)
     sacrum = spine.sacrum
@@ -198,9 +189,7 @@ def _evidence(naming: Naming, seen: Sequence[Body], sacrum: float) -> Json:
 def _refuse_unless_sure(naming: Naming, whole: Sequence[bool], evidence: Json) -> None:
     """Refuse a chain whose names are not sure, or that lacks one of T12-L4.
 
-    Raises:
-        CaseRefused: ``level_missing``, ``level_uncertain``, or ``spine_not_found`` where all
-            bodies are cervical ones: specks of noise look like that.
+    A chain of cervical bodies alone is no spine: specks of noise look like that.
     """
     view = f"{naming.names[0]} to {naming.names[-1]}"
     if set(naming.names) <= set(CERVICAL):

@@ -133,11 +133,7 @@ class Naming:
 
 
 def name_bodies(chain: Chain, rates: Rates | None = None) -> Naming:
-    """Return the posterior over the ways to name a chain; ``rates`` are the stated ones by default.
-
-    Raises:
-        ValueError: for a chain without a body, or one longer than a spine.
-    """
+    """Return the posterior over the ways to name a chain, by the stated rates by default."""
     rates = rates or Rates()
     longest = max(len(spine_names(*variant)) for variant in VARIANTS)
     if not 1 <= len(chain.bodies) <= longest:

@@ -99,13 +99,9 @@ def _fast_arithmetic(device: torch.device) -> torch.autocast:
 
 
 def channels(hu: torch.Tensor) -> torch.Tensor:
-    """Return images in HU as the networks take them: one channel a window, scaled to [-1, 1].
+    """Return images (B, x, y, z) in HU as the networks take them, (B, 2, x, y, z) float32.
 
-    Args:
-        hu: (B, x, y, z) or any shape with a leading axis of images.
-
-    Returns:
-        (B, 2, x, y, z) float32.
+    There is one channel a window, scaled to [-1, 1].
 
     >>> import torch
     >>> channels(torch.tensor([[-1024.0, 100.0, 3000.0]]))
@@ -134,12 +130,10 @@ def bundle_root() -> Path:
 def load_networks(
     weights: str | Path | None = None, device: str | torch.device | None = None
 ) -> Networks:
-    """Build both networks and load their weights.
+    """Build both networks and load their weights, on a GPU where there is one by default.
 
-    Args:
-        weights: folder with ``locator.safetensors`` and ``refiner.safetensors``; by default the
-            one that comes with the package.
-        device: where they compute; by default a GPU where there is one.
+    ``weights`` is a folder with ``locator.safetensors`` and ``refiner.safetensors``; by default
+    the one that comes with the package.
 
     Raises:
         CaseRefused: ``weights_unreadable`` where a file is absent or no safetensors file;

@@ -32,11 +32,8 @@ from monai_vfx.vertebrae.segmentation.grids import (
 PatchPredictor = Callable[[Sequence[Affine]], npt.NDArray[np.float32]]
 """Affines of n patches → (n, structure, 64, 48, 32) probabilities of ``PATCH_STRUCTURES``."""
 
-MOVED_MM = 3.0
-"""A patch whose body's centroid lies further off than this is taken again around it."""
-
-MIN_ML = 1.5
-"""A smaller body is none; a crushed thoracic one has 4 ml."""
+MOVED_MM = 3.0  # A patch whose body's centroid lies further off than this is taken again around it
+MIN_ML = 1.5  # A smaller body is none; a crushed thoracic one has 4 ml
 
 APART_SHARE = 0.45
 """Two bodies whose centres are nearer than this share of their height are one that was cut."""
@@ -77,11 +74,9 @@ def refine_bodies(
     image_shape: tuple[int, ...],
     image_affine: Affine,
 ) -> list[RefinedBody | None]:
-    """Outline the bodies of a chain, each in its own patch of the CT.
+    """Outline the bodies of a chain, each in its own patch of the CT; None where it shows no body.
 
-    Returns:
-        One for each body, in order; None where the patch shows no body. A body that the chain had
-        cut in two comes once; then the list is shorter.
+    A body that the chain had cut in two comes once; then the list is shorter.
     """
     affines = [patch_affine(body.centre, body.up) for body in bodies]
     found = [
@@ -232,13 +227,10 @@ def _rib_probability(
 def paint_bodies(
     bodies: Sequence[RefinedBody | None], shape: tuple[int, int, int], affine: Affine
 ) -> LabelVolume:
-    """Lay the outlines on the CT's own voxels.
+    """Lay the outlines on the CT's own voxels: 0 for none, else 1 + the body's place in ``bodies``.
 
     A voxel belongs to the body of the greatest interpolated probability, if that is above one
     half; of each body the largest piece is kept and its holes are filled.
-
-    Returns:
-        (i, j, k) uint8: 0 for none, else 1 + the body's place in ``bodies``.
     """
     labels = np.zeros(shape, dtype=np.uint8)
     boxes = {n: _box_of(b, affine, shape) for n, b in enumerate(bodies) if b is not None}

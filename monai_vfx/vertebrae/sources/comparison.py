@@ -39,10 +39,7 @@ def match_levels(
 ) -> list[LevelMatch]:
     """Return for each of T12-L4 in a mask which body of the vertebra segmentation's it lies on.
 
-    Args:
-        labels: (i, j, k) vertebral bodies under VerSe numbers.
-        affine: (4, 4) index → mm, RAS+.
-        levels: what the vertebra segmentation found on the same CT.
+    Labels are (i, j, k) vertebral bodies under VerSe numbers, of the CT whose levels were found.
     """
     matches = []
     centres = np.array([level.centre_mm for level in levels]).reshape(-1, 3)

@@ -67,11 +67,8 @@ def segment_case(
 class SegmentStep:
     """The step of MONAI's evaluator (``iteration_update``): segment each CT of a batch.
 
-    Leaves ``CASE/segmentation.json`` and, unless the case is refused, its mask and picture.
-
-    Args:
-        output_dir: folder of the results.
-        weights: folder with both networks' weights; those of the package by default.
+    Leaves ``CASE/segmentation.json`` in the output folder and, unless the case is refused, its mask
+    and picture. Both networks' weights are those of the package by default.
     """
 
     def __init__(
@@ -83,10 +80,8 @@ class SegmentStep:
     def __call__(self, engine: object, batch: Sequence[Mapping[str, Any]]) -> list[Json]:
         """Return the document of each case, with its name under ``case_id``.
 
-        Args:
-            engine: the evaluator; it is not needed.
-            batch: cases, each with its name ``case_id``, the path of the ``image`` and, where this
-                holds several, a ``series``.
+        Cases have their name ``case_id``, the path of the ``image`` and, where this holds several,
+        a ``series``.
         """
         return [{"case_id": item["case_id"], **self._one(item)} for item in batch]
 

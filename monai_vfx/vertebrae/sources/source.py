@@ -39,13 +39,11 @@ MASK, SEGMENTATION, PICTURE, FACTS = (
     "segmentation.json",
 )
 """What is left of a mask that is made."""
-GIVEN_PICTURE = "mask.png"
-"""What is left of a mask that is given."""
+GIVEN_PICTURE = "mask.png"  # What is left of a mask that is given
 DISAGREEMENT = "mask_disagrees.png"
 """What is left of a mask that is given and calls its levels otherwise than the segmentation."""
 MADE_FILES = (MASK, SEGMENTATION, PICTURE, FACTS)
-PICTURE_SLICES = 14
-"""Slices that the study's network takes."""
+PICTURE_SLICES = 14  # Slices that the study's network takes
 MIN_AREA = 0.25
 """Share of a body's largest cross-section that such a slice must show, as in ``common.yaml``."""
 _NOT_COMPARED: Json = {"agrees": None, "confidence": None, "largest_distance_mm": None}
@@ -128,11 +126,7 @@ class MaskSource:
     def review(self, case: Case) -> Json:
         """Complete the record of an accepted case: draw a mask that was made, compare a given one.
 
-        Args:
-            case: the CT with the mask that the call gave.
-
-        Returns:
-            ``mask``, the record, and ``warnings``.
+        The record is returned as ``mask``, with its ``warnings``.
 
         Raises:
             CaseRefused: ``mask_disagrees``; what reading the CT raises.

@@ -36,8 +36,7 @@ from monai_vfx.vertebrae.training.anatomy.body_plan import (
 from monai_vfx.vertebrae.training.anatomy.real_label_map import real_anatomy
 
 _LOG = logging.getLogger(__name__)
-HELD_OUT = 1_000_000
-"""Maps from this number on are for validation; training takes numbers below."""
+HELD_OUT = 1_000_000  # Maps from this number on are for validation; training takes numbers below
 
 Vector = npt.NDArray[np.float64]
 
@@ -58,12 +57,9 @@ class BankItem:
 
 
 def vertebra_frame(centre: npt.ArrayLike, up: npt.ArrayLike) -> Affine:
-    """Return the frame of a vertebra's patch, with the axes that inference gives it.
+    """Return the frame (4, 4) of a vertebra's patch, with the axes of inference, frame mm → RAS mm.
 
     The spine runs ``up`` (3,) towards the head, of any length, at the body's centre (3,), RAS mm.
-
-    Returns:
-        (4, 4) rotation and translation, frame mm → RAS mm.
 
     >>> vertebra_frame((1, 2, 3), (0, 0, 2)).tolist()[0]
     [1.0, 0.0, 0.0, 1.0]
@@ -156,14 +152,11 @@ class AnatomyBank:
 
 
 class RealAnatomy:
-    """The label map of a real person, from which boxes are cut as the bank draws them.
+    """The label map of a real person, from which boxes are cut as a bank draws them.
 
-    Args:
-        folder: see :func:`monai_vfx.vertebrae.training.anatomy.real_label_map.real_anatomy`.
-        bank: whose kind of boxes, and their size, are cut.
+    The files are those of :func:`monai_vfx.vertebrae.training.anatomy.real_label_map.real_anatomy`.
 
     Raises:
-        CaseRefused: the folder's files are not usable.
         SettingError: the map shows no vertebral body.
     """
 

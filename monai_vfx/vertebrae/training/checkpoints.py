@@ -22,11 +22,9 @@ from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
 from monai_vfx.core.files import read_json, write_json
 
-NETWORK_KEY = "network"
-"""Key of the network's state in a checkpoint."""
+NETWORK_KEY = "network"  # Key of the network's state in a checkpoint
 CHECKPOINT = re.compile(r"last_checkpoint_epoch=(\d+)\.pt")
-KEPT = 2
-"""Number of checkpoints to resume from that a folder keeps."""
+KEPT = 2  # Number of checkpoints to resume from that a folder keeps
 
 
 def load_state(weights: str | Path) -> Json:
@@ -51,11 +49,7 @@ def load_state(weights: str | Path) -> Json:
 
 
 def check_output_dir(output_dir: str | Path, bundle_root: str | Path) -> None:
-    """Create the output folder; refuse one inside the bundle, which is installed with the code.
-
-    Raises:
-        SettingError: the folder lies in the bundle.
-    """
+    """Create the output folder; refuse one inside the bundle, which is installed with the code."""
     folder, bundle = Path(output_dir).resolve(), Path(bundle_root).resolve()
     if folder.is_relative_to(bundle):
         raise SettingError(
@@ -209,10 +203,7 @@ class Bfloat16Inferer(SimpleInferer):
 
     MONAI's ``amp`` is for CUDA alone. Processors with AVX512-BF16 or AMX convolve about twice as
     fast in bfloat16; others compute the same, slower. bfloat16 has float32's range, so no loss is
-    scaled.
-
-    Args:
-        enabled: false leaves the arithmetic to the caller.
+    scaled. Not ``enabled``, it leaves the arithmetic to the caller.
     """
 
     def __init__(self, enabled: bool = True) -> None:

@@ -177,11 +177,7 @@ def _read_curve(path: Path) -> list[dict[str, str]]:
 
 
 def save_half(network: nn.Module, path: str | Path) -> None:
-    """Write a network's weights as safetensors in half precision.
-
-    Raises:
-        SettingError: a weight does not fit half precision.
-    """
+    """Write a network's weights as safetensors in half precision; refuse what does not fit it."""
     state = {k: v.detach().cpu().contiguous().half() for k, v in network.state_dict().items()}
     broken = [k for k, v in state.items() if not bool(torch.isfinite(v).all())]
     if broken:
@@ -191,11 +187,7 @@ def save_half(network: nn.Module, path: str | Path) -> None:
 
 
 def export_checkpoint(output_dir: str | Path, network: nn.Module, path: str | Path) -> None:
-    """Write the weights of the newest checkpoint of a training, finished or not.
-
-    Raises:
-        SettingError: the folder holds no checkpoint.
-    """
+    """Write the weights of the newest checkpoint of a training, finished or not."""
     newest = newest_checkpoint(output_dir)
     if newest is None:
         raise SettingError(f"{output_dir} holds no checkpoint")

@@ -128,15 +128,10 @@ class Attenuation:
 
 
 def draw_attenuation(r: np.random.RandomState, wild: float = 0.0) -> Attenuation:
-    """Draw one scan's tissues.
+    """Draw one scan's means and textures by tissue and level; with ``wild`` 0 all are plausible.
 
-    Args:
-        r: source of randomness.
-        wild: share of the soft tissues whose mean is drawn from -150 to 250 HU whatever they are,
-            so that a network cannot rely on it; above 0 bone varies more as well. 0: plausible.
-
-    Returns:
-        Means and textures by tissue and level.
+    ``wild`` is the share of the soft tissues whose mean is drawn from -150 to 250 HU whatever they
+    are, so that a network cannot rely on it; above 0 bone varies more as well.
     """
     mean = np.zeros(OUTSIDE + 1)
     texture = np.zeros((2, OUTSIDE + 1))

@@ -149,11 +149,7 @@ def paint_label_map(
     high_mm: Corner,
     spacing_mm: Sequence[float] = (2.0, 2.0, 1.5),
 ) -> AnatomyMap:
-    """Paint what touches a box, whose corners are in RAS mm.
-
-    Raises:
-        ValueError: if the box is not a volume.
-    """
+    """Paint what touches a box, whose corners are in RAS mm."""
     painter = Painter(low_mm, high_mm, spacing_mm)
     for each in plan.solids:
         painter.paint(each)

@@ -14,14 +14,12 @@ from scipy.spatial.transform import Rotation
 from monai_vfx.core.arrays import Affine
 from monai_vfx.vertebrae.training.anatomy.grid_operators import along_axes, spline_basis
 
-MAPS = ("tissues", "vertebrae")
-"""Keys of an item's two maps."""
+MAPS = ("tissues", "vertebrae")  # Keys of an item's two maps
 
 OUTSIDE = 63
 """Tissue value of voxels outside the field of view or the label map; no member of ``Tissue``."""
 
-TISSUE_BITS = 6
-"""A tissue and a level travel as one number, level * 64 + tissue."""
+TISSUE_BITS = 6  # A tissue and a level travel as one number, level * 64 + tissue
 
 
 class SampleAnatomyd(RandomizableTransform):

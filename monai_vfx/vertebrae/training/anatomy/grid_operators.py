@@ -11,10 +11,7 @@ from monai_vfx.core.arrays import Affine
 
 
 def spline_basis(count: int, knot_distance: float) -> torch.Tensor:
-    """Return the values of uniform cubic B-splines at 0, 1, … count - 1.
-
-    Returns:
-        (count, knots) float32; each row sums to 1.
+    """Return uniform cubic B-splines (count, knots) at 0, 1, … count - 1; rows sum to 1.
 
     >>> basis = spline_basis(9, 4.0)
     >>> basis.shape, bool(torch.allclose(basis.sum(1), torch.ones(9)))
@@ -31,12 +28,9 @@ def spline_basis(count: int, knot_distance: float) -> torch.Tensor:
 def random_field(
     shape: Sequence[int], knot_distance: Iterable[float], generator: torch.Generator
 ) -> torch.Tensor:
-    """Return a smooth Gaussian field of mean 0 and SD 1.
+    """Return a smooth Gaussian field (x, y, z) of mean 0 and SD 1.
 
     The knots' distance along each axis, in voxels, is about the length of correlation.
-
-    Returns:
-        (x, y, z) float32.
     """
     bases = [spline_basis(n, step) for n, step in zip(shape, knot_distance, strict=True)]
     # The SD of a sum of independent coefficients is the root of the weights' sum of squares.
@@ -67,14 +61,9 @@ def gaussian_matrix(count: int, sd: float) -> torch.Tensor:
 def slice_matrix(count: int, thickness: float, distance: float, phase: float) -> torch.Tensor:
     """Return the matrix that cuts a column of samples into slices and interpolates them back.
 
-    Args:
-        count: samples.
-        thickness: of a slice, in samples; a slice is the mean over it.
-        distance: of the slices' centres, in samples.
-        phase: 0 to 1, where the first slice lies.
-
-    Returns:
-        (count, count) float32; rows sum to 1.
+    A slice is the mean over its thickness; thickness and the distance of the slices' centres are
+    in samples; ``phase`` (0 to 1) says where the first slice lies. The matrix is (count, count),
+    its rows sum to 1.
     """
     distance = max(distance, 1e-3)
     centres = torch.arange(-2, int(count / distance) + 3) * distance + phase * distance
@@ -93,15 +82,10 @@ def slice_matrix(count: int, thickness: float, distance: float, phase: float) ->
 
 
 def slab_kernel(normal: Affine, thickness: float, distance: float) -> torch.Tensor:
-    """Return the blur of tilted slices as a convolution.
+    """Return the blur of tilted slices as a convolution (x, y, z) of odd lengths; it sums to 1.
 
-    Args:
-        normal: (3,) voxels passed on one mm along the slices' normal.
-        thickness: of a slice, mm.
-        distance: of the slices' centres, mm, over which values are interpolated linearly.
-
-    Returns:
-        (x, y, z) float32 of odd lengths; sums to 1.
+    ``normal`` (3,) holds the voxels passed on one mm along the slices' normal. Thickness of the
+    slices and distance of their centres, between which values are interpolated, are in mm.
     """
     line = np.linspace(-0.5, 0.5, 25)
     mm = (thickness * line[:, None] + distance * 0.7 * line[None, :]).reshape(-1)

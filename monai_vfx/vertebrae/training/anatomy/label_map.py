@@ -20,8 +20,7 @@ from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 Field = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 Grid = tuple[Field, Field, Field]
-Box = tuple[Vector, Vector]
-"""Lowest and highest corner, RAS mm."""
+Box = tuple[Vector, Vector]  # Lowest and highest corner, RAS mm
 LabelArray = npt.NDArray[np.uint8]
 Corner = Sequence[float] | Vector
 
@@ -225,13 +224,8 @@ def chain(points: Sequence[Vector] | Vector, *radii: float) -> list[Shape]:
 class Painter:
     """An axis-aligned grid of tissues that solids are painted on.
 
-    Args:
-        low: (3,) RAS mm of the box's lowest corner.
-        high: (3,) of its highest corner.
-        spacing: (3,) mm; voxel centres lie half a voxel inside the box.
-
-    Raises:
-        ValueError: if the box or the spacing is not positive.
+    It fills a box given by its lowest and highest corner (3,) in RAS mm; voxel centres, ``spacing``
+    (3,) mm apart, lie half a voxel inside the box.
     """
 
     def __init__(self, low: Corner, high: Corner, spacing: Sequence[float]) -> None:

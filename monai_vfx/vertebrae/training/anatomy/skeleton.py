@@ -166,12 +166,10 @@ def disc_between(upper: Vertebra, lower: Vertebra, bulge: float = 1.04) -> Body:
 
 
 def rotation(tilt: float, coronal: float, turn: float) -> Vector:
-    """Return axes (3, 3) of a body in RAS; radians.
+    """Return axes (3, 3) of a body in RAS; angles are in radians.
 
-    Args:
-        tilt: positive leans the upper end to the back.
-        coronal: positive leans it to the patient's right.
-        turn: about z, from right towards front.
+    A positive tilt leans the upper end to the back, a positive coronal one to the patient's right;
+    ``turn`` is about z, from right towards front.
 
     >>> rotation(0.5, 0.0, 0.0)[:, 2].round(2) + 0.0  # up leans to the back
     array([ 0.  , -0.48,  0.88])

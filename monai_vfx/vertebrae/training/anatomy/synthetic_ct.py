@@ -39,8 +39,7 @@ from monai_vfx.vertebrae.training.anatomy.grid_operators import (
 from monai_vfx.vertebrae.training.anatomy.label_map import AnatomyMap
 from monai_vfx.vertebrae.training.anatomy.tissues import STRUCTURE_OF, Tissue
 
-_BITS = 7
-"""Of a count of fine voxels in a coarse one, at most 4 x 4 x 4."""
+_BITS = 7  # Of a count of fine voxels in a coarse one, at most 4 x 4 x 4
 
 
 class TissuesToCTd(RandomizableTransform):
@@ -235,9 +234,8 @@ class SoftTargetsd(Transform):
 def structure_table(level: int | None = None) -> torch.Tensor:
     """Return the structure of each tissue and level, (256 * 64,) int64 at level * 64 + tissue.
 
-    Args:
-        level: None: indices in ``STRUCTURES``; a number: in ``PATCH_STRUCTURES``, where the
-            vertebra of this number is "this_body".
+    Without a level they are indices in ``STRUCTURES``; with one in ``PATCH_STRUCTURES``, where the
+    vertebra of this number is "this_body".
 
     >>> from monai_vfx.core.anatomy import VERTEBRAE
     >>> table = structure_table(VERTEBRAE["L2"]).reshape(256, 64)

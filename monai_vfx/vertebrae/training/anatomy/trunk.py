@@ -73,13 +73,10 @@ class Trunk:
         return tuple(np.interp(z, self.z, column) for column in columns)
 
     def section(self, z: Vector, angle: Vector, side: int, grow: float) -> tuple[Vector, Vector]:
-        """Return x and y in mm of points on the cavity's outline.
+        """Return x and y in mm of points on the cavity's outline at heights in mm, grown by mm.
 
-        Args:
-            z: heights in mm.
-            angle: 0 at the back, half pi at the flank, pi in front.
-            side: 1 for the patient's right, -1 for the left.
-            grow: distance outside the outline, mm.
+        The angle is 0 at the back, half pi at the flank, pi in front; ``side`` is 1 for the
+        patient's right, -1 for the left.
         """
         x, y, half, front, back = self.at(z)
         depth, centre = (front + back) / 2 + grow, y + (front - back) / 2
