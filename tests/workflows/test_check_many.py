@@ -350,14 +350,14 @@ def test_a_gate_of_other_images_is_an_error(gated: Path, what: str) -> None:
         image.write_bytes(b"another")
     else:
         mask = str(gated / "p2.nii.gz")
-    rule = "are not in the gate" if what == "absent" else "another image or mask"
+    rule = "are not in the check's table" if what == "absent" else "another image or mask"
     with pytest.raises(CaseRefused, match=f"1 of the rows .*{rule}.*: {case}") as refused:
         judge(gate, [(case, str(image), mask), ("p2", str(gated / "p2.nii.gz"), "")])
     assert refused.value.code == "gate_stale"
 
 
 def test_what_is_no_gate_is_named(gated: Path) -> None:
-    with pytest.raises(CaseRefused, match=r"it is|lacks status"):
+    with pytest.raises(CaseRefused, match="status: the column is missing"):
         read_gate(gated / "cohort.csv")
     with pytest.raises(SettingError, match="metal_or_cemnt"):
         read_gate(gated / "check.csv", ["metal_or_cemnt"])
