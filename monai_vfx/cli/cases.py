@@ -114,6 +114,7 @@ def _predict(
     **settings: Any,
 ) -> None:
     from monai_vfx.core.results import Prediction
+    from monai_vfx.outputs.hospital.export import check_export
     from monai_vfx.workflows.jobs import PredictCases
     from monai_vfx.workflows.manifest import CaseInput
     from monai_vfx.workflows.many import attempt, run_manifest
@@ -121,6 +122,9 @@ def _predict(
 
     many = _is_manifest(image, mask, series_uid, case_id, clinical)
     made, given = (mask, None) if isinstance(mask, str) else ("auto", mask)
+    if isinstance(image, Path) and not many:  # before the weights are loaded
+        kinds = settings["export"] if settings["service"] is None else ("dicom",)
+        check_export(kinds, image)
     writable(out)
     predictor = Predictor(mask=made, tell=say, **settings)
     job = PredictCases(predictor=predictor, out=out, one=not many)

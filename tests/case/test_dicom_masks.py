@@ -219,7 +219,7 @@ def test_overlaps(hospital: Hospital, tmp_path: Path, layers: int, refused: bool
     if refused:
         found = hospital.refusal(path)
         assert found.code == "mask_overlaps"
-        assert "L1 and L2 share" in found.message
+        assert "L1 and L2 must share at most 5%" in found.message
         return
     expected = labels.copy()
     # What is shared goes to the upper one, where it is a stray piece.
