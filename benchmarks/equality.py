@@ -3,11 +3,12 @@ r"""Same inputs, same results: run one set of commands with two checkouts and co
     python -m benchmarks.equality OLD NEW --out runs/equality [--data DIR] [--stages predict,…]
 
 ``OLD`` and ``NEW`` are checkouts with a virtual environment in ``.venv``. Every stage runs in both,
-unless its folder is finished. The inputs are the old checkout's: simulated hospitals, tables and
-weights, under the column names that each side reads. Compared are JSON and CSV (numbers exactly, or
-within 1e-9 in the stages that ``benchmarks/equality.yaml`` names with a reason), NIfTI (voxels and
-affines), DICOM pixels and checkpoints (every tensor). Names that differ on purpose are in the
-same file, as is every accepted difference with its reason. Exit status 1 if any other remains.
+unless its folder is finished. The inputs are the old checkout's: simulated hospitals and tables,
+under the column names that each side reads; weights are each side's own, compared first. Compared
+are JSON and CSV (numbers exactly, or within 1e-9 in the stages that ``benchmarks/equality.yaml``
+names with a reason), NIfTI (voxels and affines), DICOM pixels and checkpoints (every tensor). Names
+that differ on purpose are in the same file, as is every accepted difference with its reason. Exit
+status 1 if any other remains.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class Side:
         """Return the folder of the risk model's bundle."""
         ending = "_ct_classification" if self.renamed else ""
         return self.root / "bundles" / f"vertebral_fracture_risk{ending}"
+
+    def weights(self, name: str) -> Path:
+        """Return this side's own checkpoint; that both have equal tensors is compared first."""
+        return self.out.parent / "train" / name / "model.pt"
 
     def word(self, old: str) -> str:
         """Return an option or command of the old side as this side has it."""
@@ -178,7 +183,7 @@ def _case(old: Path, number: int) -> tuple[Path, Path]:
 
 def predict(side: Side, old: Path) -> None:
     """One CT by an ensemble with heat maps and exports; many by a manifest."""
-    weights = [old / f"train/{name}/model.pt" for name in ("bone_muscle", "bone_only")]
+    weights = [side.weights(name) for name in ("bone_muscle", "bone_only")]
     image, mask = _case(old, 1)
     given = ("--mask", mask, "--no-compare-mask")
     side.vfx(
@@ -245,7 +250,7 @@ def real(side: Side, old: Path) -> None:
     """The real CT: segmentation, check, prediction, heights."""
     if side.data is None:
         return
-    weights = old / "train/bone_muscle/model.pt"
+    weights = side.weights("bone_muscle")
     for name in ("tcga_ov_abdomen", "tcga_coad_abdomen"):
         folder = side.out / "input" / name
         if not folder.exists():
@@ -371,7 +376,7 @@ def bundle(side: Side, old: Path) -> None:
         "--mask",
         mask,
         "--weights",
-        old / "train/bone_muscle/model.pt",
+        side.weights("bone_muscle"),
     )
     configs = {
         "inference": "['configs/common.yaml','configs/inference.yaml']",
