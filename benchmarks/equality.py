@@ -324,11 +324,7 @@ def tables(side: Side, old: Path) -> None:
     )
     scores = side.table(old / "tables/clinical/predictions.csv", "scores.csv")
     names = scores.read_text(encoding="utf-8").splitlines()[0].split(",")
-    wanted = [
-        n
-        for n in names
-        if n not in {"fold", "fracture", *side.columns.values()} and not n.startswith("thr")
-    ][:3]
+    wanted = [name for name in names if name.startswith("clinical_")][:3]
     options = [word for name in wanted for word in ("--score", name)]
     side.vfx(
         "evaluate",
@@ -408,7 +404,7 @@ STAGES: dict[str, Callable[[Side, Path], None]] = {
 
 def new_name(path: str) -> str:
     """Return where the new side has a file of the old."""
-    return "/".join(RENAMED.get(part, part) for part in path.split("/"))
+    return "/".join(RENAMED.get(p, p) if "." in p else p for p in path.split("/"))
 
 
 def kind_of(path: Path) -> str:
