@@ -25,7 +25,7 @@ test: lint
 	  --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 test-slow: lint
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n auto --dist loadfile
 
 # 20,000 damaged inputs; each must give a result or a code. COUNT=200 is quick, and so is one case:
 # .venv/bin/python tests/support/fuzzing.py --case 123
