@@ -16,15 +16,10 @@ from monai_vfx.cli.simulated import demo, simulate
 from monai_vfx.cli.study import study
 from monai_vfx.cli.training import train
 
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
-@click.group(
-    cls=Commands,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
-        "show_default": True,
-    },
-)
+
+@click.group(cls=Commands, context_settings=_HELP)
 @click.version_option(package_name="monai_vfx")
 def main() -> None:
     """Predict the five-year risk of a vertebral fracture (T12-L4) from a routine abdominal CT.
@@ -35,18 +30,7 @@ def main() -> None:
 
 
 for command in (
-    demo,
-    simulate,
-    check,
-    segment,
-    predict,
-    explain,
-    train,
-    cohort,
-    morphometry,
-    clinical,
-    evaluate,
-    calibrate,
-    study,
+    *(demo, simulate, check, segment, predict, explain, train),
+    *(cohort, morphometry, clinical, evaluate, calibrate, study),
 ):
     main.add_command(command)

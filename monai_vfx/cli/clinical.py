@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,16 +31,7 @@ from monai_vfx.cli.common import FILE, FOLDER, SEED, say, writable
     default=1,
     help="Measure the CTs in this number of processes.",
 )
-def clinical(
-    table: Path,
-    out: Path,
-    external: Path | None,
-    models: str,
-    folds: int | None,
-    seed: int,
-    imaging: bool,
-    workers: int,
-) -> None:
+def clinical(table: Path, out: Path, **settings: Any) -> None:
     """Cross-validate the clinical models A to D.
 
     TABLE is a patient table. Each model is fitted by XGBoost and by logistic regression. Scores are
@@ -49,15 +41,7 @@ def clinical(
     from monai_vfx.analysis.clinical.job import run_clinical
 
     document = run_clinical(
-        table,
-        out,
-        models,
-        folds,
-        seed,
-        external=external,
-        imaging=imaging,
-        workers=workers,
-        progress=lambda what, done, of: say(f"{what}: {done} of {of}"),
+        table, out, progress=lambda what, done, of: say(f"{what}: {done} of {of}"), **settings
     )
     line = {key: document[key] for key in ("n", "events", "folds", "simulated", "images_refused")}
     line["auroc"] = _aurocs(document)

@@ -20,10 +20,10 @@ from monai_vfx.cli.common import (
     say,
     writable,
 )
-from monai_vfx.core.errors import CaseRefused
 
-if TYPE_CHECKING:
-    from monai_vfx.core.arrays import Json  # imports numpy
+if TYPE_CHECKING:  # these import numpy
+    from monai_vfx.core.arrays import Json
+    from monai_vfx.core.tables import FaultyTable
 
 
 @click.command()
@@ -70,6 +70,7 @@ def cohort(
     from monai_vfx.analysis.cohort.check_table import read_gate
     from monai_vfx.analysis.cohort.job import run_cohort
     from monai_vfx.analysis.cohort.settings import read_settings
+    from monai_vfx.core.tables import FaultyTable
 
     check_gate(gate, exclude_warnings)
     eligibility, matching = read_settings(settings, assignments)
@@ -83,7 +84,7 @@ def cohort(
             seed=seed,
             gate=None if gate is None else read_gate(gate, exclude_warnings),
         )
-    except CaseRefused as refusal:
+    except FaultyTable as refusal:
         _refuse(refusal, out)
     _tell(result["flow"])
     click.echo(
@@ -113,24 +114,22 @@ def _tell(flow: Json) -> None:
         )
 
 
-def _refuse(refusal: CaseRefused, out: Path) -> NoReturn:
+def _refuse(refusal: FaultyTable, out: Path) -> NoReturn:
     """List what is wrong: the first faults for people, all of them for programs."""
-    from monai_vfx.core.tables import MAX_LISTED_FAULTS, FaultyTable
+    from monai_vfx.core.tables import MAX_LISTED_FAULTS
 
-    answer: Json = {"status": "refused", "refusal": refusal.to_json()}
-    if isinstance(refusal, FaultyTable):
-        faults = refusal.faults
-        listing = out / "faults.csv"
-        for fault in faults[:MAX_LISTED_FAULTS]:
-            say(str(fault))
-        more = len(faults) - MAX_LISTED_FAULTS
-        if more > 0:
-            say(f"and {more:,} more: see {listing}")
-        say(f"refused {refusal.code}: {len(faults):,} faults. {refusal.remedy}")
-        answer["refusal"]["message"] = f"{len(faults)} faults"
-        answer["faults"] = [vars(fault) for fault in faults]
-        answer["files"] = {"faults": str(listing)}
-    else:
-        say(f"refused {refusal.code}: {refusal.message}. {refusal.remedy}")
-    click.echo(json.dumps(answer))
+    faults, listing = refusal.faults, out / "faults.csv"
+    for fault in faults[:MAX_LISTED_FAULTS]:
+        say(str(fault))
+    more = len(faults) - MAX_LISTED_FAULTS
+    if more > 0:
+        say(f"and {more:,} more: see {listing}")
+    say(f"refused {refusal.code}: {len(faults):,} faults. {refusal.remedy}")
+    document = {
+        "status": "refused",
+        "refusal": refusal.to_json() | {"message": f"{len(faults)} faults"},
+        "faults": [vars(fault) for fault in faults],
+        "files": {"faults": str(listing)},
+    }
+    click.echo(json.dumps(document))
     sys.exit(REFUSED)

@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 )
 @LABELS
 @click.option("--series", "series_uid", help="Take the series with this SeriesInstanceUID.")
-@click.option(
-    "--case-id",
-    default="case",
-    help="Name the case of a CT.",
-)
+@click.option("--case-id", default="case", help="Name the case of a CT.")
 @click.option("--allow-thick", is_flag=True, help="Also measure CTs with slices thicker than 3 mm.")
 @click.option(
     "--normal",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from monai_vfx.cli.common import FOLDER, SEED, writable
 
@@ -61,74 +62,48 @@ from monai_vfx.cli.common import FOLDER, SEED, writable
     help="Write only a table, without images: 32,435 CTs with the counts of the study's flow.",
 )
 @click.pass_context
-def simulate(
-    context: click.Context,
-    out: Path,
-    patients: int,
-    seed: int,
-    hospital: Literal["development", "external", "registry"],
-    file_format: Literal["dicom", "nifti"],
-    field_of_view: Literal["full", "quick"],
-    signal: Literal["paper", "strong", "no_muscle", "none"],
-    attainable: bool,
-    workers: int | None,
-    table_only: bool,
-) -> None:
+def simulate(context: click.Context, out: Path, table_only: bool, **settings: Any) -> None:
     """Write a hospital of simulated patients with known truth.
 
     The folder OUT then holds the CTs, their masks and cohort.csv.
     """
     if table_only:
-        _write_registry(context, out, seed)
-        return
+        _check_registry(context)
+    if (writable(out) / "cohort.csv").exists():
+        raise click.UsageError(f"{out} holds a hospital already: choose another folder")
+    table = _write_registry(out, settings["seed"]) if table_only else _simulate(out, **settings)
+    click.echo(json.dumps({"cohort": str(table)}))
+
+
+def _check_registry(context: click.Context) -> None:
+    """Refuse options that only images have."""
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in ("out", "seed", "table_only")
+        and context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+    ]
+    if given:
+        raise click.UsageError(f"--registry has no images: leave out {', '.join(given)}")
+
+
+def _write_registry(out: Path, seed: int) -> Path:
+    from monai_vfx.analysis.cohort.patients_csv import write_patients
+    from monai_vfx.simulation.study_flow import draw_study_flow
+
+    write_patients(draw_study_flow(seed), out / "cohort.csv")
+    return out / "cohort.csv"
+
+
+def _simulate(out: Path, patients: int, **settings: Any) -> Path:
     from tqdm import tqdm
 
     from monai_vfx.simulation import simulate_hospital
 
-    if (writable(out) / "cohort.csv").exists():
-        raise click.UsageError(f"{out} holds a hospital already: choose another folder")
     with tqdm(total=patients, desc="patients", file=sys.stderr) as bar:
-
-        def advance(done: int, _: int) -> None:
-            bar.update(done - bar.n)
-
-        table = simulate_hospital(
-            out,
-            patients,
-            seed=seed,
-            hospital=hospital,
-            file_format=file_format,
-            field_of_view=field_of_view,
-            signal=signal,
-            workers=workers,
-            progress=advance,
-            attainable=attainable,
+        return simulate_hospital(
+            out, patients, progress=lambda done, _: bar.update(done - bar.n), **settings
         )
-    click.echo(json.dumps({"cohort": str(table)}))
-
-
-def _write_registry(context: click.Context, out: Path, seed: int) -> None:
-    """Write the table of a registry; options for images are wrong use."""
-    given = [
-        f"--{name.replace('file_', '').replace('_', '-')}"
-        for name in (
-            *("patients", "hospital", "file_format", "field_of_view", "signal", "attainable"),
-            "workers",
-        )
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    ]
-    if given:
-        raise click.UsageError(f"--registry has no images: leave out {', '.join(given)}")
-    if seed < 0:
-        raise click.UsageError(f"--seed {seed} must not be negative")
-    table = writable(out) / "cohort.csv"
-    if table.exists():
-        raise click.UsageError(f"{out} holds a hospital already: choose another folder")
-    from monai_vfx.analysis.cohort.patients_csv import write_patients
-    from monai_vfx.simulation.study_flow import draw_study_flow
-
-    write_patients(draw_study_flow(seed), table)
-    click.echo(json.dumps({"cohort": str(table)}))
 
 
 @click.command()

@@ -65,12 +65,8 @@ def train(
     test_fold: int | None,
     folds: int | None,
     overlays: tuple[str, ...],
-    epochs: int | None,
     pretrained: str | None,
-    made_masks: str,
-    gate: Path | None,
-    exclude_warnings: tuple[str, ...],
-    seed: int | None,
+    **settings: Any,
 ) -> None:
     """Train the network on your own cohort.
 
@@ -83,13 +79,12 @@ def train(
     from monai_vfx.analysis.cohort.training_items import read_cohort
 
     read_cohort(cohort)  # faults are named before anything heavy is loaded
-    check_gate(gate, exclude_warnings)
+    check_gate(settings["gate"], settings["exclude_warnings"])
     writable(out)
     from monai_vfx.model.bundle.overlays import default_folds
     from monai_vfx.workflows.train import train as run
 
     folds = folds or default_folds(overlays, cohort)
-    settings: dict[str, Any] = {}
     if pretrained is not None:
         settings["pretrained"] = None if pretrained == "none" else pretrained
     validated = [fold] if fold is not None else [k for k in range(folds) if k != test_fold]
@@ -101,12 +96,7 @@ def train(
             folds=folds,
             test_fold=test_fold,
             overlays=overlays,
-            epochs=epochs,
-            seed=seed,
-            made_masks=made_masks,
             mask_dir=out / "masks",
-            gate=gate,
-            exclude_warnings=exclude_warnings,
             tell=say,
             **settings,
         )

@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from monai_vfx.case.mask.load import load_masks
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.io.dicom import inflating
+from monai_vfx.io.dicom import archives
 from monai_vfx.io.volume import open_volume
 from monai_vfx.simulation.dicom_series import SeriesFacts, write_ct_series
 
@@ -194,7 +194,7 @@ def test_one_of_the_right_size_is_read(name: str, series: Path) -> None:
 @pytest.mark.slow
 def test_a_deflated_slice_of_many_bytes_is_read_in_little_memory(series: Path) -> None:
     before = open_volume(series).read()
-    deflate_slice(series, inflating.MAX_INFLATED // MIB - 1)
+    deflate_slice(series, archives.MAX_INFLATED // MIB - 1)
     used = fuzzing._peak_mib(reset=True)
     np.testing.assert_array_equal(open_volume(series).read(), before)
     assert fuzzing._peak_mib() - used < GROWTH_MIB

@@ -33,7 +33,13 @@ from monai_vfx.case.case import Case, check_voxels, load_case
 from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
 from monai_vfx.core.arrays import Affine, BoolVolume, HUVolume, Json, LabelVolume, Points, Region
 from monai_vfx.core.errors import CaseRefused
-from monai_vfx.core.geometry import box_affine, nonzero_box, voxel_spacing, world_positions
+from monai_vfx.core.geometry import (
+    box_affine,
+    long_axis,
+    nonzero_box,
+    voxel_spacing,
+    world_positions,
+)
 from monai_vfx.core.workers import run_tasks
 
 IMAGING_VARIABLES: tuple[str, ...] = (
@@ -82,13 +88,10 @@ def imaging_features(
     region = _region(case)
     hu, labels = case.volume.read(region), case.masks.labels[region]
     check_voxels(case, region, hu)
-    edges = tuple(
-        (part.start == 0, part.stop == size)
-        for part, size in zip(region, case.volume.shape, strict=True)
-    )
-    return measure(
-        hu, labels, box_affine(case.volume.affine, region), cut=case.masks.cut, edges=edges
-    )
+    sizes = zip(region, case.volume.shape, strict=True)
+    edges = tuple((part.start == 0, part.stop == size) for part, size in sizes)
+    affine = box_affine(case.volume.affine, region)
+    return measure(hu, labels, affine, cut=case.masks.cut, edges=edges)
 
 
 def measure(
@@ -217,11 +220,8 @@ def _region(case: Case) -> Region:
 
 def _bodies(labels: LabelVolume, affine: Affine) -> list[_Body]:
     """Find the bodies of T12-L4 and their own axes."""
-    boxes: list[tuple[str, Region]] = []
-    for level in LEVELS:
-        box = nonzero_box(labels == VERTEBRAE[level], margin=1)
-        if box is not None:
-            boxes.append((level, box))
+    every = [(level, nonzero_box(labels == VERTEBRAE[level], margin=1)) for level in LEVELS]
+    boxes = [(level, box) for level, box in every if box is not None]
     insides = [labels[box] == VERTEBRAE[level] for level, box in boxes]
     places = [
         world_positions(box_affine(affine, box), np.argwhere(inside))
@@ -232,14 +232,13 @@ def _bodies(labels: LabelVolume, affine: Affine) -> list[_Body]:
     if len(boxes) > 1:
         steps = -np.gradient(centres, axis=0)
         ups = steps / np.linalg.norm(steps, axis=1, keepdims=True)
-    found = []
+    found, spacing = [], voxel_spacing(affine)
     for (level, box), inside, place, centre, up in zip(
         boxes, insides, places, centres, ups, strict=True
     ):
         ahead = np.array([0.0, 1.0, 0.0]) - up * up[1]
         ahead /= np.linalg.norm(ahead)
         offset = place - centre
-        spacing = voxel_spacing(affine)
         found.append(_Body(level, box, inside, spacing, offset @ up, offset @ ahead, centre))
     return found
 
@@ -276,7 +275,7 @@ def _muscle(
     if _leaves(muscle, affine, edges):
         notes.append("the muscle is cut by the field of view: no muscle measure")
         return {}
-    axis = _slice_axis(affine)
+    axis = long_axis(affine)
     fat, lean = _within(hu, FAT_HU, muscle), _within(hu, LEAN_HU, muscle)
     if not lean.any():
         notes.append("no muscle voxel from -29 to 150 HU: no muscle measure")
@@ -302,11 +301,6 @@ def _within(hu: HUVolume, bounds: tuple[float, float], region: BoolVolume) -> Bo
     return inside & ((hu < bounds[1]) if bounds is FAT_HU else (hu <= bounds[1]))
 
 
-def _slice_axis(affine: Affine) -> int:
-    """Return the array axis nearest to feet-head."""
-    return int(np.argmax(np.abs(affine[2, :3]) / voxel_spacing(affine)))
-
-
 def _slices_near(centre: Points, affine: Affine, axis: int, shape: tuple[int, ...]) -> list[int]:
     """Return the slices within ``MIDDLE_MM`` of a point, the nearest at least."""
     position = float((np.linalg.inv(affine) @ [*centre, 1.0])[axis])
@@ -317,7 +311,7 @@ def _slices_near(centre: Points, affine: Affine, axis: int, shape: tuple[int, ..
 
 def _leaves(muscle: BoolVolume, affine: Affine, edges: tuple[tuple[bool, bool], ...]) -> bool:
     """Say whether the muscle touches an end of the CT within the slices' plane."""
-    for axis in set(range(3)) - {_slice_axis(affine)}:
+    for axis in set(range(3)) - {long_axis(affine)}:
         first, last = (bool(muscle.take(k, axis=axis).any()) for k in (0, -1))
         if (edges[axis][0] and first) or (edges[axis][1] and last):
             return True

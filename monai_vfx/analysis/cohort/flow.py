@@ -147,11 +147,14 @@ def select_eligible(
     _check_columns(frame, rules)
     flow = Flow.start(frame) if flow is None else flow
     steps: tuple[tuple[bool, str, str, Callable[[pd.DataFrame, Eligibility], Iterator[Rule]]], ...]
+    followed = f"Followed for at least {_years(rules.min_follow_up_years or 0)}"
+    baseline = _baseline_words(rules)
+    intact = f"No {' or '.join(baseline.values())} at baseline"
     steps = (
         (rules.first_scan_only, "first_scan", "Earliest CT of each patient", _scans),
         (_limits_age(rules), "age", _age_label(rules), _ages),
-        (rules.min_follow_up_years is not None, "follow_up", _follow_up_label(rules), _follow_ups),
-        (_limits_baseline(rules), "baseline", _baseline_label(rules), _baseline),
+        (rules.min_follow_up_years is not None, "follow_up", followed, _follow_ups),
+        (bool(baseline), "baseline", intact, _baseline),
     )
     left = frame
     for holds, name, words, reasons in steps:
@@ -227,18 +230,10 @@ def _years(number: float) -> str:
     return f"{number:g} year" + ("" if number == 1 else "s")
 
 
-def _follow_up_label(rules: Eligibility) -> str:
-    return f"Followed for at least {_years(rules.min_follow_up_years or 0)}"
-
-
 def _follow_ups(frame: pd.DataFrame, rules: Eligibility) -> Iterator[Rule]:
     limit = rules.min_follow_up_years or 0
     yield f"Followed for less than {_years(limit)}", frame["follow_up_years"] < limit
     yield "Follow-up not known", frame["follow_up_years"].isna()
-
-
-def _limits_baseline(rules: Eligibility) -> bool:
-    return rules.exclude_baseline_fracture or rules.exclude_spinal_surgery
 
 
 def _baseline_words(rules: Eligibility) -> dict[str, str]:
@@ -248,10 +243,6 @@ def _baseline_words(rules: Eligibility) -> dict[str, str]:
     if rules.exclude_spinal_surgery:
         words["spinal_surgery"] = "spinal surgery"
     return words
-
-
-def _baseline_label(rules: Eligibility) -> str:
-    return f"No {' or '.join(_baseline_words(rules).values())} at baseline"
 
 
 def _baseline(frame: pd.DataFrame, rules: Eligibility) -> Iterator[Rule]:

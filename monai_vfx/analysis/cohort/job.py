@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from monai_vfx.analysis.cohort.balance import balance
 from monai_vfx.analysis.cohort.baseline_tables import baseline_table
@@ -81,11 +82,13 @@ def run_cohort(
     fold = float("nan") if folds is None else table_folds(matched.frame, folds, seed)
     selected = matched.frame.drop(columns="fold", errors="ignore").assign(fold=fold)
     files = _write_tables(out, analysed, selected, flow)
-    compared = matched.expanded()
-    files |= _write_comparisons(out, pool, compared, matching)
-    files |= _write_flow(out, flow)
+    files |= _write_comparisons(out, pool, matched.expanded(), matching)
+    tables = {"scans": frame, "analysed": analysed, "adequate_images": pool, "selected": selected}
     result: Json = {
-        "counts": _counts(frame, analysed, pool, selected),
+        "counts": {
+            name: {"n": len(rows), "events": int(rows["fracture"].sum())}
+            for name, rows in tables.items()
+        },
         "eligibility": asdict(eligibility),
         "matching": {**asdict(matching), "variables": list(matching.variables)},
         "matched": matched.to_json() if matching.method != "none" else None,
@@ -173,10 +176,17 @@ def _write_tables(
     write_patients(analysed, files["analysed"])
     write_patients(selected, files["selected"])
     columns = ["case_id", "step", "reason"]
-    write_csv(
-        files["excluded"], columns, (dict(zip(columns, r, strict=True)) for r in flow.excluded)
-    )
-    return files
+    excluded = (dict(zip(columns, row, strict=True)) for row in flow.excluded)
+    write_csv(files["excluded"], columns, excluded)
+    files["flow"] = out / "flow.json"
+    write_json(files["flow"], flow.to_json())
+    return files | _save("flow", flow_figure(flow.to_json()), out)
+
+
+def _save(name: str, figure: Figure, out: Path) -> dict[str, Path]:
+    """Draw a figure as SVG and PNG."""
+    made = save_figure(figure, out / "figures" / name)
+    return {f"{name}_{path.suffix[1:]}": path for path in made}
 
 
 def _write_comparisons(
@@ -196,25 +206,4 @@ def _write_comparisons(
     write_frame(files["balance"], result)
     # A case's follow-up ends at its fracture, so its length cannot and need not be balanced.
     shown = result[result["variable"] != "follow_up_years"]
-    figure = love_plot(shown, len(pool), len(compared))
-    for path in save_figure(figure, out / "figures" / "love"):
-        files[f"love_{path.suffix[1:]}"] = path
-    return files
-
-
-def _write_flow(out: Path, flow: Flow) -> dict[str, Path]:
-    files = {"flow": out / "flow.json"}
-    write_json(files["flow"], flow.to_json())
-    for path in save_figure(flow_figure(flow.to_json()), out / "figures" / "flow"):
-        files[f"flow_{path.suffix[1:]}"] = path
-    return files
-
-
-def _counts(
-    frame: pd.DataFrame, analysed: pd.DataFrame, pool: pd.DataFrame, selected: pd.DataFrame
-) -> Json:
-    tables = {"scans": frame, "analysed": analysed, "adequate_images": pool, "selected": selected}
-    return {
-        name: {"n": len(rows), "events": int(rows["fracture"].sum())}
-        for name, rows in tables.items()
-    }
+    return files | _save("love", love_plot(shown, len(pool), len(compared)), out)

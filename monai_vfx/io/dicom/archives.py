@@ -19,6 +19,7 @@ import threading
 import warnings
 import weakref
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from monai_vfx.core.errors import CaseRefused, reason
-from monai_vfx.io.dicom.inflating import check_inflated
 
 MAX_FILE = 2**30
 """Bytes of one file in an archive; it is held in memory while it is read."""
@@ -50,6 +50,9 @@ MARK = b"DICM"
 _PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\0": lzma.open, b"BZh": bz2.open}
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """As PS3.12 has them; of others zipfile unpacks gigabytes from one part of a few kilobytes."""
+MAX_INFLATED = 2**29
+"""Bytes that a deflated DICOM file may hold: it is held in memory more than once."""
+_TIGHTEST = 1032  # so many bytes can one byte become: zlib's own figure for deflate
 _BLOCK, _PART = tarfile.BLOCKSIZE, 1 << 20
 UNPACK_REMEDY = "Unpack the archive with the program that made it and give the folder."
 """What helps where an archive cannot be read."""
@@ -155,7 +158,7 @@ class Source:
         stored = None if self.store is None else self.store.read(*self.span)
         opened: BinaryIO = self.path.open("rb") if stored is None else io.BytesIO(stored)
         try:
-            check_inflated(opened)
+            _check_inflated(opened)
         except BaseException:  # nobody else can close it, and it may hold a gibibyte
             opened.close()
             raise
@@ -340,3 +343,37 @@ def _too_large(found: str) -> CaseRefused:
 
 def _bad_tar(error: BaseException, code: str = "file_truncated") -> CaseRefused:
     return CaseRefused(code, f"the tar cannot be read ({reason(error)})")
+
+
+def _check_inflated(file: BinaryIO) -> None:
+    """Refuse a DICOM file that was made to fill the memory: pydicom inflates it whole.
+
+    The file is left at its start. Only a file that could be too large is inflated, part by part.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(PREAMBLE)
+    try:
+        if size * _TIGHTEST > MAX_INFLATED and file.read(len(MARK)) == MARK:
+            _check_deflated(file)
+    finally:
+        file.seek(0)
+
+
+def _check_deflated(file: BinaryIO) -> None:
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    stream, left = zlib.decompressobj(-zlib.MAX_WBITS), MAX_INFLATED
+    packed = file.read(_PART)
+    while packed and not stream.eof:
+        left -= len(stream.decompress(packed, _PART))
+        if left < 0:
+            raise CaseRefused(
+                "archive_too_large",
+                f"a deflated DICOM file holds more than {MAX_INFLATED} bytes, the most for one",
+                "Write the file again in another transfer syntax (explicit little endian).",
+            )
+        packed = stream.unconsumed_tail or file.read(_PART)

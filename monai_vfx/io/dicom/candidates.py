@@ -41,26 +41,12 @@ class Stacked(Protocol):
 class Candidate:
     """One CT series of an input. Nothing in it can hold a patient's name or ID.
 
-    Attributes:
-        series_uid: SeriesInstanceUID.
-        patient: number of the patient within the input, from 1; 0 where no file of the series
-            can be read. Likewise ``study``.
-        number: SeriesNumber.
-        modality: as the header states it.
-        slices: how many images.
-        spacing_mm: distance of the slices; None where the series is no volume.
-        thickness_mm: nominal slice thickness; None where it is not stated.
-        length_mm: extent along the body; None where the series is no volume.
-        axial: whether slices lie across the body; None likewise.
-        image_type: ImageType.
-        origin: ``ORIGINAL`` or ``DERIVED`` (a slice of it at least); None where not stated.
-        kernel: ConvolutionKernel; None where absent.
-        kernel_kind: ``soft``, ``sharp`` or None where the name says neither.
-        body_part: BodyPartExamined.
-        contrast_agent: whether a header names one that was given into a vessel.
-        acquired: time of day, ``HHMMSS``.
-        chosen: whether it was taken.
-        lost_by: criterion or refusal code, a colon, and why; None for the chosen one.
+    Patients and studies are numbered within the input from 1; 0 where no file of the series can be
+    read. ``length_mm`` is the extent along the body, ``axial`` whether slices lie across it: None,
+    like ``spacing_mm``, where the series is no volume. ``origin`` is ``ORIGINAL`` or ``DERIVED`` (a
+    slice of it at least), ``contrast_agent`` whether a header names one that was given into a
+    vessel, ``acquired`` the time of day as ``HHMMSS``. What is not stated is None. ``lost_by`` is a
+    criterion or refusal code, a colon, and why; None for the chosen one.
     """
 
     series_uid: str

@@ -84,7 +84,7 @@ def choose(scan: Scan, series_uid: str | None, check: Callable[[_Files], T]) -> 
     uid = chosen.uid if chosen is not None else None
     facts = [replace(g.facts, chosen=g is chosen) for g in groups]
     facts.sort(key=lambda c: (not c.chosen, c.patient, c.study, c.number or 0, c.series_uid))
-    finding = Finding(uid, len(_people(scan)), tuple(facts), _other_files(scan, groups))
+    finding = Finding(uid, len(_people(scan)), tuple(facts), _other_files(scan))
     if refusal is not None or chosen is None or chosen.series is None:
         refusal = refusal or CaseRefused("no_image", "the series has no image")
         raise SeriesRefused(refusal, finding) from refusal
@@ -101,7 +101,7 @@ def _groups(scan: Scan, series_uid: str | None, check: Callable[[_Files], T]) ->
     for gone in (*scan.damaged, *scan.missing):
         if gone.series_uid is not None and (gone.may_be_ct or gone.series_uid == series_uid):
             lost[gone.series_uid].append(gone)
-    people, studies = _people(scan), _studies(scan)
+    people, studies = _people(scan), _numbered(_study(item.header) for item in scan.found)
     groups = []
     for uid in dict.fromkeys((*images, *lost)):
         members = [item for item in images[uid] if item.kind in ("ct", "other_modality")]
@@ -112,7 +112,7 @@ def _groups(scan: Scan, series_uid: str | None, check: Callable[[_Files], T]) ->
         files = [(item.source, item.header) for item in members]
         series, refusal = _checked(files, lost[uid], check)
         patient = people[_patient(members[0].header)] if members else 0
-        study = studies[text(members[0].header, "StudyInstanceUID")] if members else 0
+        study = studies[_study(members[0].header)] if members else 0
         facts = describe(uid, files, series, patient, study)
         if refusal is not None:
             facts = replace(facts, lost_by=f"{refusal.code}: {refusal.message}")
@@ -310,11 +310,6 @@ def _study(header: Any) -> str:
     return text(header, "StudyInstanceUID")
 
 
-def _studies(scan: Scan) -> dict[str, int]:
-    """Return the number of each study."""
-    return _numbered(_study(item.header) for item in scan.found)
-
-
 def _patient(header: Any) -> str:
     """Return what tells patients apart; without an ID two studies cannot be said to be of one."""
     return text(header, "PatientID") or f"of study {_study(header)}"
@@ -329,7 +324,7 @@ def _numbered(keys: Iterable[str]) -> dict[str, int]:
     return {key: number for number, key in enumerate(dict.fromkeys(keys), start=1)}
 
 
-def _other_files(scan: Scan, groups: Sequence[_Group[T]]) -> dict[str, int]:
+def _other_files(scan: Scan) -> dict[str, int]:
     """Count the files that are no slice of a candidate, by kind."""
     counts = Counter(scan.others)
     counts.update(item.kind for item in scan.found if item.kind != "ct")

@@ -110,9 +110,13 @@ def read_contrast(headers: list[Any]) -> Contrast:
     delay = _delay_s(headers)
     hints = [f"agent: {GIVEN if agent else NONE}"] if agent is not None else []
     hints += [f"phase_tag: {tag}"] if tag else []
-    hints += [f"{_snake(name)}: {', '.join(sorted(found))}" for name, found in said.items()]
+    for name, found in said.items():
+        place = re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()  # such as series_description
+        hints.append(f"{place}: {', '.join(sorted(found))}")
     by_text = _phase_of_texts(said)
-    timed = _phase_of_delay(delay)
+    timed = None
+    if delay is not None:
+        timed = next((p for p, (low, high) in DELAYS_S.items() if low <= delay <= high), None)
     votes = {phase != NONE for phase in (tag, timed, by_text) if phase}
     votes |= {agent} if agent is not None else set()
     votes |= {NONE not in found for found in said.values() if found == {NONE} or NONE not in found}
@@ -135,21 +139,6 @@ def _phase_of_texts(said: dict[str, set[str]]) -> str | None:
         if len(phases) == 1 and not (NONE in phases and GIVEN in found):
             return phases.pop()
     return None
-
-
-def _phase_of_delay(delay: float | None) -> str | None:
-    if delay is None:
-        return None
-    return next((p for p, (low, high) in DELAYS_S.items() if low <= delay <= high), None)
-
-
-def _snake(name: str) -> str:
-    """Return a tag's keyword in small letters.
-
-    >>> _snake("SeriesDescription")
-    'series_description'
-    """
-    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
 
 
 def agent_given(header: Any) -> bool | None:

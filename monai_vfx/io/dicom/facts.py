@@ -42,13 +42,9 @@ class HeaderFacts:
     """What the headers of one series state. None stands for what they do not.
 
     Attributes:
-        series_uid: SeriesInstanceUID.
-        contrast: what they say of contrast medium.
-        thickness_mm: nominal slice thickness.
-        kernel: name of the reconstruction kernel; ``kernel_class``: soft or sharp.
+        kernel_class: soft or sharp, by the name in ``kernel``.
         kvp: tube voltage, kV.
         exposure_mas: median over the slices.
-        manufacturer, model: of the scanner.
         scan_date: of the acquisition, else of the series, else of the study.
         age_years: at the scan; ``age_source`` says whether it is ``PatientAge`` or computed from
             the ``birth_date``.

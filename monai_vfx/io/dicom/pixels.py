@@ -40,13 +40,12 @@ class StoredValues:
     @classmethod
     def of(cls, header: Any) -> StoredValues:
         """Take them from a header that passed the checks of :mod:`monai_vfx.io.dicom.slices`."""
-        padding = _padding(header)
         return cls(
             slope=float(header.RescaleSlope),
             intercept=float(header.RescaleIntercept),
             bits=int(header.BitsStored),
             signed=int(header.PixelRepresentation) == 1,
-            padding=padding,
+            padding=_padding(header),
         )
 
     @property

@@ -149,23 +149,19 @@ def _check_series(files: list[tuple[Source, Any]]) -> Series:
     values = tuple(StoredValues.of(picture.header) for picture in ordered)
     frames = tuple(picture.frame for picture in ordered if picture.frame is not None)
     first = headers[0]
-    position = text(first, "PatientPosition") or None
+    position, affine = text(first, "PatientPosition") or None, stack.affine
     return Series(
         sources=tuple(picture.source for picture in ordered),
         sop_instance_uids=tuple(uids),
         frame_numbers=frames if len(frames) == len(ordered) else None,
         shape=(int(first.Columns), int(first.Rows), len(ordered)),
-        affine=stack.affine,
+        affine=affine,
         values=values,
         thickness_mm=thickness_mm(first),
         age_years=age_years(first),
         sex=text(first, "PatientSex") or None,
-        warnings=(
-            *warnings,
-            *_padding_warning(values),
-            *_position_warnings(position, stack.affine),
-        ),
-        deflated=any(_is_deflated(header) for _, header in files),
+        warnings=(*warnings, *_padding_warning(values), *_position_warnings(position, affine)),
+        deflated=any(h.file_meta.TransferSyntaxUID.is_deflated for _, h in files),
         facts=read_facts([picture.header for picture in ordered]),
         frame_of_reference=text(first, "FrameOfReferenceUID") or None,
     )
@@ -211,7 +207,3 @@ def _position_warnings(position: str | None, affine: Affine) -> list[CaseWarning
             CaseWarning("position_conflict", f"rows run {runs}, but PatientPosition is {position}")
         )
     return warnings
-
-
-def _is_deflated(header: Any) -> bool:
-    return bool(header.file_meta.TransferSyntaxUID.is_deflated)

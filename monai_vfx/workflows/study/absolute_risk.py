@@ -74,8 +74,7 @@ def read_calibration(folder: Path) -> tuple[Calibration | None, str]:
     """Return what :func:`save_calibration` left: the calibration, if any, and its score."""
     path = folder / "calibration.json"
     if not path.is_file():
-        reason = read_json(folder / "uncalibrated.json")
-        return None, reason["score"]
+        return None, read_json(folder / "uncalibrated.json")["score"]
     document = read_json(path)
     return Calibration.from_json(document), document["score"]
 

@@ -110,12 +110,6 @@ def _draw_inputs(plan: Plan, images: Path, table: pd.DataFrame, out: Path) -> Pa
     titles = [LEVEL_NAMES[int(level)] for level in stacks[0].meta["slice_level"]]
     names = [IMAGE_CLASSES.get(name, name) for name in plan.images.models][:2]
     second = (stacks[1].as_tensor()[0].numpy(), None) if len(stacks) > 1 else None
-    montage(
-        stacks[0].as_tensor()[0].numpy(),
-        None,
-        titles,
-        path,
-        second=second,
-        names=(names[0], names[-1]),
-    )
+    first = stacks[0].as_tensor()[0].numpy()
+    montage(first, None, titles, path, second=second, names=(names[0], names[-1]))
     return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,12 @@ def image_models(plan: Plan) -> list[ImageModel]:
         models.append(
             ImageModel("hazard", "image_hazard", (*main, "hazard"), plan.seed, "risk_year_5")
         )
-    models += [
-        ImageModel(
-            f"{name}_seed_{seed}",
-            f"image_{name}",
-            (*overlays, *images.overlays),
-            seed,
-            further_seed=True,
-        )
+    further = [
+        replace(model, name=f"{model.name}_seed_{seed}", seed=seed, further_seed=True)
         for seed in images.further_seeds
-        for name, overlays in images.models.items()
+        for model in models[: len(images.models)]
     ]
-    return models
+    return models + further
 
 
 def check_models(plan: Plan) -> None:
@@ -150,13 +144,8 @@ def score_external(plan: Plan, table: Path, folder: Path, cache: Path) -> list[P
     from monai_vfx.workflows.train import evaluate
 
     out = folder / "external"
-    evaluate(
-        table,
-        weights=folder / "model.pt",
-        out=out,
-        workers=plan.images.workers,
-        cache_dir=cache,
-    )
+    weights, workers = folder / "model.pt", plan.images.workers
+    evaluate(table, weights=weights, out=out, workers=workers, cache_dir=cache)
     check_failures(out)
     return [out / "predictions.csv", out / "features.csv"]
 
