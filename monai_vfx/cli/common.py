@@ -118,10 +118,6 @@ class Address(click.ParamType):  # type: ignore[type-arg]
             raise click.BadParameter(f"a PACS's address must {rule}", ctx, param)
         return address
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
-        """Return how help shows it."""
-        return None if self.image else "dicomweb://HOST:PORT/PATH"
-
 
 class LabelScheme(click.ParamType):  # type: ignore[type-arg]
     """A scheme's name, or the path of a mapping file that exists."""
@@ -142,10 +138,6 @@ class LabelScheme(click.ParamType):  # type: ignore[type-arg]
         except SettingError as error:
             self.fail(str(error), param, ctx)
         return str(found)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Return how help shows it."""
-        return f"{'|'.join(SCHEMES)}|FILE"
 
 
 def _case_id(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -191,6 +183,7 @@ LABELS = click.option(
     "--labels",
     "scheme",
     type=LabelScheme(),
+    metavar=f"{'|'.join(SCHEMES)}|FILE",
     help="Read the mask's labels by this scheme, or by a file (JSON, YAML) that maps values or "
     "names to structures; by default from the names in the file, otherwise from the values.",
 )
@@ -205,6 +198,7 @@ STORE = click.option(
     "--store",
     "service",
     type=Address(image=False),
+    metavar="dicomweb://HOST:PORT/PATH",
     help="Also write the results as DICOM objects and store them in a PACS. User and password are "
     "read from VFX_DICOMWEB_USER and VFX_DICOMWEB_PASSWORD.",
 )

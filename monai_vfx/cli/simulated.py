@@ -62,7 +62,7 @@ from monai_vfx.cli.common import FOLDER, SEED, writable
     help="Write only a table, without images: 32,435 CTs with the counts of the study's flow.",
 )
 @click.pass_context
-def simulate(context: click.Context, out: Path, table_only: bool, **settings: Any) -> None:
+def simulate(context: click.Context, /, out: Path, table_only: bool, **settings: Any) -> None:
     """Write a hospital of simulated patients with known truth.
 
     The folder OUT then holds the CTs, their masks and cohort.csv.
@@ -101,9 +101,11 @@ def _simulate(out: Path, patients: int, **settings: Any) -> Path:
     from monai_vfx.simulation import simulate_hospital
 
     with tqdm(total=patients, desc="patients", file=sys.stderr) as bar:
-        return simulate_hospital(
-            out, patients, progress=lambda done, _: bar.update(done - bar.n), **settings
-        )
+
+        def advance(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        return simulate_hospital(out, patients, progress=advance, **settings)
 
 
 @click.command()

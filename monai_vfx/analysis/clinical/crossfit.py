@@ -114,20 +114,10 @@ def threshold_rows(
     """
     labels, values = np.asarray(y, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     known = np.isfinite(values)
-    return pd.DataFrame(
-        [
-            {
-                "score": name,
-                "fold": str(fold),
-                "rule": chosen.rule,
-                "threshold": chosen.threshold,
-                "chosen_on": chosen_on,
-                "n": chosen.n,
-                "events": chosen.events,
-            }
-            for chosen in choose_thresholds(labels[known], values[known], DEFAULT_RULES)
-        ]
-    )
+    chosen = choose_thresholds(labels[known], values[known], DEFAULT_RULES)
+    place = {"score": name, "fold": str(fold), "chosen_on": chosen_on}
+    columns = ["score", "fold", "rule", "threshold", "chosen_on", "n", "events"]
+    return pd.DataFrame([place | vars(threshold) for threshold in chosen], columns=columns)
 
 
 def given_folds(frame: pd.DataFrame) -> npt.NDArray[np.int64]:

@@ -276,7 +276,9 @@ def _muscle(
         notes.append("the muscle is cut by the field of view: no muscle measure")
         return {}
     axis = long_axis(affine)
-    fat, lean = _within(hu, FAT_HU, muscle), _within(hu, LEAN_HU, muscle)
+    # Fat ends below -29.5, muscle begins there; 150 itself is muscle.
+    fat = muscle & (hu >= FAT_HU[0]) & (hu < FAT_HU[1])
+    lean = muscle & (hu >= LEAN_HU[0]) & (hu <= LEAN_HU[1])
     if not lean.any():
         notes.append("no muscle voxel from -29 to 150 HU: no muscle measure")
         return {}
@@ -293,12 +295,6 @@ def _muscle(
     spacing = voxel_spacing(affine)
     pixel = float(np.prod(np.delete(spacing, axis)))
     return found | {"muscle_area_cm2": float(np.mean(areas)) * pixel / 100}
-
-
-def _within(hu: HUVolume, bounds: tuple[float, float], region: BoolVolume) -> BoolVolume:
-    inside: BoolVolume = region & (hu >= bounds[0])
-    # Fat ends below -29.5, muscle begins there; 150 itself is muscle.
-    return inside & ((hu < bounds[1]) if bounds is FAT_HU else (hu <= bounds[1]))
 
 
 def _slices_near(centre: Points, affine: Affine, axis: int, shape: tuple[int, ...]) -> list[int]:

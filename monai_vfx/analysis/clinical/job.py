@@ -242,14 +242,14 @@ def _judged(frame: pd.DataFrame, scores: dict[str, Floats]) -> Json:
 def _facts(fit: CrossFit[ClinicalModel]) -> Json:
     """Return what the fold models of a score are."""
     first = next(iter(fit.models.values()))
+    told = ("n", "events", "left_out", "missing", "constant")
     return {
         "kind": first.kind,
         "variables": list(first.variables),
         "folds": {
             str(fold): {
                 "hyperparameters": model.hyperparameters,
-                **{key: model.trained_on[key] for key in ("n", "events", "left_out", "missing")},
-                "constant": model.trained_on["constant"],
+                **{key: model.trained_on[key] for key in told},
             }
             for fold, model in fit.models.items()
         },
@@ -282,16 +282,11 @@ def _long(
     name: str, cases: pd.Series[str], values: pd.DataFrame, parts: pd.DataFrame
 ) -> pd.DataFrame:
     """Return rows (case, score, variable, value, contribution), patients in the table's order."""
-    tables = [
-        pd.DataFrame(
-            {
-                "case_id": cases.loc[parts.index],
-                "score": name,
-                "variable": variable,
-                "value": values[variable] if variable in values.columns else np.nan,
-                "contribution": parts[variable],
-            }
-        )
-        for variable in parts.columns
-    ]
-    return pd.concat(tables, ignore_index=True)
+    columns = {
+        "case_id": np.tile(cases.loc[parts.index], parts.shape[1]),
+        "score": name,
+        "variable": np.repeat(parts.columns, len(parts)),
+        "value": values.reindex(columns=parts.columns).to_numpy().ravel("F"),
+        "contribution": parts.to_numpy().ravel("F"),
+    }
+    return pd.DataFrame(columns)

@@ -47,6 +47,8 @@ from monai_vfx.core.schemas import violations
 INNER_FOLDS = 5
 
 FORMAT = "monai_vfx clinical model"
+_PLAIN = ("seed", "hyperparameters", "tuning", "trained_on", "versions")
+"""What a model's file holds as the model does."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,7 @@ class ClinicalModel:
             "outcome": "fracture within five years; a probability in the training sample, no risk",
             "variables": list(self.variables),
             "columns": list(self.columns),
-            "seed": self.seed,
-            "hyperparameters": self.hyperparameters,
-            "tuning": self.tuning,
-            "trained_on": self.trained_on,
-            "versions": self.versions,
+            **{name: getattr(self, name) for name in _PLAIN},
             self.kind: self.engine.to_json(),
         }
         return {**document, "sha256": _checksum(document)}
@@ -196,9 +194,8 @@ def load_clinical(path: str | Path) -> ClinicalModel:
         document = read_json(path)
         json.dumps(document, allow_nan=False)  # Python reads NaN, JSON has none
     except (OSError, ValueError, RecursionError) as error:
-        raise CaseRefused(
-            "weights_unreadable", "the clinical model is no JSON file", REMEDY
-        ) from error
+        message = "the clinical model is no JSON file"
+        raise CaseRefused("weights_unreadable", message, REMEDY) from error
     broken = violations(document, "clinical_model")
     if broken:
         raise CaseRefused("weights_unreadable", f"no clinical model: {broken[0][:200]}", REMEDY)
@@ -212,11 +209,7 @@ def load_clinical(path: str | Path) -> ClinicalModel:
         kind=kind,
         variables=tuple(document["variables"]),
         columns=columns,
-        seed=document["seed"],
-        hyperparameters=document["hyperparameters"],
-        tuning=document["tuning"],
-        trained_on=document["trained_on"],
-        versions=document["versions"],
+        **{name: document[name] for name in _PLAIN},
         engine=ENGINES[kind].from_json(document[kind], columns),
     )
 

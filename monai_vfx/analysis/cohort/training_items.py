@@ -60,19 +60,18 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
     table.cells = [[cell.strip() for cell in cells] for cells in table.cells]
     values = table.check(_CHECKED)
     rows = list(table.rows())
-    paths: dict[str, list[str]] = {"image": [], "mask": []}
-    seen: dict[str, int] = {}
+    folder, seen = Path(path).parent, dict[str, int]()
     for number, row in rows:
         case = row.get("case_id", "")
         if seen.setdefault(case, number) != number:
             table.note(number, "case_id", case, f"also in row {seen[case]}, must be unique")
-        for column, found in paths.items():
+        for column in ("image", "mask"):
             value = row.get(column, "")
-            found.append(str((Path(path).parent / value).resolve()) if value else "")
             if column in row and not value and column == "image":
                 table.note(number, column, "", "must not be empty")
-            elif value and not path_exists(Path(path).parent / value):
+            elif value and not path_exists(folder / value):
                 table.note(number, column, value, "must be a path that exists")
+            row[column] = str((folder / value).resolve()) if value else ""
         if row.get("series_uid"):  # what the check may have judged is not what would be trained on
             rule = "must be empty: training takes the best series; name the series' own folder"
             table.note(number, "series_uid", "", rule)
@@ -82,18 +81,16 @@ def read_cohort(path: str | Path) -> list[CohortItem]:
     return [
         CohortItem(
             case_id=row["case_id"],
-            image=image,
-            mask=mask,
+            image=row["image"],
+            mask=row["mask"],
             label=int(label == 1),
             simulated=simulated == 1,
             pair_id=rows[group][1]["case_id"],
-            fold=None if fold is None else int(fold),
+            fold=int(fold) if isinstance(fold, int | float) else None,
         )
-        for (_, row), label, image, mask, simulated, fold, group in zip(
+        for (_, row), label, simulated, fold, group in zip(
             rows,
             values["fracture"],
-            paths["image"],
-            paths["mask"],
             values.get("simulated", empty),
             values.get("fold", empty),
             groups,
@@ -140,10 +137,8 @@ def split_folds(
         fold = assign_folds([item["label"] for item in items], groups, folds, seed)
     else:
         fold = check_folds(given, groups, folds)
+    placed = list(zip(items, fold, strict=True))
     return [
-        (
-            [item for item, own in zip(items, fold, strict=True) if own != number],
-            [item for item, own in zip(items, fold, strict=True) if own == number],
-        )
-        for number in range(folds)
+        ([item for item, own in placed if own != k], [item for item, own in placed if own == k])
+        for k in range(folds)
     ]

@@ -50,15 +50,6 @@ T = TypeVar("T", bound=Stacked)
 _Files = list[tuple[Source, Any]]
 
 
-@dataclass(frozen=True)
-class Choice(Generic[T]):
-    """The checked series that is taken, what else there is, and warnings for the reader."""
-
-    series: T
-    finding: Finding
-    warnings: tuple[CaseWarning, ...]
-
-
 @dataclass
 class _Group(Generic[T]):
     """A series on trial."""
@@ -72,10 +63,13 @@ class _Group(Generic[T]):
         return self.facts.series_uid
 
 
-def choose(scan: Scan, series_uid: str | None, check: Callable[[_Files], T]) -> Choice[T]:
+def choose(
+    scan: Scan, series_uid: str | None, check: Callable[[_Files], T]
+) -> tuple[T, Finding, tuple[CaseWarning, ...]]:
     """Take the series that was asked for, or the one that the rule leaves.
 
-    ``check`` checks the headers of one series.
+    ``check`` checks the headers of one series. Returned are the checked series, what else there
+    is, and warnings for the reader.
     """
     groups = _groups(scan, series_uid, check)
     chosen, refusal = None, _refusal_of_lost(scan, series_uid)
@@ -88,7 +82,7 @@ def choose(scan: Scan, series_uid: str | None, check: Callable[[_Files], T]) -> 
     if refusal is not None or chosen is None or chosen.series is None:
         refusal = refusal or CaseRefused("no_image", "the series has no image")
         raise SeriesRefused(refusal, finding) from refusal
-    return Choice(chosen.series, finding, _warnings(scan, finding, chosen.facts))
+    return chosen.series, finding, _warnings(scan, finding, chosen.facts)
 
 
 def _groups(scan: Scan, series_uid: str | None, check: Callable[[_Files], T]) -> list[_Group[T]]:
@@ -335,18 +329,15 @@ def _other_files(scan: Scan) -> dict[str, int]:
 
 def _warnings(scan: Scan, finding: Finding, taken: Candidate) -> tuple[CaseWarning, ...]:
     found = []
-    other = {item.series_uid for item in scan.found if item.is_image}
-    other |= {candidate.series_uid for candidate in finding.candidates}
-    if len(other) > 1:
-        found.append(
-            CaseWarning("other_series_ignored", f"{len(other) - 1} other series were left aside")
-        )
+    series = {item.series_uid for item in scan.found if item.is_image}
+    series |= {candidate.series_uid for candidate in finding.candidates}
+    if len(series) > 1:
+        words = f"{len(series) - 1} other series were left aside"
+        found.append(CaseWarning("other_series_ignored", words))
     if finding.patients > 1:
-        found.append(
-            CaseWarning(
-                "several_patients",
-                f"the input holds {finding.patients} patients; series {taken.series_uid} of "
-                f"patient {taken.patient} was taken",
-            )
+        words = (
+            f"the input holds {finding.patients} patients; series {taken.series_uid} of "
+            f"patient {taken.patient} was taken"
         )
+        found.append(CaseWarning("several_patients", words))
     return tuple(found)

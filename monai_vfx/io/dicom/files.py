@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,10 +38,8 @@ _HEADER_TAGS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *FACT_TAGS,
 )
-_CT_CLASSES = tuple(  # CT, Enhanced CT, Legacy Converted Enhanced CT
-    f"1.2.840.10008.5.1.4.1.1.2{part}" for part in ("", ".1", ".2")
-)
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
+_CT_CLASSES = tuple(f"{_STORAGE}2{part}" for part in ("", ".1", ".2"))  # also Enhanced
 _KINDS = {  # start of what follows in a storage class's UID → kind, the longest first
     "88.59": "annotation",  # key object selection
     "88.": "report",
@@ -262,7 +261,8 @@ def _header(source: Source) -> tuple[str, Any]:
     except (CaseRefused, PermissionError):
         raise
     except Exception as error:
-        raise _damaged(error) from error
+        message = f"a DICOM file cannot be read ({reason(error)})"
+        raise CaseRefused("file_truncated", message) from error
     if announced == DICOMDIR:
         return "dicomdir", None
     cut = not sop_class or (announced != sop_class and announced.startswith(sop_class))
@@ -277,10 +277,6 @@ def _at_pixels(tag: Any, vr: str | None, length: int) -> bool:
     if _MAX_VALUE < length < _UNDEFINED and tag < _PIXELS[0]:
         raise ValueError("too long a value")
     return tag in _PIXELS
-
-
-def _damaged(error: Exception) -> CaseRefused:
-    return CaseRefused("file_truncated", f"a DICOM file cannot be read ({reason(error)})")
 
 
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
@@ -302,15 +298,11 @@ def _check_complete(file: BinaryIO, header: Any) -> None:
         if _SEQUENCE_END not in file.read():
             raise CaseRefused("file_truncated", "compressed pixel data have no end mark")
     else:
-        pixels = int(header.get("Rows", 0) or 0) * int(header.get("Columns", 0) or 0)
-        frames = int(header.get("NumberOfFrames", 1) or 1) * int(
-            header.get("SamplesPerPixel", 1) or 1
-        )
-        expected = pixels * frames * int(header.get("BitsAllocated", 16) or 16) // 8
+        usual = {"Rows": 0, "Columns": 0, "NumberOfFrames": 1, "SamplesPerPixel": 1}
+        usual["BitsAllocated"] = 16
+        expected = prod(int(header.get(tag, n) or n) for tag, n in usual.items()) // 8
         # Reading stopped before the element: tag, VR and length come first (PS3.5, 7.1).
         remaining -= 8 if syntax is not None and syntax.is_implicit_VR else 12
     if remaining < expected:
-        raise CaseRefused(
-            "file_truncated",
-            f"pixel data end after {max(remaining, 0)} of {expected} bytes",
-        )
+        message = f"pixel data end after {max(remaining, 0)} of {expected} bytes"
+        raise CaseRefused("file_truncated", message)

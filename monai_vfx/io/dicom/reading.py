@@ -126,13 +126,9 @@ def read_series(path: Path, series_uid: str | None = None) -> Series:
 @lru_cache(maxsize=2)
 def _read_series(path: Path, series_uid: str | None, _: Any) -> Series:
     """Read a series once in a run, as long as the state of its files stays the same."""
-    choice = choose(scan_files(path), series_uid, _check_series)
-    return replace(
-        choice.series,
-        series_uid=choice.finding.chosen,
-        finding=choice.finding,
-        warnings=(*choice.warnings, *choice.series.warnings),
-    )
+    series, finding, warnings = choose(scan_files(path), series_uid, _check_series)
+    warnings += series.warnings
+    return replace(series, series_uid=finding.chosen, finding=finding, warnings=warnings)
 
 
 def _check_series(files: list[tuple[Source, Any]]) -> Series:

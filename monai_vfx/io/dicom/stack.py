@@ -113,15 +113,13 @@ def _explain_unevenness(
     again = distances < SAME_PLACE_MM
     same = [n for n in map(int, np.flatnonzero(again)) if identities[n] == identities[n + 1]]
     if same:
-        raise CaseRefused(
-            "slices_duplicated", f"{len(same)} slices are there more than once, as the same image"
-        )
+        message = f"{len(same)} slices are there more than once, as the same image"
+        raise CaseRefused("slices_duplicated", message)
     found = details()
     _check_phases(along, [found[n] for n in order])
     if again.any():
-        raise CaseRefused(
-            "slices_duplicated", f"{int(again.sum())} slices share the position of another"
-        )
+        message = f"{int(again.sum())} slices share the position of another"
+        raise CaseRefused("slices_duplicated", message)
     step = float(np.median(distances))
     tolerance = _tolerance(step)
     off = distances[np.abs(distances - step) > tolerance]

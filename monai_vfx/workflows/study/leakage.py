@@ -38,10 +38,7 @@ from monai_vfx.workflows.study.leakage_rules import (
 def audit(study: Path) -> list[Check]:
     """Check a study's folder: one entry a rule and place, all of which must have passed."""
     selected = read_table(study / "cohort" / "development" / "selected.csv")
-    checks = [
-        groups_in_one_fold(selected, "patient_id"),
-        groups_in_one_fold(selected, "pair_id"),
-    ]
+    checks = [groups_in_one_fold(selected, column) for column in ("patient_id", "pair_id")]
     external = study / "cohort" / "external" / "selected.csv"
     if external.is_file():
         checks.append(hospitals_apart(selected, read_table(external)))

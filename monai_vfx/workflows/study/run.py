@@ -254,16 +254,11 @@ class Study:
     def calibrate(self) -> Iterable[Path]:
         """Fit the correction from sampled controls to absolute risk."""
         folder = self.out / "calibration"
-        document = absolute.calibrate(
-            self.plan,
-            self.predictions("development"),
-            # Those who could have been chosen, as the controls were.
-            with_adequate_images(
-                read_patients(self.out / "cohort" / "development" / "analysed.csv"),
-                self.plan.eligibility,
-            ),
-            read_patients(self.selected_path("development")),
-        )
+        analysed = read_patients(self.out / "cohort" / "development" / "analysed.csv")
+        # Those who could have been chosen, as the controls were.
+        pool = with_adequate_images(analysed, self.plan.eligibility)
+        selected = read_patients(self.selected_path("development"))
+        document = absolute.calibrate(self.plan, self.predictions("development"), pool, selected)
         return [absolute.save_calibration(folder, document)]
 
     def predictions(self, site: str) -> pd.DataFrame:
@@ -359,18 +354,16 @@ class Study:
             for site in self.hospitals
         )
         record = run_record("study", self.plan.to_json(), {})
-        write_json(
-            self.out / "study.json",
-            {
-                "name": self.plan.name,
-                "seed": self.plan.seed,
-                "simulated": simulated,
-                "settings": self.plan.to_json(),
-                "steps": self.log.done,
-                "versions": record["versions"],
-                "time": record["time"],
-            },
-        )
+        document = {
+            "name": self.plan.name,
+            "seed": self.plan.seed,
+            "simulated": simulated,
+            "settings": self.plan.to_json(),
+            "steps": self.log.done,
+            "versions": record["versions"],
+            "time": record["time"],
+        }
+        write_json(self.out / "study.json", document)
         self.log.tell("report")
         page = write_study_report(self.out, pdf=pdf)
         shutil.rmtree(self.cache, ignore_errors=True)  # images of patients, and large
@@ -381,9 +374,6 @@ class Study:
         for site in self.hospitals:
             entries = read_json(self.out / "evaluation" / site / "evaluation.json")["scores"]
             name = scores.main_score(self.plan, list(entries))
-            entry = entries[name]
-            facts[site] = {
-                "score": name,
-                **{key: entry[key] for key in ("auroc", "auroc_ci", "n", "events")},
-            }
+            told = ("auroc", "auroc_ci", "n", "events")
+            facts[site] = {"score": name, **{key: entries[name][key] for key in told}}
         return facts
