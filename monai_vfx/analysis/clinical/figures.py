@@ -45,16 +45,8 @@ def contribution_figure(
         known = np.isfinite(colour)
         y = row + _spread(x)
         swarm.scatter(x[~known], y[~known], s=5, color="#aab2ba", linewidths=0, rasterized=True)
-        dots = swarm.scatter(
-            x[known],
-            y[known],
-            s=5,
-            c=colour[known],
-            cmap=_LOW_TO_HIGH,
-            norm=Normalize(0, 1),
-            linewidths=0,
-            rasterized=True,
-        )
+        coloured = {"c": colour[known], "cmap": _LOW_TO_HIGH, "norm": Normalize(0, 1)}
+        dots = swarm.scatter(x[known], y[known], s=5, linewidths=0, rasterized=True, **coloured)
         bars.text(float(size[name]), row, f" {size[name]:.3f}", va="center", fontsize=8, color=INK)
     bars.barh(range(len(order)), size[order].to_numpy(), height=0.55, color=COLOURS[0])
     bars.set_xlim(0, max(float(size.max()) * 1.5, 1e-6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +89,8 @@ def run_clinical(
     """
     plan = _plan(models, imaging)
     need = _columns(plan, imaging)
-    inputs = {
-        "table": sha256_of(table),
-        "external": None if external is None else sha256_of(external),
-    }
+    other_sha256 = None if external is None else sha256_of(external)
+    inputs = {"table": sha256_of(table), "external": other_sha256}
     tables = {"development": read_patients(table, need)}
     tables["development"]["fold"] = table_folds(tables["development"], folds, seed)
     if external is not None:
@@ -102,7 +101,8 @@ def run_clinical(
     refused: list[Json] = []
     if imaging:
         for name, frame in tables.items():
-            tables[name] = _measured(frame, name, out, workers, tell, refused)
+            tables[name], refusals = _measured(frame, name, out, workers, tell)
+            refused += refusals
         columns = ["set", "case_id", "code", "message"]
         write_frame(out / "refused.csv", pd.DataFrame(refused, columns=columns))
     frame = tables["development"]
@@ -174,21 +174,15 @@ def _columns(plan: ModelPlan, imaging: bool) -> list[str]:
 
 
 def _measured(
-    frame: pd.DataFrame,
-    name: str,
-    out: Path,
-    workers: int,
-    tell: Progress,
-    refused: list[Json],
-) -> pd.DataFrame:
-    """Return the table with the images' measurements, which are also written."""
-    found, refusals = feature_table(
-        frame, workers, lambda done, of: tell(f"{name} images", done, of)
-    )
-    refused += [{"set": name, **refusal} for refusal in refusals]
+    frame: pd.DataFrame, name: str, out: Path, workers: int, tell: Progress
+) -> tuple[pd.DataFrame, list[Json]]:
+    """Return the table with the images' measurements, which are also written, and refusals."""
+    measured = partial(tell, f"{name} images")
+    found, refusals = feature_table(frame, workers, measured)
     write_frame(out / "imaging" / f"{name}.csv", found)
     table = frame.drop(columns=list(IMAGING_VARIABLES), errors="ignore").reset_index(drop=True)
-    return pd.concat([table, found[list(IMAGING_VARIABLES)]], axis=1)
+    table = pd.concat([table, found[list(IMAGING_VARIABLES)]], axis=1)
+    return table, [{"set": name, **refusal} for refusal in refusals]
 
 
 def _frax(frame: pd.DataFrame) -> dict[str, Floats]:

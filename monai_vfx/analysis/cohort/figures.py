@@ -119,14 +119,9 @@ def love_plot(
     axes.hlines(rows, np.fmin(before, after), np.fmax(before, after), color=GRID, linewidth=1.6)
     axes.axvline(0, color=QUIET, linewidth=0.8)
     axes.axvline(BALANCED, color=QUIET, linewidth=0.9, linestyle="--")
-    axes.plot(
-        *(before, rows, "o"),
-        markerfacecolor="white",
-        markeredgecolor=COLOURS[1],
-        markersize=6.5,
-        label=_legend("Before matching", n_before),
-    )
-    axes.plot(*(after, rows, "o"), color=COLOURS[0], markersize=6, label=_legend("After", n_after))
+    hollow: Json = {"markerfacecolor": "white", "markeredgecolor": COLOURS[1], "markersize": 6.5}
+    axes.plot(before, rows, "o", label=_legend("Before matching", n_before), **hollow)
+    axes.plot(after, rows, "o", color=COLOURS[0], markersize=6, label=_legend("After", n_after))
     axes.set_yticks(rows, [str(name) for name in table["label"]])
     right = max(0.25, 1.08 * np.nanmax([*before, *after, 0.0]))
     axes.set_xlim(-0.025 * right, right)

@@ -109,7 +109,7 @@ def read_facts(headers: list[Any]) -> HeaderFacts:
     days = [_date(first, name) for name in ("AcquisitionDate", "SeriesDate", "StudyDate")]
     scanned = next(filter(None, days), None)
     age, source = _age(first, scanned)
-    sex = text(first, "PatientSex")
+    sex, uid = text(first, "PatientSex"), text(first, "SeriesInstanceUID")
     size = _positive(first, "PatientSize")
     exposures = [
         found
@@ -118,7 +118,7 @@ def read_facts(headers: list[Any]) -> HeaderFacts:
     ]
     kernel = _technical(first, "ConvolutionKernel")
     return HeaderFacts(
-        series_uid=_uid(first),
+        series_uid=uid if re.fullmatch(r"[0-9.]{1,64}", uid) else None,
         contrast=read_contrast(headers),
         thickness_mm=thickness_mm(first),
         kernel=kernel,
@@ -171,11 +171,6 @@ def _age(header: Any, scanned: date | None) -> tuple[float | None, str | None]:
         return None, None
     age = (scanned - born).days / _YEAR_DAYS
     return (round(age, 1), "birth_date") if 0 <= age <= _MAX_AGE else (None, None)
-
-
-def _uid(header: Any) -> str | None:
-    uid = text(header, "SeriesInstanceUID")
-    return uid if re.fullmatch(r"[0-9.]{1,64}", uid) else None
 
 
 def _technical(header: Any, name: str) -> str | None:

@@ -95,16 +95,11 @@ class Series(SeriesHeader):
             # Closed at once: a refusal's traceback would hold it, and keep pydicom silenced.
             with closing(decoded(source, numbers, self.deflated)) as frames:
                 for k, stored in zip(places, frames, strict=True):
-                    out[k - chosen.start] = self._part(k, stored, rows, columns)
+                    if stored.shape != self.shape[1::-1]:
+                        message = f"slice {k} has {stored.shape} pixels, not {self.shape[1::-1]}"
+                        raise CaseRefused("series_mixed", message)
+                    out[k - chosen.start] = self.values[k].to_hu(stored[rows, columns])
         return out.T
-
-    def _part(self, k: int, stored: Any, rows: slice, columns: slice) -> Any:
-        """Return a part (rows, columns) of one slice in HU, float32."""
-        if stored.shape != (self.shape[1], self.shape[0]):
-            raise CaseRefused(
-                "series_mixed", f"slice {k} has {stored.shape} pixels, not {self.shape[1::-1]}"
-            )
-        return self.values[k].to_hu(stored[rows, columns])
 
 
 def read_series(path: Path, series_uid: str | None = None) -> Series:

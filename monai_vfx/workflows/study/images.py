@@ -95,7 +95,7 @@ def train_fold(
     ``fold`` is tested on, the next one chooses the epoch. A training resumes from the newest
     checkpoint in ``folder``; all share the prepared images in ``cache``.
     """
-    from monai_vfx.workflows.train import evaluate, train
+    from monai_vfx.workflows.train import train
 
     settings: dict[str, Any] = {}
     if plan.images.pretrained is not None:
@@ -122,16 +122,7 @@ def train_fold(
     if model.name == plan.images.main:  # whose features say what the network was trained on
         parts["everyone"] = None
     for part, scored in parts.items():
-        evaluate(
-            table,
-            weights=folder / "model.pt",
-            out=folder / part,
-            fold=scored,
-            folds=plan.folds,
-            workers=plan.images.workers,
-            cache_dir=cache,
-        )
-        check_failures(folder / part)
+        _evaluate(plan, table, folder, part, cache, fold=scored, folds=plan.folds)
     check_failures(folder)
     for checkpoint in folder.glob("last_checkpoint_epoch=*.pt"):
         checkpoint.unlink()  # hundreds of MB, of no use once the training is done
@@ -141,13 +132,17 @@ def train_fold(
 
 def score_external(plan: Plan, table: Path, folder: Path, cache: Path) -> list[Path]:
     """Score the external patients with one fold's network."""
+    _evaluate(plan, table, folder, "external", cache)
+    return [folder / "external" / name for name in ("predictions.csv", "features.csv")]
+
+
+def _evaluate(plan: Plan, table: Path, folder: Path, part: str, cache: Path, **folds: Any) -> None:
+    """Score patients with one fold's network, into the folder ``part`` of its training."""
     from monai_vfx.workflows.train import evaluate
 
-    out = folder / "external"
-    weights, workers = folder / "model.pt", plan.images.workers
-    evaluate(table, weights=weights, out=out, workers=workers, cache_dir=cache)
+    weights, workers, out = folder / "model.pt", plan.images.workers, folder / part
+    evaluate(table, weights=weights, out=out, workers=workers, cache_dir=cache, **folds)
     check_failures(out)
-    return [out / "predictions.csv", out / "features.csv"]
 
 
 def check_failures(folder: Path) -> None:
