@@ -175,12 +175,14 @@ def read_table(path: str | Path) -> Table:
         if not table.faults:
             table.note(1, "", "", "the table is empty")
         return table
+    records: list[list[str]] = []
     try:
         lines = io.StringIO(text, newline="")
         # Strict: a quote that is never closed must not swallow the rows after it.
-        records = list(csv.reader(lines, delimiter=_delimiter(text, table), strict=True))
+        for record in csv.reader(lines, delimiter=_delimiter(text, table), strict=True):
+            records.append(record)
     except csv.Error as error:
-        table.note(1, "", "", f"the table is not a CSV ({error})")
+        table.note(len(records) + 1, "", "", f"the table is not a CSV ({error})")
         return table
     keep = _read_header(records[0], table)
     width = len(records[0])

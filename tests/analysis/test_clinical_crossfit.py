@@ -79,7 +79,7 @@ def test_each_fold_is_scored_by_its_own_model(frame: pd.DataFrame, fit: CrossFit
     for fold, model in fit.models.items():
         test = (frame["fold"] == fold).to_numpy()
         np.testing.assert_array_equal(fit.scores[test], model.predict(frame[test]))
-    assert auroc(frame["fracture"], fit.scores).ci_low > 0.6
+    assert auroc(frame["fracture"], fit.scores).low > 0.6
 
 
 def test_the_audit_names_who_was_seen_and_nobody_who_is_tested(
@@ -128,14 +128,14 @@ def test_matching_leaves_nothing_to_the_matching_variables() -> None:
     people = cohort(400, seed=5, folds=5)
     alone = cross_fit(people, MATCHING_VARIABLES, "logistic", name="matched_only")
     interval = auroc(people["fracture"], alone.scores)
-    assert interval.ci_low < 0.5 < interval.ci_high
+    assert interval.low < 0.5 < interval.high
 
 
 def test_tearing_matched_pairs_would_look_worse_than_chance() -> None:
     people = cohort(400, seed=5, folds=5).drop(columns="pair_id")
     people["fold"] = np.arange(400) % 5  # a case and its control never share a fold
     torn = cross_fit(people, ("age",), "xgboost", name="torn")
-    assert auroc(people["fracture"], torn.scores).ci_high < 0.5
+    assert auroc(people["fracture"], torn.scores).high < 0.5
 
 
 # --- folds ---------------------------------------------------------------------------------------

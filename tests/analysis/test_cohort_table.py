@@ -275,7 +275,10 @@ def test_a_bad_header_is_named(tmp_path: Path, header: str, words: str) -> None:
         ("case_id,fracture\na,0\n".encode("utf-16"), "not in UTF-8"),
         (b"case_id,fracture\na,0,1\n", "row 2: 3 cells, the header has 2"),
         (b"case_id,fracture,age\na,0\n", "row 2: 2 cells, the header has 3"),
-        (b'case_id,fracture\n"a,0\nb,1\n', "cells, the header has 2"),  # a quotation mark left open
+        (
+            b'case_id,fracture\n"a,0\nb,1\n',
+            "row 2: the table is not a CSV (unexpected",
+        ),  # quote left open
         (b"case_id,fracture\n" + b"a" * 200_000 + b",0\n", "the table is not a CSV"),
     ],
 )

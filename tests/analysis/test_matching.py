@@ -366,7 +366,7 @@ def test_groups_without_overlap_are_refused():
             "age": [80.0 + k for k in range(10)] + [60.0 + k for k in range(10)],
         }
     )
-    with pytest.raises(CaseRefused, match="nobody is comparable"):
+    with pytest.raises(CaseRefused, match="no patients are comparable"):
         match(frame, Matching(variables=("age",)))
 
 

@@ -28,7 +28,7 @@ from monai_vfx.model.encoder import (
 from monai_vfx.model.gradcam import gradcam
 from monai_vfx.model.network import AttentionCNNRNN
 from monai_vfx.vertebrae.training.checkpoints import load_state
-from monai_vfx.workflows import evaluate
+from monai_vfx.workflows.train import evaluate
 
 SQUARE = (1, 3, 64, 96)
 MOBILE = "mobilenetv3_small_100"

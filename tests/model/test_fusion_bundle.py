@@ -138,7 +138,7 @@ def test_without_folds_of_the_table_the_seed_decides(cohort: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("fold", "test_fold", "message"),
     [
-        (0, 0, "must be another than fold"),
+        (0, 0, r"test_fold \(0\) must differ from fold"),
         (0, 3, r"test_fold \(3\) must lie in 0 … 2"),
         (-1, 1, r"fold \(-1\) must lie in 0 … 2"),
     ],
@@ -335,7 +335,7 @@ def test_heat_maps_of_a_fusion_network(fused: Fused, tmp_path: Path) -> None:
     drawn, heat = input_and_heat(cases[0], fused.weights)
     np.testing.assert_array_equal(drawn, image[0, 0].numpy())
     np.testing.assert_allclose(heat, heats[0][0].numpy(), atol=1e-5)
-    with pytest.raises(CaseRefused, match="needed: age, sex, bmi"):
+    with pytest.raises(CaseRefused, match="need clinical data: age, sex, bmi"):
         input_and_heat(fused.case(6), fused.weights)
 
 

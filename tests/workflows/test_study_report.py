@@ -290,27 +290,19 @@ def test_methods_say_how_the_network_was_trained(bare):
     plain = said()
     assert "dropout 0.5. Adam, learning rate 1e-05, batches of 128 patients" in plain
     assert "pretrained weights: imagenet; cross-entropy. The epoch with" in plain
-    off = {"weight_decay": 0.0, "encoder_rate": 1.0, "frozen_norms": False, "schedule": "none"}
-    off |= {"warmup_epochs": 0, "gradient_clip": 0.0, "class_weights": None, "mixup": 0.0}
-    assert said(**off, averaging=0.0, stop_after=0, augment_flip=0.0, bfloat16=False) == plain
-    first = said(
+    off = {"weight_decay": 0.0, "encoder_rate": 1.0, "schedule": "none", "warmup_epochs": 0}
+    assert said(**off, gradient_clip=0.0, augment_flip=0.0, bfloat16=False) == plain
+    changed = said(
         **{"weight_decay": 0.01, "encoder_rate": 0.3, "schedule": "cosine", "warmup_epochs": 1},
-        **{"gradient_clip": 1.0, "class_weights": "balanced", "label_smoothing": 0.1},
-        **{"augment_shift_mm": 4.0, "augment_flip": 0.5, "stop_after": 5, "averaging": 0.99},
-        bfloat16=True,
+        **{"gradient_clip": 1.0, "augment_shift_mm": 4.0, "augment_flip": 0.5, "bfloat16": True},
     )
     for words in (
         "AdamW, weight decay 0.01, learning rate 1e-05, times 0.3 in the encoder, with a",
         "linear warm-up over 1 epoch(s), then lowered to 0 along a cosine, gradients clipped to a",
-        "cross-entropy with weights that balance the classes, labels smoothed by 0.1. The valid",
-        "a moving average (decay 0.99 per step). Training used mixed precision (bfloat16).",
-        "Training ended after 5 epochs without a better",
+        "cross-entropy. Training used mixed precision (bfloat16). Images were augmented in",
         "in training: shifts up to 4 mm, left-right flips with probability 0.5. The epoch",
     ):
-        assert words in first
-    second = said(schedule="plateau", plateau_epochs=3, warmup_epochs=0, class_weights=[1.0, 2.5])
-    assert "divided by ten after 3 epochs without a better AUROC" in second
-    assert "with weights 1 (no fracture) and 2.5 (fracture)" in second
+        assert words in changed
 
 
 def test_sampled_controls_are_said_to_be(page):

@@ -63,7 +63,8 @@ def read_section(name: str, kind: type[Section], settings: Json) -> Section:
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
     except (TypeError, ValueError) as error:  # such as a word where a number belongs
-        raise SettingError(f"{name}: {error}") from error
+        given = ", ".join(f"{key}: {value!r}" for key, value in settings.items())
+        raise SettingError(f"{name} ({given}) cannot be used: {error}") from error
 
 
 def _load_yaml(path: str | Path) -> Json:

@@ -34,7 +34,7 @@ class Check:
 
 def groups_in_one_fold(selected: pd.DataFrame, column: str) -> Check:
     """All rows that share a patient, or a matched pair, must lie in one fold."""
-    name = f"{column}s in one fold"
+    name = f"{column.removesuffix('_id')}s in one fold"
     if column not in selected or selected[column].isna().all():
         return Check(name, True, f"the table has no {column} column")
     folds = selected.dropna(subset=[column]).groupby(column)["fold"].nunique(dropna=False)
@@ -105,7 +105,8 @@ def split_apart(
             known = set(rows.loc[sorted(seen), column].dropna())
             shared = known & set(rows.loc[sorted(tested), column].dropna())
             if shared:
-                return Check(name, False, f"{len(shared)} {column}s of fold {fold} were seen")
+                groups = column.removesuffix("_id")
+                return Check(name, False, f"{len(shared)} {groups}s of fold {fold} were seen")
     return Check(name, True, f"{len(seen)} cases seen, {len(tested)} tested")
 
 

@@ -37,17 +37,10 @@ MASK_MAKERS = {
 }
 UNSET_TRAINING = {
     **{"weight_decay": 0.0, "encoder_rate": 1.0, "warmup_epochs": 0, "schedule": "none"},
-    **{"gradient_clip": 0.0, "class_weights": None, "label_smoothing": 0.0, "pretrained": None},
+    **{"gradient_clip": 0.0, "pretrained": None, "bfloat16": False},
     **{"learning_rate": None, "batch_size": None, "max_epochs": None},
 }
 """Settings of a training before they existed: without effect."""
-FURTHER_TRAINING = {
-    "frozen_norms": "The encoder's batch norms were frozen.",
-    "mixup": "Pairs of patients were mixed (MixUp, alpha {:g}).",
-    "averaging": "The validated weights are a moving average (decay {:g} per step).",
-    "bfloat16": "Training used mixed precision (bfloat16).",
-    "stop_after": "Training ended after {} epochs without a better AUROC.",
-}
 AUGMENTATIONS = {
     "augment_shift_mm": "shifts up to {:g} mm",
     "augment_rotate_deg": "rotations up to {:g}°",
@@ -88,7 +81,7 @@ def methods(study: StudyFolder) -> list[tuple[str, list[str]]]:
         rules=settings.get("eligibility") or {},
         matching={"method": None, "caliper": None} | (settings.get("matching") or {}),
         training=lambda sidecar: UNSET_TRAINING | sidecar["training"],
-        further=_further,
+        augmentations=_augmentations,
         made_masks=study.made_masks,
         makers=MASK_MAKERS,
         fusions=[n.removeprefix("fusion_") for n in study.sidecars if n.startswith("fusion_")],
@@ -179,12 +172,9 @@ def _risks(study: StudyFolder) -> Iterator[tuple[str, str, Json]]:
                 break
 
 
-def _further(training: Json) -> str:
-    """Return what else was done to train on few patients, with a space after each sentence."""
-    used = [words.format(training[n]) for n, words in AUGMENTATIONS.items() if training.get(n)]
-    said = [words.format(training[n]) for n, words in FURTHER_TRAINING.items() if training.get(n)]
-    said += [f"Images were augmented in training: {', '.join(used)}."] if used else []
-    return "".join(f"{sentence} " for sentence in said)
+def _augmentations(training: Json) -> list[str]:
+    """Return the random changes of the images in training, in words."""
+    return [words.format(training[n]) for n, words in AUGMENTATIONS.items() if training.get(n)]
 
 
 def _bootstrap_samples(study: StudyFolder) -> list[int]:
