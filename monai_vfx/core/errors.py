@@ -135,8 +135,7 @@ def refusing(code: str, what: str) -> Iterator[None]:
     ...     {}["affine"]
     Traceback (most recent call last):
     ...
-    monai_vfx.core.errors.CaseRefused: mask_unreadable: the header cannot be read (KeyError). The
-    ...
+    monai_vfx.core.errors.CaseRefused: mask_unreadable: the header cannot be read (KeyError). ...
     """
     try:
         yield
