@@ -95,7 +95,7 @@ def find_case(folder: Path) -> tuple[Path, Path]:
             archive.extractall(folder / "dicom", filter="data")
         return folder / "dicom", real / "vertebral_bodies.nii.gz"
     from monai_vfx.analysis.cohort.training_items import read_cohort
-    from monai_vfx.simulation import simulate_hospital
+    from monai_vfx.simulation.hospital import simulate_hospital
 
     item = read_cohort(simulate_hospital(folder / "hospital", 1, seed=0))[0]
     return Path(item["image"]), Path(item["mask"])

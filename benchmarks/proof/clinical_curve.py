@@ -17,7 +17,7 @@ import pandas as pd
 from monai_vfx.analysis.clinical.models import fit_clinical
 from monai_vfx.analysis.clinical.variables import MODELS
 from monai_vfx.analysis.evaluation.discrimination import auroc
-from monai_vfx.simulation import best_scores
+from monai_vfx.simulation.attainable import best_scores
 from monai_vfx.simulation.hazard import Signal
 from monai_vfx.simulation.patients import draw_patients
 

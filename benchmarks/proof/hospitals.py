@@ -28,7 +28,7 @@ from monai_vfx.core.errors import find_refusal
 from monai_vfx.core.files import write_json
 from monai_vfx.model.bundle.datasets import PreparedImages
 from monai_vfx.model.bundle.overlays import config_files, training_configs
-from monai_vfx.simulation import simulate_hospital
+from monai_vfx.simulation.hospital import simulate_hospital
 from monai_vfx.simulation.phantom import EDGE_SD_MM
 from monai_vfx.workflows.run_bundle import quiet
 

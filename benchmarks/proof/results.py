@@ -21,7 +21,7 @@ from monai_vfx.analysis.evaluation.bootstrap import (
 from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.analysis.evaluation.summary import evaluate_scores
 from monai_vfx.core.files import write_json
-from monai_vfx.simulation import best_scores
+from monai_vfx.simulation.attainable import best_scores
 
 MAIN, OTHER = "bone_muscle", "bone"
 FRAX = ("frax_major", "frax_hip")

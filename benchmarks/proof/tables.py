@@ -22,7 +22,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from monai_vfx.analysis.cohort.baseline_tables import contingency_test
-from monai_vfx.simulation import draw_patients
+from monai_vfx.simulation.patients import draw_patients
 
 MEANS: dict[str, dict[str, tuple[float, float]]] = {
     "age": {

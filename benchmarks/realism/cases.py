@@ -17,8 +17,7 @@ from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
 from monai_vfx.core.arrays import Affine, HUVolume, LabelVolume
 from monai_vfx.core.geometry import voxel_spacing
 from monai_vfx.io.volume import open_volume
-from monai_vfx.simulation import draw_patients
-from monai_vfx.simulation.patients import Patient
+from monai_vfx.simulation.patients import Patient, draw_patients
 from monai_vfx.simulation.phantom import make_phantom
 from monai_vfx.simulation.populations import Hospital
 from monai_vfx.simulation.scanner import SLICE_MM, FieldOfView

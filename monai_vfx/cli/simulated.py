@@ -98,7 +98,7 @@ def _write_registry(out: Path, seed: int) -> Path:
 def _simulate(out: Path, patients: int, **settings: Any) -> Path:
     from tqdm import tqdm
 
-    from monai_vfx.simulation import simulate_hospital
+    from monai_vfx.simulation.hospital import simulate_hospital
 
     with tqdm(total=patients, desc="patients", file=sys.stderr) as bar:
 

@@ -75,19 +75,9 @@ def simulate_hospital(
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows = {person.case_id: row for row, person in enumerate(people)}
-    jobs = [  # a second CT shows the anatomy of the first
-        _Job(
-            person,
-            rows[person.patient_id],
-            seed,
-            hospital,
-            file_format,
-            field_of_view,
-            mask_error_mm,
-            out,
-        )
-        for person in people
-    ]
+    settings = (seed, hospital, file_format, field_of_view, mask_error_mm, out)
+    # A second CT shows the anatomy of the first.
+    jobs = [_Job(person, rows[person.patient_id], *settings) for person in people]
     count = min(workers or os.cpu_count() or 1, len(jobs))
     written = run_tasks(_write_patient, jobs, count if count > 1 else 0, _died)
     for done, _ in enumerate(written, start=1):

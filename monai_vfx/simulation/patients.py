@@ -72,25 +72,11 @@ class Patient:
     lean_hu: float  # attenuation of the lean muscle in HU
 
 
-COHORT_COLUMNS: tuple[str, ...] = (
-    *("patient_id", "scan_date", "scanner", "contrast_phase"),
-    *("age", "sex", "height_cm", "weight_kg", "bmi", "smoker", "drinker", "glucocorticoids"),
-    *("secondary_osteoporosis", "type2_diabetes", "hiv", "hepatitis_c", "renal_failure"),
-    *("frax_major", "frax_hip", "fracture", "follow_up_years", "death"),
-    *("baseline_fracture", "spinal_surgery", "image_adequate", "traumatic_fracture"),
-)
-"""Fields of a patient that a hospital would know."""
-
-TRUTH_COLUMNS: tuple[str, ...] = tuple(
-    name for name in Patient.__dataclass_fields__ if name not in ("case_id", *COHORT_COLUMNS)
-)
-"""Fields of a patient that only the simulation knows."""
-
-_WHOLE: tuple[str, ...] = (
-    *("smoker", "drinker", "glucocorticoids", "secondary_osteoporosis", "type2_diabetes", "hiv"),
-    *("hepatitis_c", "renal_failure", "fracture", "death", "baseline_fracture"),
-    *("spinal_surgery", "image_adequate", "traumatic_fracture"),
-)
+_FIELDS = tuple(Patient.__dataclass_fields__)
+_FIRST_HIDDEN = _FIELDS.index("five_year_risk")
+COHORT_COLUMNS = _FIELDS[1:_FIRST_HIDDEN]  # what a hospital would know, beside the case's name
+TRUTH_COLUMNS = _FIELDS[_FIRST_HIDDEN:]  # what only the simulation knows
+_WHOLE = [name for name, kind in Patient.__annotations__.items() if kind == "int"]
 
 
 def draw_patients(
@@ -174,7 +160,7 @@ def _frame(
         | {"case_id": names, "patient_id": names[scans]}
         | {"sex": np.where(numbers["female"] == 1, "F", "M")}
     )
-    return frame.astype(dict.fromkeys(_WHOLE, np.int64))[list(Patient.__dataclass_fields__)]
+    return frame.astype(dict.fromkeys(_WHOLE, np.int64))[list(_FIELDS)]
 
 
 def _repeat_rows(count: int, population: Population) -> npt.NDArray[np.int64]:

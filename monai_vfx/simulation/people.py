@@ -22,6 +22,7 @@ from monai_vfx.simulation.hazard import (
 from monai_vfx.simulation.populations import (
     AGE_LIMITS,
     APPEARANCES,
+    FLAGS,
     HEIGHT_SD,
     LATENT,
     UNEXPLAINED,
@@ -106,7 +107,7 @@ def _risk_factors(
         "weight_kg": weight,
         "bmi": np.round(weight / (height / 100) ** 2, 1),
     }
-    for name in LATENT[4:]:
+    for name in FLAGS:
         women, men = getattr(population, name)
         limit = 1 - np.where(female, women, men)
         columns[name] = (ndtr(latent[name]) > limit).astype(np.float64)

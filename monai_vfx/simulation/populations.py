@@ -121,10 +121,11 @@ def check_choices(hospital: str, signal: str) -> None:
 HEIGHT_SD = 6.1
 """SD of the height within a sex, cm: with 12.4 cm between the sexes the tables' 7.9 and 8.4."""
 
-LATENT: tuple[str, ...] = (
-    *("female", "age", "height_cm", "bmi", "smoker", "drinker", "glucocorticoids"),
-    *("secondary_osteoporosis", "type2_diabetes", "hiv", "hepatitis_c", "renal_failure"),
+FLAGS = (
+    *("smoker", "drinker", "glucocorticoids", "secondary_osteoporosis", "type2_diabetes"),
+    *("hiv", "hepatitis_c", "renal_failure"),
 )
+LATENT = ("female", "age", "height_cm", "bmi", *FLAGS)
 """Covariates of the Gaussian copula; each keeps its own distribution."""
 
 _PAIRS: dict[tuple[str, str], float] = {

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from monai_vfx.simulation.hazard import HAZARDS
-from monai_vfx.simulation.populations import POPULATIONS
+from monai_vfx.simulation.patients import RECORDS_END
+from monai_vfx.simulation.populations import FLAGS, POPULATIONS
 
 SCANS = 32_435
 OUT_OF_AGE = 2_643
@@ -23,10 +24,7 @@ CASES = 693
 POOR_IMAGES_CASES = 85
 POOR_IMAGES_NON_CASES = 2_141
 
-_LAST_DAY = np.datetime64("2024-12-31")  # No follow-up ends later
 _SCANNERS = ("Brilliance 64", "Ingenuity", "iCT 256")
-_FLAGS = ("smoker", "drinker", "glucocorticoids", "secondary_osteoporosis", "type2_diabetes")
-_RARE = ("hiv", "hepatitis_c", "renal_failure")
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,7 +66,7 @@ def draw_study_flow(seed: int = 0, repeated_scans: int = 0) -> pd.DataFrame:
     for name in ("bmi", "smoker", "drinker"):
         empty = rng.random(len(frame)) < 0.01
         frame.loc[empty & ((name != "bmi") | (frame["fracture"] == 0)), name] = np.nan
-    for name in (*_FLAGS, *_RARE):
+    for name in FLAGS:
         frame[name] = frame[name].astype("Int64")
     return frame
 
@@ -95,7 +93,7 @@ def _people(rng: np.random.Generator) -> dict[str, npt.NDArray[np.generic]]:
         "weight_kg": weight,
         "bmi": np.round(weight / (height / 100) ** 2, 1),
     }
-    for name in (*_FLAGS, *_RARE):
+    for name in FLAGS:
         women, men = getattr(population, name)
         people[name] = (rng.random(SCANS) < np.where(female, women, men)).astype(np.float64)
     return people
@@ -119,7 +117,7 @@ def _add_outcome(rng: np.random.Generator, people: dict[str, npt.NDArray[np.gene
     rest = slice(ANALYSED, SCANS)
     fracture[rest] = keys[rest] > np.quantile(keys[rest], 1 - CASES / ANALYSED)
     dates = people["scan_date"].astype("datetime64[D]")
-    possible = (_LAST_DAY - dates).astype(np.float64) / 365.25
+    possible = (RECORDS_END - dates).astype(np.float64) / 365.25
     free = rng.uniform(1.0, np.minimum(10.0, possible))
     years = np.where(fracture == 1, rng.uniform(1.0, np.minimum(5.0, possible)), free)
     people["fracture"] = fracture

@@ -24,7 +24,7 @@ from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
 from monai_vfx.outputs.report.case_page import write_case_page
-from monai_vfx.simulation import simulate_hospital
+from monai_vfx.simulation.hospital import simulate_hospital
 from monai_vfx.workflows.predictor import predict
 from monai_vfx.workflows.scoring import input_and_heat
 from monai_vfx.workflows.train import evaluate, train

@@ -16,7 +16,7 @@ from monai_vfx.analysis.calibration.model import read_calibration
 from monai_vfx.analysis.calibration.risk import MATCHED
 from monai_vfx.cli import main
 from monai_vfx.core.errors import SettingError
-from monai_vfx.simulation import draw_population
+from monai_vfx.simulation.patients import draw_population
 
 FILES = {
     *("calibration.json", "conformal.json", "groups.csv", "risks.csv", "run.json", "summary.json"),

@@ -17,7 +17,7 @@ from monai_vfx.analysis.clinical.imaging import (
     imaging_features,
     measure,
 )
-from monai_vfx.simulation import simulate_hospital
+from monai_vfx.simulation.hospital import simulate_hospital
 from phantoms import LEVELS, Phantom, grid, lordosis, make_phantom, nifti
 
 LEAN, FAT = 52.0, -95.0

@@ -118,7 +118,7 @@ def test_every_block_holds_both_outcomes(size):
     from hospitals import blocks
     from plan import patient_sets, read_plan
 
-    from monai_vfx.simulation import draw_patients
+    from monai_vfx.simulation.patients import draw_patients
 
     plan = read_plan(size)
     for patients in patient_sets(plan):

@@ -26,7 +26,7 @@ from monai_vfx.model.bundle.datasets import (
 )
 from monai_vfx.model.bundle.overlays import check_overlay
 from monai_vfx.model.bundle.results import prediction_of
-from monai_vfx.model.bundle.training import HistoryWriter
+from monai_vfx.model.bundle.training import RiskHistoryWriter
 from monai_vfx.model.checkpoint import bundle_root
 from monai_vfx.vertebrae.training.checkpoints import check_output_dir, newest_checkpoint
 
@@ -243,7 +243,7 @@ def test_a_prediction_warns_of_repeats_and_of_simulated_weights() -> None:
 
 def test_the_curve_weighs_losses_by_patients(tmp_path: Path) -> None:
     validator = SimpleNamespace(state=SimpleNamespace(epoch=1, metrics={"val_auroc": 0.625}))
-    writer = HistoryWriter(tmp_path / "history.csv", validator)  # type: ignore[arg-type]
+    writer = RiskHistoryWriter(tmp_path / "history.csv", validator)  # type: ignore[arg-type]
     for epoch, batches in ((1, [(1.0, 3), (2.0, 1)]), (2, [(0.5, 2)])):
         engine: Any = SimpleNamespace(state=SimpleNamespace(epoch=epoch, output=None))
         writer._start(engine)

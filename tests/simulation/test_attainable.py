@@ -12,8 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from monai_vfx.analysis.evaluation.discrimination import auroc
 from monai_vfx.cli import main
 from monai_vfx.simulation import attainable as module
-from monai_vfx.simulation import attainable_aurocs, best_scores, draw_population
+from monai_vfx.simulation.attainable import attainable_aurocs, best_scores
 from monai_vfx.simulation.hazard import HAZARDS
+from monai_vfx.simulation.patients import draw_population
 
 GAUSSIAN = {"one": ("x",), "both": ("x", "z"), "useless": ("u",)}
 

@@ -14,9 +14,10 @@ import pytest
 from scipy import ndimage
 
 from monai_vfx.core.anatomy import LEVELS, MUSCLES, VERTEBRAE
-from monai_vfx.simulation import draw_patients, make_phantom, simulate_hospital
 from monai_vfx.simulation.canvas import Canvas, capsule_distance, ellipsoid
-from monai_vfx.simulation.phantom import with_edge_errors
+from monai_vfx.simulation.hospital import simulate_hospital
+from monai_vfx.simulation.patients import draw_patients
+from monai_vfx.simulation.phantom import make_phantom, with_edge_errors
 from monai_vfx.simulation.scanner import SCANNERS, Scan, acquire, draw_scan, sub_slices
 from monai_vfx.simulation.spine import body_distance, make_spine
 

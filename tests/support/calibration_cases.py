@@ -10,7 +10,7 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from monai_vfx.simulation import draw_population
+from monai_vfx.simulation.patients import draw_population
 
 FEATURES = {
     "image": ("bone_seen", "muscle_seen"),

@@ -17,7 +17,7 @@ import pytest
 
 from monai_vfx.analysis.calibration.model import read_calibration
 from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.simulation import simulate_hospital
+from monai_vfx.simulation.hospital import simulate_hospital
 from monai_vfx.simulation.patients import COHORT_COLUMNS, draw_patients
 from monai_vfx.workflows.study.run import run_study
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from monai_vfx.case.checks.fragments import largest_piece
 from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 from monai_vfx.core.arrays import Affine, BoolVolume, LabelVolume, Points, Region
 from monai_vfx.core.geometry import box_affine, nonzero_box, voxel_spacing
@@ -110,7 +111,7 @@ def measure_heights(
         elif level in cut or _touches_edge(box, labels.shape):
             reasons[level] = "cut by the field of view"
         else:
-            body = _largest_piece(labels[box] == VERTEBRAE[level])
+            body, _ = largest_piece(labels[box] == VERTEBRAE[level], np.ones((3, 3, 3), dtype=bool))
             up = _spine_direction(centres, VERTEBRAE[level])
             measured = measure_body(body, box_affine(affine, box), up)
             if measured is None:
@@ -154,15 +155,6 @@ def _shifted(box: Region, around: Region) -> Region:
 
 def _touches_edge(box: Region, shape: tuple[int, ...]) -> bool:
     return any(side.start == 0 or side.stop == size for side, size in zip(box, shape, strict=True))
-
-
-def _largest_piece(region: BoolVolume) -> BoolVolume:
-    pieces, count = ndimage.label(region, structure=np.ones((3, 3, 3)))
-    if count < 2:
-        return region
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return cast(BoolVolume, pieces == sizes.argmax())
 
 
 def _centres(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,11 +21,11 @@ from torch.utils.data import DistributedSampler
 from monai_vfx.analysis.cohort.training_items import CohortItem, table_sha256
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.core.files import read_json, write_csv, write_json
+from monai_vfx.core.files import read_json, write_json
 from monai_vfx.model.checkpoint import read_sidecar, write_sidecar
 from monai_vfx.model.encoder import load_encoder, sha256_of_pretrained
 from monai_vfx.model.network import AttentionCNNRNN, one_of
-from monai_vfx.vertebrae.training.checkpoints import newest_checkpoint
+from monai_vfx.vertebrae.training.checkpoints import HistoryWriter, newest_checkpoint
 
 _LOG = logging.getLogger(__name__)
 
@@ -255,61 +254,15 @@ class SidecarWriter:
         return status.st_mtime_ns, status.st_size
 
 
-class HistoryWriter:
-    """Write the learning curve as a table: epoch, train_loss, val_auroc.
+class RiskHistoryWriter(HistoryWriter):
+    """Write the learning curve: epoch, train_loss (a mean over patients), val_auroc."""
 
-    Attach it to the trainer, after the validation.
-
-    Args:
-        path: CSV to write.
-        validator: engine whose metrics hold the AUROC.
-        metric: its name there.
-        resume: keep the rows of earlier epochs.
-    """
-
-    COLUMNS = ("epoch", "train_loss", "val_auroc")
-
-    def __init__(
-        self, path: str | Path, validator: Workflow, metric: str = "val_auroc", resume: bool = False
-    ) -> None:
-        self.path = Path(path)
-        self.validator = validator
-        self.metric = metric
-        self.resume = resume
-        self._loss = self._patients = 0.0
-
-    def attach(self, engine: Workflow) -> None:
-        """Register with the trainer; only the first of several processes writes."""
-        if engine.state.rank != 0:
-            return
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
-
-    def _start(self, engine: Workflow) -> None:
-        self._loss = self._patients = 0.0
-
-    def _add(self, engine: Workflow) -> None:
-        patients = len(engine.state.output["label"])
-        self._loss += float(engine.state.output["loss"].detach()) * patients
-        self._patients += patients
-
-    def _write(self, engine: Workflow) -> None:
-        epoch = engine.state.epoch
-        earlier = self._earlier(epoch) if self.resume or epoch > 1 else []
-        validated = self.validator.state.epoch == epoch
-        row = {
-            "epoch": epoch,
-            "train_loss": f"{self._loss / self._patients:.6f}",
-            "val_auroc": f"{self.validator.state.metrics[self.metric]:.6f}" if validated else "",
-        }
-        write_csv(self.path, self.COLUMNS, [*earlier, row])
-
-    def _earlier(self, epoch: int) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+    def row(self, engine: Workflow, validated: bool) -> dict[str, str]:
+        """Return the cells of an epoch that has ended, without its number."""
+        total = sum(loss * patients for loss, patients in self.losses)
+        mean = total / sum(patients for _, patients in self.losses)
+        auroc = f"{self.validator.state.metrics['val_auroc']:.6f}" if validated else ""
+        return {"train_loss": f"{mean:.6f}", "val_auroc": auroc}
 
 
 def _counts(items: Sequence[CohortItem]) -> dict[str, int]:

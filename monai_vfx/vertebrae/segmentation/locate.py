@@ -98,12 +98,16 @@ def segment_structures(
     bodies, sacrum = _outlined(spine, predict, image)
     places = paint_bodies(bodies, shape, affine)
     whole = [not touches_edge(places, n + 1) for n in range(len(bodies))]
-    seen = [_observed(body, is_whole) for body, is_whole in zip(bodies, whole, strict=True)]
+    seen = [  # of a cut body the place of the joints cannot be determined
+        Body(body.ribs, body.width_mm) if is_whole else Body(whole=False)
+        for body, is_whole in zip(bodies, whole, strict=True)
+    ]
     naming = name_bodies(Chain(tuple(seen), sacrum))
     evidence = _evidence(naming, seen, sacrum)
     _refuse_unless_sure(naming, whole, evidence)
     levels = _levels(naming, bodies, seen, whole)
-    labels = _renamed(places, naming.names)
+    values = np.array([0, *(VERTEBRAE.get(name, 0) for name in naming.names)], dtype=np.uint8)
+    labels: LabelVolume = values[places]  # VerSe numbers instead of places in the chain
     _add_muscles(labels, affine, probabilities, levels)
     return VertebraSegmentation(
         labels=labels,
@@ -150,11 +154,6 @@ def _between_mm(above: RefinedBody, below: RefinedBody) -> float:
     """Return the room in mm that two neighbours leave between them."""
     apart = float(np.linalg.norm(above.centre - below.centre))
     return apart - (above.height_mm + below.height_mm) / 2
-
-
-def _observed(body: RefinedBody, whole: bool) -> Body:
-    """Return what counts for the names; of a cut body the joints' place cannot be determined."""
-    return Body(body.ribs, body.width_mm, True) if whole else Body(whole=False)
 
 
 def _evidence(naming: Naming, seen: Sequence[Body], sacrum: float) -> Json:
@@ -266,12 +265,6 @@ def _levels(
             )
         )
     return tuple(found)
-
-
-def _renamed(places: LabelVolume, names: Sequence[str]) -> LabelVolume:
-    """Return labels with VerSe numbers instead of places in the chain."""
-    values = np.array([0, *(VERTEBRAE.get(name, 0) for name in names)], dtype=np.uint8)
-    return np.asarray(values[places])
 
 
 def _add_muscles(

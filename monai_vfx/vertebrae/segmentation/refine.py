@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from monai_vfx.case.checks.fragments import largest_piece
 from monai_vfx.core.anatomy import MUSCLES, PATCH_STRUCTURES, STRUCTURES
 from monai_vfx.core.arrays import Affine, LabelVolume, Region
 from monai_vfx.core.geometry import world_positions
@@ -131,7 +132,9 @@ def _outlined(
     image_affine: Affine,
 ) -> RefinedBody | None:
     """Measure what one patch shows."""
-    inside = _main_piece(values[PATCH_STRUCTURES.index("this_body")])
+    inside = values[PATCH_STRUCTURES.index("this_body")]
+    main = ndimage.binary_dilation(largest_piece(inside > 0.5)[0], iterations=_MARGIN)
+    inside = np.where(main, inside, np.float32(0))
     volume = float(inside.sum()) * PATCH_SPACING_MM**3 / 1000
     if volume < MIN_ML:
         return None
@@ -155,21 +158,6 @@ def _outlined(
         volume_ml=volume,
         ribs=(ribs[0], ribs[1]),
     )
-
-
-def _main_piece(inside: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Keep the probability in and around the largest piece that is more likely body than not."""
-    main = ndimage.binary_dilation(_largest_piece(inside > 0.5), iterations=_MARGIN)
-    return np.where(main, inside, np.float32(0))
-
-
-def _largest_piece(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    pieces, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return np.asarray(pieces == sizes.argmax())
 
 
 def _sizes(
@@ -225,7 +213,7 @@ def _rib_probability(
 
 
 def paint_bodies(
-    bodies: Sequence[RefinedBody | None], shape: tuple[int, int, int], affine: Affine
+    bodies: Sequence[RefinedBody], shape: tuple[int, int, int], affine: Affine
 ) -> LabelVolume:
     """Lay the outlines on the CT's own voxels: 0 for none, else 1 + the body's place in ``bodies``.
 
@@ -233,7 +221,7 @@ def paint_bodies(
     half; of each body the largest piece is kept and its holes are filled.
     """
     labels = np.zeros(shape, dtype=np.uint8)
-    boxes = {n: _box_of(b, affine, shape) for n, b in enumerate(bodies) if b is not None}
+    boxes = {n: _box_of(body, affine, shape) for n, body in enumerate(bodies)}
     placed = {n: box for n, box in boxes.items() if box is not None}
     if not placed:
         return labels
@@ -241,9 +229,7 @@ def paint_bodies(
     highs = np.max([[side.stop for side in box] for box in placed.values()], axis=0)
     best = np.full(tuple(highs - lows), 0.5, dtype=np.float32)
     for n, box in placed.items():
-        body = bodies[n]
-        assert body is not None
-        chance = on_grid(body.inside, body.affine, box, affine)
+        chance = on_grid(bodies[n].inside, bodies[n].affine, box, affine)
         view = best[
             tuple(slice(s.start - low, s.stop - low) for s, low in zip(box, lows, strict=True))
         ]
@@ -253,16 +239,14 @@ def paint_bodies(
     for n, box in placed.items():
         view = labels[box]
         own = view == n + 1
-        main = _largest_piece(own)
+        main = largest_piece(own)[0]
         view[own & ~main] = 0
         view[ndimage.binary_fill_holes(main) & (view == 0)] = n + 1
     return labels
 
 
-def _box_of(body: RefinedBody | None, affine: Affine, shape: tuple[int, int, int]) -> Region | None:
+def _box_of(body: RefinedBody, affine: Affine, shape: tuple[int, int, int]) -> Region | None:
     """Return the CT's voxels that a body may cover."""
-    if body is None:
-        return None
     index = np.argwhere(body.inside > 0.25)
     if not len(index):
         return None

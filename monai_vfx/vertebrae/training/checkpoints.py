@@ -1,11 +1,13 @@
-"""Checkpoints of a training: written after each epoch, read as plain tensors, resumed from.
+"""Checkpoints of a training, written after each epoch and resumed from, and its learning curve.
 
 Both bundles train with these parts; their configs name them.
 """
 
 from __future__ import annotations
 
+import csv
 import re
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import CaseRefused, SettingError
-from monai_vfx.core.files import read_json, write_json
+from monai_vfx.core.files import read_json, write_csv, write_json
 
 NETWORK_KEY = "network"  # Key of the network's state in a checkpoint
 CHECKPOINT = re.compile(r"last_checkpoint_epoch=(\d+)\.pt")
@@ -196,6 +198,52 @@ class _Scaler:
         """Continue with this state."""
         if self.trainer.scaler is not None and state:
             self.trainer.scaler.load_state_dict(state)
+
+
+class HistoryWriter:
+    """Write the learning curve as a table, a row an epoch; subclasses say what a row holds.
+
+    Attach it to the trainer, after the validation. A resumed training keeps earlier epochs' rows.
+    """
+
+    def __init__(self, path: str | Path, validator: Workflow, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self.resume = resume
+
+    def row(self, engine: Workflow, validated: bool) -> dict[str, str]:
+        """Return the cells of an epoch that has ended, without its number."""
+        raise NotImplementedError
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the trainer; only the first of several processes writes."""
+        if engine.state.rank == 0:
+            engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, engine: Workflow) -> None:
+        self.losses: list[tuple[float, int]] = []  # of each step, and how many items it was of
+        self.started = self.ended = time.monotonic()
+
+    def _add(self, engine: Workflow) -> None:
+        output = engine.state.output
+        self.losses.append((float(output["loss"].detach()), len(output["label"])))
+        self.ended = time.monotonic()
+
+    def _write(self, engine: Workflow) -> None:
+        epoch = engine.state.epoch
+        row = {"epoch": str(epoch), **self.row(engine, self.validator.state.epoch == epoch)}
+        kept = read_history(self.path) if self.resume or epoch > 1 else []
+        write_csv(self.path, list(row), [*(r for r in kept if int(r["epoch"]) < epoch), row])
+
+
+def read_history(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a learning curve, none where it does not exist."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 class Bfloat16Inferer(SimpleInferer):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines import Workflow
 from monai.transforms import Compose
@@ -25,11 +22,17 @@ from torch.utils.data import Dataset
 
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
-from monai_vfx.core.files import read_json, write_csv, write_json, writing
+from monai_vfx.core.files import read_json, write_json, writing
 from monai_vfx.core.hashing import sha256_of
 from monai_vfx.vertebrae.segmentation.networks import NETWORKS, bundle_root
 from monai_vfx.vertebrae.training.bank import HELD_OUT, AnatomyBank, BankItem, RealAnatomy
-from monai_vfx.vertebrae.training.checkpoints import epoch_of, load_state, newest_checkpoint
+from monai_vfx.vertebrae.training.checkpoints import (
+    HistoryWriter,
+    epoch_of,
+    load_state,
+    newest_checkpoint,
+    read_history,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -111,69 +114,33 @@ def write_dice(path: str | Path, engine: Workflow, structures: Sequence[str], sh
     write_json(Path(path), {**facts, **dice_of(engine, structures)})
 
 
-class CurveWriter:
-    """Write the learning curve as a table, a row an epoch, and log it.
+class CurveWriter(HistoryWriter):
+    """Write the learning curve, and log it; cells are empty where nothing was validated.
 
     Columns: epoch, iteration, seconds (of the training's steps and their data), train_loss,
-    mean_dice, and the Dice of each structure; empty where nothing was validated.
-
-    Attach it to the trainer, after the validation.
-
-    Args:
-        path: CSV to write.
-        validator: engine with the metrics ``mean_dice`` and ``dice`` (C - 1,).
-        structures: names of the classes; the first, the background, has no column.
-        resume: keep the rows of earlier epochs.
+    mean_dice, and the Dice of each structure but the background, the first.
     """
 
     def __init__(
         self, path: str | Path, validator: Workflow, structures: Sequence[str], resume: bool = False
     ) -> None:
-        self.path = Path(path)
-        self.validator = validator
+        super().__init__(path, validator, resume)
         self.structures = list(structures)
-        self.resume = resume
-        self._losses: list[float] = []
-        self._start = 0.0
 
-    def attach(self, engine: Workflow) -> None:
-        """Register with the trainer."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
-
-    def _begin(self, engine: Workflow) -> None:
-        self._losses = []
-        self._start = time.monotonic()
-
-    def _add(self, engine: Workflow) -> None:
-        self._losses.append(float(engine.state.output["loss"].detach()))
-        self._seconds = time.monotonic() - self._start
-
-    def _write(self, engine: Workflow) -> None:
-        epoch = engine.state.epoch
+    def row(self, engine: Workflow, validated: bool) -> dict[str, str]:
+        """Return the cells of an epoch that has ended, without its number."""
         row = {
-            "epoch": str(epoch),
             "iteration": str(engine.state.iteration),
-            "seconds": f"{self._seconds:.1f}",
-            "train_loss": f"{np.mean(self._losses):.4f}",
+            "seconds": f"{self.ended - self.started:.1f}",
+            "train_loss": f"{np.mean([loss for loss, _ in self.losses]):.4f}",
             **dict.fromkeys(("mean_dice", *self.structures[1:]), ""),
         }
-        if self.validator.state.epoch == epoch:
+        if validated:
             found = dice_of(self.validator, self.structures)
             row |= {name: "" if d is None else f"{d:.4f}" for name, d in found.items()}
-        rows = self._earlier(epoch) if self.resume or epoch > 1 else []
-        write_csv(self.path, list(row), [*rows, row])
-        _LOG.info("%s", ", ".join(f"{name} {value}" for name, value in row.items() if value))
-
-    def _earlier(self, epoch: int) -> list[dict[str, str]]:
-        rows = _read_curve(self.path) if self.path.is_file() else []
-        return [row for row in rows if int(row["epoch"]) < epoch]
-
-
-def _read_curve(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        shown = {"epoch": engine.state.epoch, **row}
+        _LOG.info("%s", ", ".join(f"{name} {value}" for name, value in shown.items() if value))
+        return row
 
 
 def save_half(network: nn.Module, path: str | Path) -> None:
@@ -232,7 +199,7 @@ def publish(trainings: Mapping[str, str | Path], root: str | Path | None = None)
 
 def _last_dice(name: str, training: Path) -> dict[str, float]:
     """Return a training's last Dice as ``eval_metrics`` of the bundle names them."""
-    rows = [row for row in _read_curve(training / "metrics_history.csv") if row["mean_dice"]]
+    rows = [row for row in read_history(training / "metrics_history.csv") if row["mean_dice"]]
     if not rows:
         raise SettingError(f"{training} was never validated: lower val_interval")
     first = list(rows[-1]).index("mean_dice")

@@ -173,7 +173,7 @@ class Study:
 
     def simulate(self, site: str, settings: Json) -> Iterable[Path]:
         """Write a simulated hospital."""
-        from monai_vfx.simulation import simulate_hospital
+        from monai_vfx.simulation.hospital import simulate_hospital
 
         table = self.table(site)
         if not table.is_file():  # a complete site may lack its record alone

@@ -8,18 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from monai_vfx.core.vertebra_sizes import LevelSize
-from monai_vfx.vertebrae.training.anatomy.findings import (
-    Findings,
-    draw_findings,
-    make_calcifications,
-    make_cement,
-    make_fluid,
-    make_implants,
-    make_masses,
-    make_osteophytes,
-    make_vacuum,
-    schmorl_parts,
-)
+from monai_vfx.vertebrae.training.anatomy import findings, muscles, surroundings, thorax, viscera
 from monai_vfx.vertebrae.training.anatomy.label_map import (
     AnatomyMap,
     Corner,
@@ -29,12 +18,6 @@ from monai_vfx.vertebrae.training.anatomy.label_map import (
     Vector,
     mm,
     solid,
-)
-from monai_vfx.vertebrae.training.anatomy.muscles import (
-    make_canal,
-    make_guard,
-    make_muscles,
-    make_wall,
 )
 from monai_vfx.vertebrae.training.anatomy.pelvis import (
     make_pelvis,
@@ -58,17 +41,8 @@ from monai_vfx.vertebrae.training.anatomy.skeleton import (
     rotation,
     stack,
 )
-from monai_vfx.vertebrae.training.anatomy.surroundings import (
-    make_arms,
-    make_breasts,
-    make_couch,
-    make_head,
-    make_shoulders,
-)
-from monai_vfx.vertebrae.training.anatomy.thorax import make_ribs, make_sternum, path_length
 from monai_vfx.vertebrae.training.anatomy.tissues import Tissue
 from monai_vfx.vertebrae.training.anatomy.trunk import Habitus, Trunk, make_trunk
-from monai_vfx.vertebrae.training.anatomy.viscera import make_abdomen, make_chest, make_vessels
 
 _SACRUM_LAYERS = ((Tissue.SACRUM_CORTEX, 0.0), (Tissue.SACRUM_TRABECULAR, 1.5))
 _HIP = frozenset((Tissue.PELVIS_CORTEX, Tissue.PELVIS_MARROW))
@@ -100,7 +74,7 @@ def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPl
     ribs; otherwise twelve thoracic vertebrae with ribs and five lumbar ones without.
     """
     thoracic, lumbar = draw_counts(rng) if variants else (12, 5)
-    found = draw_findings(rng, level_names(thoracic, lumbar))
+    found = findings.draw_findings(rng, level_names(thoracic, lumbar))
     if not variants:
         found.variants -= {"sacralised", "lumbarised"}
     size = float(np.clip(rng.normal(1.0, 0.06), 0.82, 1.18))
@@ -116,17 +90,19 @@ def draw_body_plan(rng: np.random.Generator, *, variants: bool = True) -> BodyPl
     )
     trunk = make_trunk(spine, sacrum, habitus, rng.uniform(2.15, 2.8))
     lengths = draw_ribs(rng, thoracic, size, variants and (thoracic, lumbar) == (12, 5))
-    ribs, paths = make_ribs(spine, lengths, trunk, rng.normal(1.0, 0.15), rng.normal(1.0, 0.1))
+    ribs, paths = thorax.make_ribs(
+        spine, lengths, trunk, rng.normal(1.0, 0.15), rng.normal(1.0, 0.1)
+    )
     solids = (
         *_draw_outside(rng, spine, trunk, paths),
         *_draw_inside(rng, spine, sacrum, trunk),
-        *make_sternum(paths, trunk, size),
+        *thorax.make_sternum(paths, trunk, size),
         *ribs,
         *_draw_bones(rng, spine, sacrum, found),
     )
     measured = {name: [0.0, 0.0] for name in lengths}
     for (name, side), path in paths.items():
-        measured[name][0 if side > 0 else 1] = path_length(path)
+        measured[name][0 if side > 0 else 1] = thorax.path_length(path)
     return BodyPlan(
         levels=tuple(body.name for body in spine),
         centres=np.array([body_centre(body) for body in spine]),
@@ -168,7 +144,7 @@ def _draw_spine(
     counts: tuple[int, int],
     size: float,
     lordosis: float,
-    found: Findings,
+    found: findings.Findings,
 ) -> list[Vertebra]:
     """Return the vertebrae from C3, placed."""
     names, expected = level_names(*counts), expected_sizes(*counts)
@@ -204,7 +180,7 @@ def _draw_spine(
 
 
 def _forward(
-    names: Sequence[str], index: int, expected: dict[str, LevelSize], found: Findings
+    names: Sequence[str], index: int, expected: dict[str, LevelSize], found: findings.Findings
 ) -> float:
     """Return by how many degrees the wedges at and below a level tilt it (forward: negative)."""
     total = 0.0
@@ -217,7 +193,7 @@ def _forward(
 
 
 def _draw_sacrum(
-    rng: np.random.Generator, last: Vertebra, lordosis: float, size: float, found: Findings
+    rng: np.random.Generator, last: Vertebra, lordosis: float, size: float, found: findings.Findings
 ) -> list[Vertebra]:
     """Return the segments of the sacrum."""
     if "lumbarised" in found.variants:
@@ -273,17 +249,17 @@ def _draw_outside(
     paths: dict[tuple[str, int], Vector],
 ) -> list[Solid]:
     """Return couch, arms, head, wall and shoulders."""
-    solids = make_couch(rng, trunk) if rng.random() < 0.75 else []
+    solids = surroundings.make_couch(rng, trunk) if rng.random() < 0.75 else []
     posture = rng.random()
     sides = (1, -1) if posture < 0.12 else ((1,), (-1,))[posture < 0.16] if posture < 0.2 else ()
     for side in sides:
-        solids += make_arms(rng, trunk, spine, side)
-    solids += make_head(rng, spine, trunk.habitus.size)
+        solids += surroundings.make_arms(rng, trunk, spine, side)
+    solids += surroundings.make_head(rng, spine, trunk.habitus.size)
     if rng.random() < 0.4:
-        solids += make_breasts(rng, spine, trunk)
+        solids += surroundings.make_breasts(rng, spine, trunk)
     legs = trunk.at(float(trunk.z[0]))
-    solids += make_wall(rng, trunk, mm(float(legs[0]), float(legs[1]), 0.0))
-    return solids + make_shoulders(spine, trunk, paths)
+    solids += muscles.make_wall(rng, trunk, mm(float(legs[0]), float(legs[1]), 0.0))
+    return solids + surroundings.make_shoulders(spine, trunk, paths)
 
 
 def _draw_inside(
@@ -305,30 +281,33 @@ def _draw_inside(
     draw = rng.random()
     replaced = 1 if draw < 0.02 else -1 if draw < 0.04 else 0
     return [
-        *make_chest(rng, spine, trunk),
-        make_guard(spine, sacrum),
-        *make_abdomen(rng, spine, pelvis, trunk),
-        *make_vessels(rng, spine, pelvis, size),
-        *make_masses(rng, spine, pelvis, trunk),
-        *make_fluid(rng, spine, trunk),
-        *make_calcifications(rng, spine, size),
-        *make_muscles(spine, sacrum, pelvis, bulk, (size, hips), trunk.habitus.fat),
+        *viscera.make_chest(rng, spine, trunk),
+        muscles.make_guard(spine, sacrum),
+        *viscera.make_abdomen(rng, spine, pelvis, trunk),
+        *viscera.make_vessels(rng, spine, pelvis, size),
+        *findings.make_masses(rng, spine, pelvis, trunk),
+        *findings.make_fluid(rng, spine, trunk),
+        *findings.make_calcifications(rng, spine, size),
+        *muscles.make_muscles(spine, sacrum, pelvis, bulk, (size, hips), trunk.habitus.fat),
         *make_pelvis(pelvis, size, hips, replaced),
     ]
 
 
 def _draw_bones(
-    rng: np.random.Generator, spine: list[Vertebra], sacrum: list[Vertebra], found: Findings
+    rng: np.random.Generator,
+    spine: list[Vertebra],
+    sacrum: list[Vertebra],
+    found: findings.Findings,
 ) -> list[Solid]:
     """Return discs, arches, canal, sacrum, bodies and what was implanted."""
     solids: list[Solid] = []
-    dents = {b.name: schmorl_parts(b, found.schmorl.get(b.name, ())) for b in spine}
+    dents = {b.name: findings.schmorl_parts(b, found.schmorl.get(b.name, ())) for b in spine}
     for upper, lower in zip(spine, [*spine[1:], sacrum[0]], strict=True):
         disc = disc_between(upper, lower, rng.uniform(0.98, 1.1))
         nodes = dents.get(upper.name, []) + dents.get(lower.name, [])
         solids.append(Solid((disc, *nodes), ((Tissue.DISC, 0.0),)))
         if rng.random() < 0.05:
-            solids.append(make_vacuum(rng, disc.vertebra))
+            solids.append(findings.make_vacuum(rng, disc.vertebra))
     sides = ((1, -1), (1,), (-1,))[int(rng.choice(3, p=(0.6, 0.2, 0.2)))]
     joined = sacralised_parts(spine[-1], sacrum[0], sides)
     process, droop = rng.normal(1.0, 0.1), rng.normal(1.0, 0.3)
@@ -346,16 +325,16 @@ def _draw_bones(
     else:
         solids.append(Solid(parts, _SACRUM_LAYERS, minus=cuts, blend=4.0))
     solids += [Solid(arches[body.name], ARCH_LAYERS, blend=1.5) for body in spine]
-    solids += make_canal(spine, sacrum, rng.uniform(0.75, 1.05))
-    solids += make_osteophytes(rng, spine)
+    solids += muscles.make_canal(spine, sacrum, rng.uniform(0.75, 1.05))
+    solids += findings.make_osteophytes(rng, spine)
     for body in spine:
         level, cut = LEVEL_NUMBERS[body.name], tuple(dents[body.name])
         solids.append(Solid((Body(body),), BODY_LAYERS, minus=cut, level=level))
         share = 0.15 if body.name in found.kinds else 0.003
         if rng.random() < share:
-            solids.append(make_cement(rng, body))
+            solids.append(findings.make_cement(rng, body))
     if found.fused:
-        solids += make_implants(rng, [body for body in spine if body.name in found.fused])
+        solids += findings.make_implants(rng, [body for body in spine if body.name in found.fused])
     return solids
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from monai_vfx.case.checks.fragments import largest_piece
 from monai_vfx.core.anatomy import TOTALSEGMENTATOR_V2, VERTEBRAE
 from monai_vfx.core.arrays import Affine, BoolVolume, HUVolume, LabelVolume
 from monai_vfx.core.errors import CaseRefused
@@ -145,13 +146,10 @@ def _label(ct: HUVolume, seg: LabelVolume, parts: LabelVolume) -> LabelVolume:
 
 def _trunk(dense: BoolVolume) -> BoolVolume:
     """Return the largest dense piece with the holes of its axial slices filled."""
-    numbered, _ = ndimage.label(ndimage.binary_opening(dense))
-    sizes = np.bincount(numbered.reshape(-1))
-    sizes[0] = 0
-    trunk = numbered == sizes.argmax()
+    trunk, _ = largest_piece(ndimage.binary_opening(dense))
     for z in range(trunk.shape[2]):
         trunk[:, :, z] = ndimage.binary_fill_holes(trunk[:, :, z])
-    return np.asarray(trunk)
+    return trunk
 
 
 def _inner(lean: BoolVolume) -> BoolVolume:
