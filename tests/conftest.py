@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 # The same examples at each run: a failure that comes and goes helps nobody. To search anew:
 # pytest --hypothesis-profile=search
-# The time to draw an input depends on how busy the machine is (the first float draw alone reads the constants of the
-# whole package), so it decides nothing.
-settings.register_profile("repeatable", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+# The time to draw an input depends on how busy the machine is (the first float draw alone reads
+# the constants of the whole package), so it decides nothing.
+settings.register_profile(
+    "repeatable", derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile("repeatable")
 
