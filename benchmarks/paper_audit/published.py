@@ -147,7 +147,7 @@ def concave_auroc_bounds(sensitivity: float, specificity: float) -> tuple[float,
     return low, 1 - (1 - y + slope * x) ** 2 / (2 * slope)
 
 
-def least_mcnemar_p(difference: float, n: int) -> float:
+def min_mcnemar_p(difference: float, n: int) -> float:
     """Return the smallest p that an exact McNemar test can give for a difference of two shares.
 
     The two shares are of the same n patients. The more patients change sides, the larger is p; so
@@ -159,14 +159,14 @@ def least_mcnemar_p(difference: float, n: int) -> float:
 
     Sensitivity 0.704 against 0.645 in 61 patients with a fracture:
 
-    >>> round(least_mcnemar_p(0.704 - 0.645, 61), 3)
+    >>> round(min_mcnemar_p(0.704 - 0.645, 61), 3)
     0.125
     """
     _check_shares(difference=abs(difference))
     return float(min(1.0, 2.0 ** (1 - round(abs(difference) * n))))
 
 
-def least_correlation(
+def min_correlation(
     auroc_a: float, auroc_b: float, p: float, *, events: int, nonevents: int
 ) -> float:
     """Return how strongly two AUROC estimates must correlate for their difference to have this p.

@@ -23,7 +23,7 @@ import pandas as pd
 import yaml
 from hospitals import chunks, simulate_chunk
 from jobs import (
-    MOST_REFUSED,
+    MAX_REFUSED,
     Step,
     chosen_steps,
     is_recorded,
@@ -44,7 +44,7 @@ REFERENCE = "bone_muscle"
 TESTED = "held_out"
 FAT_HU, MUSCLE_HU, NOISE_HU = -100.0, 50.0, 15.0
 JITTER_MM = 4.0
-MOST_REFUSED_OF_A_VARIANT = 0.5
+MAX_REFUSED_OF_A_VARIANT = 0.5
 """The checks may refuse a mask that was moved too far, or values whose peaks are fat and enhanced
 organs where muscle became fat (a third of the patients); the others are compared on their own."""
 
@@ -167,7 +167,7 @@ def score_anew(
                 for name in ("image", "mask"):
                     table[name] = [str(shown / path) for path in table[name]]
                 VARIANTS[variant](table, int(chunk.name.removeprefix("chunk_")))
-            most = MOST_REFUSED if variant is None else MOST_REFUSED_OF_A_VARIANT
+            most = MAX_REFUSED if variant is None else MAX_REFUSED_OF_A_VARIANT
             score_set(folder / "scored", weights, shown / "cohort.csv", None, most)
             found = pd.read_csv(folder / "scored" / "predictions.csv", dtype={"case_id": str})
             found["case_id"] = [

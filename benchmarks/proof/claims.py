@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from plan import FRESH
 
-LEAST_SHARE, LEAST_CLINICAL = 0.80, 0.90
-LARGEST_ERROR = 0.01
+MIN_SHARE, MIN_CLINICAL = 0.80, 0.90
+MAX_ERROR = 0.01
 NULL, NO_GAIN = 0.05, 0.03
 
 
@@ -49,10 +49,10 @@ def _about_scores(aurocs: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[dict[st
     for test in ("held_out", FRESH):
         for model in ("bone", "bone_muscle"):
             row = _row(aurocs, test, model)
-            yield _claim(f"{test}: {model}, share of the attainable excess", f">= {LEAST_SHARE}",
-                         row.get("share"), lambda v: v >= LEAST_SHARE)  # fmt: skip
-            yield _claim(f"{test}: {model}, standard error of the AUROC", f"<= {LARGEST_ERROR}",
-                         row.get("se"), lambda v: v <= LARGEST_ERROR)  # fmt: skip
+            yield _claim(f"{test}: {model}, share of the attainable excess", f">= {MIN_SHARE}",
+                         row.get("share"), lambda v: v >= MIN_SHARE)  # fmt: skip
+            yield _claim(f"{test}: {model}, standard error of the AUROC", f"<= {MAX_ERROR}",
+                         row.get("se"), lambda v: v <= MAX_ERROR)  # fmt: skip
     for test in ("held_out", FRESH, "external"):
         pair = _pair(pairs, test, "bone_muscle", "bone")
         better = pair.get("difference", np.nan) > 0
@@ -89,8 +89,8 @@ def _about_size(curve: pd.DataFrame) -> Iterator[dict[str, Any]]:
         found = trees[trees["patients"] == size]
         for name, share in zip(found["model"], found["share"], strict=True):
             who = f"{name.replace('_', ' ')} fitted on {size} patients"
-            yield _claim(f"{who}: mean share of the excess", f">= {LEAST_CLINICAL}",
-                         share, lambda v: v >= LEAST_CLINICAL)  # fmt: skip
+            yield _claim(f"{who}: mean share of the excess", f">= {MIN_CLINICAL}",
+                         share, lambda v: v >= MIN_CLINICAL)  # fmt: skip
 
 
 def _claim(claim: str, rule: str, value: Any, met: Any) -> dict[str, Any]:

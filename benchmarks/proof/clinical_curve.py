@@ -79,8 +79,8 @@ def summarise(out: Path, results: Path) -> None:
         sd=("auroc", "std"),
         attainable=("attainable", "first"),
         share=("share", "mean"),
-        least_share=("share", "min"),
-        greatest_share=("share", "max"),
+        min_share=("share", "min"),
+        max_share=("share", "max"),
     )
     results.mkdir(parents=True, exist_ok=True)
     found.reset_index().to_csv(results / "clinical_curve.csv", index=False, float_format="%.4g")

@@ -29,7 +29,7 @@ from monai_vfx.workflows.train import evaluate, train
 
 RESULT = ("model.pt", "model.json", "split.json", "metrics_history.csv")
 _WATCH = "watch of the parent"
-MOST_REFUSED = 0.01
+MAX_REFUSED = 0.01
 """Share of a set that may be refused: simulated patients should all be accepted."""
 
 
@@ -160,18 +160,18 @@ def epochs_of(overlays: Sequence[str]) -> int:
 
 
 def score_set(
-    folder: Path, weights: Path, table: Path, cache: Path | None, most_refused: float = MOST_REFUSED
+    folder: Path, weights: Path, table: Path, cache: Path | None, max_refused: float = MAX_REFUSED
 ) -> list[Path]:
     """Score a set of patients with one network.
 
     Raises:
-        RuntimeError: more than a share of ``most_refused`` of the patients were refused, as when
+        RuntimeError: more than a share of ``max_refused`` of the patients were refused, as when
             the cache of prepared images was removed.
     """
     metrics = evaluate(table, weights=weights, out=folder, cache_dir=cache)
     check_failures(folder)
     (folder / "features.csv").unlink()
-    if metrics["refused"] > most_refused * (metrics["n"] + metrics["refused"]):
+    if metrics["refused"] > max_refused * (metrics["n"] + metrics["refused"]):
         raise RuntimeError(
             f"{metrics['refused']} patients of {table.parent.name} were refused, see "
             f"{folder / 'refused.jsonl'}; if crops/ was removed, remove the set's folder too"

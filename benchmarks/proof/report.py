@@ -201,7 +201,7 @@ def learning_table(curve: pd.DataFrame) -> list[str]:
     shown = {"model": [name_of(image) for image in curve["image"]], "patients": curve["patients"]}
     shown |= {"AUROC (95 %)": estimates(curve, "auroc", "ci_low", "ci_high")}
     shown |= {"attainable": numbers(curve["attainable"]), "share": numbers(curve["share"])}
-    shown |= {"single seeds": spans(curve, "least_seed", "greatest_seed")}
+    shown |= {"single seeds": spans(curve, "min_seed", "max_seed")}
     return markdown(pd.DataFrame(shown))
 
 
@@ -213,7 +213,7 @@ def clinical_table(curve: pd.DataFrame) -> list[str]:
     shown |= {"patients": curve["patients"], "sets": curve["sets"]}
     shown |= {"AUROC": numbers(curve["auroc"]), "attainable": numbers(curve["attainable"])}
     shown |= {"share": numbers(curve["share"])}
-    shown |= {"sets from, to": spans(curve, "least_share", "greatest_share")}
+    shown |= {"sets from, to": spans(curve, "min_share", "max_share")}
     return markdown(pd.DataFrame(shown))
 
 

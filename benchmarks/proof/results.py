@@ -264,7 +264,7 @@ def learning_curve(plan: dict[str, Any], rows: pd.DataFrame, seeds: pd.DataFrame
     Those of the mean of the seeds' scores, and beside them the least and greatest of one seed.
     """
     columns = ["image", "patients", "n", "auroc", "se", "ci_low", "ci_high", "attainable", "share"]
-    columns += ["least_seed", "greatest_seed"]
+    columns += ["min_seed", "max_seed"]
     if rows.empty or seeds.empty:
         return pd.DataFrame(columns=columns)
     full = int(plan["hospitals"]["development"])
@@ -279,7 +279,7 @@ def learning_curve(plan: dict[str, Any], rows: pd.DataFrame, seeds: pd.DataFrame
             if mean.empty:
                 continue
             one = mean.iloc[0].to_dict() | {"image": image, "patients": count}
-            one |= {"least_seed": single["auroc"].min(), "greatest_seed": single["auroc"].max()}
+            one |= {"min_seed": single["auroc"].min(), "max_seed": single["auroc"].max()}
             found.append(one)
     return pd.DataFrame(found, columns=columns)
 

@@ -190,7 +190,7 @@ def randomised(network: nn.Module, modules: Sequence[str] = ("",), seed: int = 0
         seed: of the draw, which leaves torch's global generator alone.
 
     Returns:
-        The copy, in evaluation mode, those modules with torch's own first weights; normalisation
+        The copy, in evaluation mode, those modules with torch's own initial weights; normalisation
         forgets its running means as well.
 
     Raises:

@@ -17,7 +17,7 @@ from monai_vfx.core.anatomy import LEVELS, VERTEBRAE
 
 SMOOTHING_MM = 6.0
 """Standard deviation along the spine of the kernel that smooths the centroids."""
-LARGEST_SHIFT_MM = 4.5
+MAX_SHIFT_MM = 4.5
 """Smoothing leaves a centre at most this far from the centroid of its own slice."""
 
 _Floats = npt.NDArray[np.float64]
@@ -97,7 +97,7 @@ def _centroids(labels: npt.NDArray[Any], main: npt.NDArray[Any]) -> tuple[_Float
 def _room(spread_mm: _Floats) -> _Floats:
     """Return how far each centre may move, (n,) mm, so that no end of its spread is left behind."""
     lengths: _Floats = np.sqrt((spread_mm**2).sum(axis=1))
-    return np.maximum(LARGEST_SHIFT_MM - lengths, 0.0)
+    return np.maximum(MAX_SHIFT_MM - lengths, 0.0)
 
 
 def smooth_along(

@@ -81,7 +81,7 @@ class Predictor:
             with what it finds.
         calibration: ``calibration.json`` that turns the score into an absolute five-year risk; with
             several weights also into its interval.
-        explain: write heat maps, of the first weights.
+        explain: write the heat maps of the first network.
         beside: a second checkpoint, drawn beside the first in ``gradcam_beside.png``.
         layer: encoder stage for GradCAM.
         export: ``dicom`` and ``fhir``, see :mod:`monai_vfx.outputs.hospital`.

@@ -16,8 +16,8 @@ from benchmarks.paper_audit.published import (
     best_auroc,
     concave_auroc_bounds,
     implied_accuracy,
-    least_correlation,
-    least_mcnemar_p,
+    min_correlation,
+    min_mcnemar_p,
     possible_count,
     t_test_p,
     t_test_p_range,
@@ -201,14 +201,14 @@ def test_correlations_that_p_values_need():
     for row in TABLES["Correlation that an external p-value needs"]:
         p = 0.001 if row["printed p"] == "<0.001" else float(row["printed p"])
         a, b = float(row["first AUROC"]), float(row["second AUROC"])
-        needed = least_correlation(a, b, p, events=61, nonevents=434)
+        needed = min_correlation(a, b, p, events=61, nonevents=434)
         assert row["least correlation"] == f"{needed:.3f}"
 
 
-def test_least_p_of_a_paired_test():
+def test_smallest_p_of_a_paired_test():
     for row in TABLES["Least p of a paired test"]:
         difference = float(row["bone + muscle"]) - float(row["bone-only"])
-        least = least_mcnemar_p(difference, int(row["patients"]))
+        least = min_mcnemar_p(difference, int(row["patients"]))
         assert row["least p"] == show_p(least)
         possible = least < number(row["printed p"])
         assert row["verdict"] == ("possible" if possible else "impossible")
@@ -375,7 +375,7 @@ def test_possible_counts_are_all_those_that_round_to_the_share():
             assert (possible_count(share, n) is not None) == (f"{share:.3f}" in printed)
 
 
-def test_least_mcnemar_p_is_that_of_the_binomial_test():
+def test_min_mcnemar_p_is_that_of_the_binomial_test():
     from scipy.stats import binomtest
 
     for k in (1, 4, 9):
@@ -383,8 +383,8 @@ def test_least_mcnemar_p_is_that_of_the_binomial_test():
             binomtest(b, 2 * b - k, 0.5).pvalue
             for b in range(k, 40)  # b - c = k patients more
         )
-        assert least_mcnemar_p(k / 100, 100) == pytest.approx(least)
-    assert least_mcnemar_p(0.0, 50) == 1
+        assert min_mcnemar_p(k / 100, 100) == pytest.approx(least)
+    assert min_mcnemar_p(0.0, 50) == 1
 
 
 def test_best_auroc_is_that_of_drawn_patients():
@@ -410,7 +410,7 @@ def test_best_auroc_is_that_of_drawn_patients():
         (lambda: Summary(1, 1, 1), "n"),
         (lambda: implied_accuracy(0.5, 1.1, 0.5), "specificity"),
         (lambda: possible_count(0.5, 0), "n"),
-        (lambda: least_correlation(0.7, 0.8, 0, events=5, nonevents=5), "p"),
+        (lambda: min_correlation(0.7, 0.8, 0, events=5, nonevents=5), "p"),
         (lambda: best_auroc([(Summary(0, 1, 9),) * 2] * 3, []), "3"),
     ],
 )

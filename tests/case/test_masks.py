@@ -212,7 +212,7 @@ def test_turned_and_flipped_masks_are_reindexed(
 
 def test_rounding_of_the_affine_is_tolerated(tmp_path: Path) -> None:
     near = AFFINE.copy()
-    near[:3, 3] += 0.1  # 0.17 mm in all; the rule is 0.2 mm
+    near[:3, 3] += 0.1  # 0.17 mm in all, at most 0.2 mm is allowed
     assert load(save(tmp_path / "near.nii", spine(), near)).warnings == ()
     far = AFFINE.copy()
     far[:3, 3] += 0.2

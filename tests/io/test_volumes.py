@@ -369,7 +369,7 @@ def _encrypted(content: bytes) -> bytes:
 
 
 def _method(content: bytes) -> bytes:
-    """Name a way of compression that nobody knows."""
+    """Name an unknown compression method."""
     for mark, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
         parts = content.split(mark)
         content = mark.join([parts[0], *(p[: at - 4] + b"\x63\0" + p[at - 2 :] for p in parts[1:])])

@@ -338,7 +338,7 @@ def test_training_resumes_where_it_stopped(trained: Trained, tmp_path: Path) -> 
     )
 
 
-def test_first_weights_are_loaded_unless_there_is_something_to_resume(
+def test_pretrained_weights_are_loaded_unless_there_is_something_to_resume(
     trained: Trained, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""The pre-flight over many studies, and the gate that its table is."""
+"""The check of many CTs, and the use of its table to select cases."""
 
 from __future__ import annotations
 

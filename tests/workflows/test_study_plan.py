@@ -28,7 +28,7 @@ def refusal(folder: Path, text: str) -> str:
     return str(caught.value)
 
 
-def test_the_least_plan_has_the_papers_settings(tmp_path: Path) -> None:
+def test_the_smallest_plan_has_the_papers_settings(tmp_path: Path) -> None:
     made = plan(tmp_path, LEAST)
     assert (made.name, made.seed, made.folds, made.external) == ("N", 0, 10, None)
     assert made.development.table == tmp_path / "home.csv"
