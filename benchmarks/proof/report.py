@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from monai_vfx.analysis.evaluation.figures import ForestRow, forest_figure
+from monai_vfx.analysis.evaluation.forest import ForestRow, forest_figure
 from monai_vfx.outputs.report.figures import COLOURS, INK, QUIET, calm, figure_png
 from monai_vfx.outputs.report.slice_montage import HEAT_COLOURS, grey
 

@@ -117,21 +117,12 @@ class AttentionCNNRNN(nn.Module):
         one_of("attention", attention, ("pc", "dot", "none"))
         one_of("decoder", decoder, ("gru", "mean"))
         one_of("input_range", input_range, ("window", "imagenet"))
-        _at_least("num_classes", num_classes, 2)
-        _at_least("rnn_hidden", rnn_hidden, 2)
-        _at_least("clinical_features", clinical_features, 0)
-        _at_least("hazard_years", hazard_years, 0)
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout ({dropout!r}) must lie in [0, 1)")
+        _check_sizes(num_classes, rnn_hidden, clinical_features, hazard_years, dropout)
         attended = () if attention == "none" else _attended_stages(attention_layers)
 
         self.in_channels = in_channels
-        # Not in the state dictionary, so that weights fit with either range.
         self.standardise = input_range == "imagenet"
-        sd = torch.tensor(IMAGENET_SD).reshape(3, 1, 1)
-        mean = torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)
-        self.register_buffer("input_scale", 0.5 / sd, persistent=False)
-        self.register_buffer("input_shift", (0.5 - mean) / sd, persistent=False)
+        self._keep_input_range()
         self.clinical_features = clinical_features
         self.include_global = include_global or attention == "none"
 
@@ -146,19 +137,9 @@ class AttentionCNNRNN(nn.Module):
         self.last_counts = self.include_global or attention == "dot"
         deepest = STAGES[-1] if self.last_counts else attended[-1]
         self.influential_layers = STAGES[: STAGES.index(deepest) + 1]
-        for name, stage in self.stages.items():
-            stage.requires_grad_(name in self.influential_layers)
-        used = (*attended, *((STAGES[-1],) if self.last_counts else ()))
-        self.feature_norms = nn.ModuleDict(
-            {
-                name: nn.BatchNorm2d(width[name], affine=False)
-                if feature_norm and name in used
-                else nn.Identity()
-                for name in STAGES
-            }
-        )
-        for attend in self.attention.values():  # Adam would scale rounding noise to full steps
-            attend.project.requires_grad_(self.last_counts)
+        used = (*attended, *((STAGES[-1],) if self.last_counts else ())) if feature_norm else ()
+        self.feature_norms = _feature_norms(width, used)
+        self._freeze_what_does_not_count()
         # decoder and heads
         features = sum(width[name] for name in attended) + (pooled if self.include_global else 0)
         self.slice_features = features
@@ -167,17 +148,39 @@ class AttentionCNNRNN(nn.Module):
         if decoder == "gru":
             self.decoder = GRUDecoder(features, rnn_hidden)
             features = rnn_hidden
-        self.head = nn.Linear(features + clinical_features, num_classes)
-        self.hazard = (
-            _hazard_head(features + clinical_features, hazard_years) if hazard_years else None
-        )
-        if clinical_features:
-            # A rare yes lies many SDs from the mean: with a random weight it could drown the image.
-            for head in filter(None, (self.head, self.hazard)):
-                nn.init.zeros_(head.weight[:, -clinical_features:])
+        features += clinical_features
+        self.head = nn.Linear(features, num_classes)
+        self.hazard = _hazard_head(features, hazard_years) if hazard_years else None
+        self._start_from_the_image_alone()
         # On a CPU the encoder runs about twice as fast on channels-last memory.
         for part in (self.stem, self.stages):
             part.to(memory_format=torch.channels_last)
+
+    def _keep_input_range(self) -> None:
+        """Register ImageNet's range outside the state, so that weights fit with either range."""
+        sd = torch.tensor(IMAGENET_SD).reshape(3, 1, 1)
+        mean = torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)
+        self.register_buffer("input_scale", 0.5 / sd, persistent=False)
+        self.register_buffer("input_shift", (0.5 - mean) / sd, persistent=False)
+
+    def _freeze_what_does_not_count(self) -> None:
+        """Exclude from training what has no influence on the logits.
+
+        Adam would scale rounding noise to full steps.
+        """
+        for name, stage in self.stages.items():
+            stage.requires_grad_(name in self.influential_layers)
+        for attend in self.attention.values():
+            attend.project.requires_grad_(self.last_counts)
+
+    def _start_from_the_image_alone(self) -> None:
+        """Give clinical variables weights of zero.
+
+        A rare yes lies many SDs from the mean: with a random weight it could drown the image.
+        """
+        if self.clinical_features:
+            for head in filter(None, (self.head, self.hazard)):
+                nn.init.zeros_(head.weight[:, -self.clinical_features :])
 
     def load_encoder(self, encoder: StagedEncoder) -> None:
         """Copy the weights of an encoder of the same backbone."""
@@ -289,6 +292,27 @@ def _attended_stages(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         one_of("attention_layers", name, STAGES[:-1])
     return tuple(stage for stage in STAGES if stage in names)
+
+
+def _check_sizes(
+    num_classes: int, rnn_hidden: int, clinical_features: int, hazard_years: int, dropout: float
+) -> None:
+    _at_least("num_classes", num_classes, 2)
+    _at_least("rnn_hidden", rnn_hidden, 2)
+    _at_least("clinical_features", clinical_features, 0)
+    _at_least("hazard_years", hazard_years, 0)
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout ({dropout!r}) must lie in [0, 1)")
+
+
+def _feature_norms(width: Mapping[str, int], used: Sequence[str]) -> nn.ModuleDict:
+    """Return a batch norm without weights for each stage in use, and identities elsewhere."""
+    return nn.ModuleDict(
+        {
+            name: nn.BatchNorm2d(width[name], affine=False) if name in used else nn.Identity()
+            for name in STAGES
+        }
+    )
 
 
 def _hazard_head(features: int, years: int) -> nn.Linear:

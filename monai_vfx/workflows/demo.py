@@ -23,6 +23,7 @@ from monai_vfx.analysis.evaluation.figures import RocData, roc_data, roc_panels
 from monai_vfx.core.arrays import Json
 from monai_vfx.core.errors import SettingError
 from monai_vfx.core.files import write_json
+from monai_vfx.core.results import Prediction
 from monai_vfx.outputs.report.case_page import write_case_page
 from monai_vfx.simulation.hospital import simulate_hospital
 from monai_vfx.workflows.predictor import predict
@@ -66,11 +67,6 @@ def run_demo(
         workers=min(len(os.sched_getaffinity(0)), 8),
     )
     curve, signal = _roc(out / "evaluation" / "predictions.csv"), _signal(out / "unseen")
-    low, high = curve["auroc_ci"]
-    result = (
-        f"AUROC {curve['auroc']:.3f} (95 % interval {low:.3f}-{high:.3f}) on {curve['n']} unseen "
-        f"simulated patients, {curve['events']} with fracture; planted signal: {signal}"
-    )
 
     _tell(start, "predicting and explaining one full DICOM series")
     prediction = predict(
@@ -108,11 +104,21 @@ def run_demo(
     }
     write_json(out / "demo.json", summary)
     _tell(start, "done")
-    print(result)
-    print(f"score of the patient: {prediction.score:.3f} (simulated weights, no clinical meaning)")
-    print(f"weights:  {weights}\nresults:  {out / 'prediction.json'}, gradcam.nii.gz, gradcam.png")
-    print(f"page:     {page}")
+    _print_summary(summary, prediction, out)
     return summary
+
+
+def _print_summary(summary: Json, prediction: Prediction, out: Path) -> None:
+    low, high = summary["auroc_ci"]
+    print(
+        f"AUROC {summary['auroc']:.3f} (95 % interval {low:.3f}-{high:.3f}) on {summary['n']} "
+        f"unseen simulated patients, {summary['events']} with fracture; "
+        f"simulated signal: {summary['signal']}"
+    )
+    print(f"score of the patient: {prediction.score:.3f} (simulated weights, no clinical meaning)")
+    print(f"weights:  {summary['weights']}")
+    print(f"results:  {out / 'prediction.json'}, gradcam.nii.gz, gradcam.png")
+    print(f"page:     {summary['report']}")
 
 
 def _tell(start: float, what: str) -> None:

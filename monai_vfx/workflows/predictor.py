@@ -132,11 +132,7 @@ class Predictor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings; networks are loaded again where they are used."""
-        names = (
-            *("mask", "scheme", "compare_mask", "calibration", "explain", "layer", "export"),
-            *("deidentify", "service", "tell"),
-        )
-        settings = {name: getattr(self, name) for name in names}
+        settings = {name: value for name, value in vars(self).items() if name != "members"}
         settings["beside"] = None if self.beside is None else self.beside.weights
         paths = [member.weights for member in self.members if member.weights is not None]
         return partial(Predictor, paths, **settings), ()

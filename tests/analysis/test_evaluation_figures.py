@@ -14,14 +14,13 @@ from monai_vfx.analysis.evaluation.calibration_curve import calibration_summary
 from monai_vfx.analysis.evaluation.decision_curve import decision_curve
 from monai_vfx.analysis.evaluation.discrimination import auroc, auroc_json
 from monai_vfx.analysis.evaluation.figures import (
-    auroc_forest,
     calibration_figure,
     decision_figure,
-    forest_figure,
     incidence_figure,
     roc_data,
     roc_panels,
 )
+from monai_vfx.analysis.evaluation.forest import auroc_forest, forest_figure
 from monai_vfx.analysis.evaluation.incidence import cumulative_incidence
 from monai_vfx.outputs.report.figures import save_figure
 

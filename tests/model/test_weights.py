@@ -233,8 +233,8 @@ def test_a_chain_that_cannot_be_built_is_refused(weights: Path, tmp_path: Path) 
     root = tmp_path / "bundle"
     (root / "configs").mkdir(parents=True)
     text = (bundle_root() / "configs" / "common.yaml").read_text()
-    assert "@window_hu[0]" in text
-    changed = text.replace("@window_hu[0]", "@window_hu[7]")
+    assert "[:@in_channels]" in text
+    changed = text.replace("[:@in_channels]", "[7]")
     (root / "configs" / "common.yaml").write_text(changed)
     refusal = refused(lambda: TrainedModel(weights, root).preprocessing)
     assert refusal.code == "weights_mismatch"

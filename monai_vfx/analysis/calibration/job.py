@@ -77,7 +77,6 @@ def run_calibration(
     needed = old.variables if old is not None else tuple(variables) if population else ()
     table = _read(predictions, score, label, population, needed)
     patients = table.patients
-    simulated = table.simulated or _was_simulated(refit_of)
     if old is not None or table.cohort is None:
         calibration = refit(old, patients["score"], patients["label"], patients)
         cohort = None
@@ -98,7 +97,7 @@ def run_calibration(
         "score": score,
         "kind": calibration.kind,
         "refitted": calibration.refitted,
-        "simulated": simulated,
+        "simulated": table.simulated or _was_simulated(refit_of),
         "n": calibration.n,
         "events": calibration.events,
         "missing": calibration.missing,
@@ -108,8 +107,7 @@ def run_calibration(
         "notes": _notes(calibration, patients, table.cohort, old),
     }
     conformal = _conformal(patients, confidence, document)
-    facts = {"score": score, "simulated": simulated}
-    write_json(out / "calibration.json", calibration.to_json() | facts)
+    write_json(out / "calibration.json", calibration.to_json() | _origin(document))
     write_json(out / "summary.json", document)
     if conformal is not None:
         write_json(out / "conformal.json", conformal.to_json())
@@ -119,6 +117,10 @@ def run_calibration(
     settings |= {"variables": list(needed), "confidence": confidence}
     write_json(out / "run.json", run_record("calibrate", settings, digests))
     return document
+
+
+def _origin(document: Json) -> Json:
+    return {name: document[name] for name in ("score", "simulated")}
 
 
 def _notes(

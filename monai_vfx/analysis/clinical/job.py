@@ -98,13 +98,7 @@ def run_clinical(
         _check_apart(tables["development"], tables["external"])
     tell: Progress = progress or (lambda what, done, of: None)
     out = Path(out)
-    refused: list[Json] = []
-    if imaging:
-        for name, frame in tables.items():
-            tables[name], refusals = _measured(frame, name, out, workers, tell)
-            refused += refusals
-        columns = ["set", "case_id", "code", "message"]
-        write_frame(out / "refused.csv", pd.DataFrame(refused, columns=columns))
+    refused = _measure_tables(tables, out, workers, tell) if imaging else []
     frame = tables["development"]
     fits = {}
     for done, (name, (kind, variables)) in enumerate(plan.items()):
@@ -136,6 +130,19 @@ def run_clinical(
     settings = {"models": models, "folds": document["folds"], "seed": seed, "imaging": imaging}
     write_json(out / "run.json", run_record("clinical", settings, inputs))
     return document
+
+
+def _measure_tables(
+    tables: dict[str, pd.DataFrame], out: Path, workers: int, tell: Progress
+) -> list[Json]:
+    """Add the imaging measures to each table; return and write the refused images."""
+    refused: list[Json] = []
+    for name, frame in tables.items():
+        tables[name], refusals = _measured(frame, name, out, workers, tell)
+        refused += refusals
+    columns = ["set", "case_id", "code", "message"]
+    write_frame(out / "refused.csv", pd.DataFrame(refused, columns=columns))
+    return refused
 
 
 def _check_apart(frame: pd.DataFrame, other: pd.DataFrame) -> None:

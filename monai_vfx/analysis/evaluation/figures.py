@@ -1,4 +1,4 @@
-"""Figures of an evaluation: ROC panels, calibration, decisions, incidence, forests.
+"""Figures of an evaluation: ROC panels, calibration, decisions, incidence.
 
 All take what ``evaluation.json`` holds. Curves differ by colour and by dash, so that they can be
 told apart in grey; every panel states patients and fractures.
@@ -53,18 +53,6 @@ class RocPanel(TypedDict):
     curves: Sequence[RocData]
 
 
-class ForestRow(TypedDict):
-    """A line of a forest plot; the entries of ``subgroups`` are such lines."""
-
-    variable: str
-    value: str
-    n: int
-    events: int
-    auroc: float | None
-    ci: Sequence[float] | None
-    note: str | None
-
-
 def roc_data(name: str, y: npt.ArrayLike, score: npt.ArrayLike, entry: Json) -> RocData:
     """Return the ROC curve of a score, to be drawn with its AUROC.
 
@@ -102,10 +90,11 @@ def roc_panels(panels: Sequence[RocPanel]) -> Figure:
         raise ValueError(f"panels has {len(panels)} entries; 1 to 3 with curves can be drawn")
     styles = _styles(names)
     lines = max(
-        sum(1 + _name(curve["name"]).count("\n") for curve in panel["curves"]) for panel in panels
+        sum(1 + printed_name(curve["name"]).count("\n") for curve in panel["curves"])
+        for panel in panels
     )
     below = 0.35 + 0.17 * lines
-    figure = _figure(4.4 * len(panels) + 0.2, 4.8 + below)
+    figure = new_figure(4.4 * len(panels) + 0.2, 4.8 + below)
     grid = figure.subplots(2, len(panels), height_ratios=(4.8, below), squeeze=False)
     for axes, legend, panel in zip(*grid, panels, strict=True):
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
@@ -118,7 +107,8 @@ def roc_panels(panels: Sequence[RocPanel]) -> Figure:
                 color=colour,
                 linestyle=dash,
                 linewidth=1.6,
-                label=f"{_name(curve['name'])}: {_interval(curve['auroc'], curve['auroc_ci'])}"
+                label=f"{printed_name(curve['name'])}: "
+                + interval_text(curve["auroc"], curve["auroc_ci"])
                 + ("" if together else f", {curve['events']} of {curve['n']}"),
             )
         first = panel["curves"][0]
@@ -153,7 +143,7 @@ def calibration_figure(calibrations: Mapping[str, Json]) -> Figure:
         most[found["kind"]] = max(most.get(found["kind"], 0.0), highest)
     across = min(3, ceil(len(calibrations) ** 0.5))
     down = ceil(len(calibrations) / across)
-    figure = _figure(max(4.2, 3.3 * across), 4.1 * down)
+    figure = new_figure(max(4.2, 3.3 * across), 4.1 * down)
     grid = np.ravel(figure.subplots(down, across))
     for axes, (name, found) in zip(grid, calibrations.items(), strict=False):
         limit = min(1.02, 1.05 * most[found["kind"]])
@@ -196,7 +186,7 @@ def decision_figure(curves: Mapping[str, Sequence[Json]]) -> Figure:
             different patients, "treat all" is drawn for the first and says so.
     """
     styles = _styles(list(curves))
-    figure = _figure(7.6, 4.0)
+    figure = new_figure(7.6, 4.0)
     axes = figure.subplots()
     first, *_ = curves
     thresholds = [row["threshold"] for row in curves[first]]
@@ -205,7 +195,7 @@ def decision_figure(curves: Mapping[str, Sequence[Json]]) -> Figure:
         np.allclose([row["treat_all"] for row in rows], everybody) for rows in curves.values()
     )
     axes.axhline(0, color=QUIET, linewidth=1.0, label="treat nobody")
-    label = "treat everybody" if same else f"treat everybody\n(patients of {_name(first)})"
+    label = "treat everybody" if same else f"treat everybody\n(patients of {printed_name(first)})"
     axes.plot(thresholds, everybody, color=QUIET, linewidth=1.0, dashes=(1, 1), label=label)
     for name, rows in curves.items():
         colour, dash = styles[name]
@@ -215,7 +205,7 @@ def decision_figure(curves: Mapping[str, Sequence[Json]]) -> Figure:
             color=colour,
             linestyle=dash,
             linewidth=1.6,
-            label=_name(name),
+            label=printed_name(name),
         )
     # Below nobody's benefit there is only harm: a strip is enough to see it begin.
     top = max(1e-3, *(row["net_benefit"] for rows in curves.values() for row in rows), *everybody)
@@ -233,7 +223,7 @@ def incidence_figure(incidence: Json) -> Figure:
     """Draw the cumulative incidence of fracture and of death, with the patients still at risk."""
     times, fracture = np.array(incidence["times"]), 100 * np.array(incidence["fracture"])
     low, high = 100 * np.array(incidence["ci"]).T
-    figure = _figure(5.4, 4.2)
+    figure = new_figure(5.4, 4.2)
     axes = figure.subplots()
     axes.fill_between(times, low, high, step="post", color=COLOURS[0], alpha=0.16, linewidth=0)
     axes.step(
@@ -265,73 +255,8 @@ def incidence_figure(incidence: Json) -> Figure:
     return figure
 
 
-def forest_figure(rows: Sequence[ForestRow]) -> Figure:
-    """Draw AUROCs with intervals one below the other, grouped by variable.
-
-    A line without an AUROC stays, with its ``note``: nobody is dropped unseen.
-
-    Args:
-        rows: in order; ``variable`` becomes a heading where it changes (empty: none), ``value``
-            the line's label.
-    """
-    if not rows:
-        raise ValueError("rows is empty; a forest needs at least one line")
-    labels: list[tuple[str, ForestRow | None]] = []
-    heading = ""
-    for row in rows:
-        if row["variable"] and row["variable"] != heading:
-            labels.append((row["variable"], None))
-        heading = row["variable"]
-        labels.append((row["value"], row))
-    height = 0.26 * max(1 + _name(label).count("\n") * 0.6 for label, _ in labels)
-    figure = _figure(7.6, 0.9 + height * len(labels))
-    axes = figure.subplots()
-    lowest = [0.5]
-    for place, (label, line) in enumerate(labels):
-        if line is None:
-            _beside(axes, 0, -8, place, label, weight="bold")
-            continue
-        _beside(axes, 0, -8, place, _name(label))
-        _beside(axes, 1, 132, place, f"{line['events']} of {line['n']}")
-        if line["auroc"] is None or line["ci"] is None:
-            note = line.get("note") or "not computed"
-            _beside(axes, 0, 12, place, note, color=QUIET)
-            continue
-        lowest.append(line["ci"][0])
-        axes.plot(line["ci"], [place, place], color=COLOURS[0], linewidth=1.4)
-        axes.plot(line["auroc"], place, marker="s", markersize=4.5, color=COLOURS[0])
-        _beside(axes, 1, 10, place, _interval(line["auroc"], line["ci"]))
-    axes.axvline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
-    axes.set_xlim(max(0.0, min(lowest) - 0.02), 1.0)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlabel("AUROC (95 % interval)")
-    calm(axes)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    _beside(axes, 1, 10, -1, "AUROC", weight="bold")
-    _beside(axes, 1, 132, -1, "fractures", weight="bold")
-    return figure
-
-
-def auroc_forest(scores: Mapping[str, Json]) -> Figure:
-    """Draw the AUROCs of all scores as a forest."""
-    return forest_figure(
-        [
-            {
-                "variable": "",
-                "value": name,
-                "n": entry["n"],
-                "events": entry["events"],
-                "auroc": entry["auroc"],
-                "ci": entry["auroc_ci"],
-                "note": None,
-            }
-            for name, entry in scores.items()
-        ]
-    )
-
-
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return a white figure of this size in inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
@@ -341,13 +266,14 @@ def _styles(names: Sequence[str]) -> dict[str, tuple[str, object]]:
     return dict(zip(names, STYLES, strict=False))
 
 
-def _name(name: str) -> str:
+def interval_text(value: float, bounds: Sequence[float]) -> str:
+    """Return a value with its interval as figures print them."""
+    return f"{value:.3f} ({bounds[0]:.3f} to {bounds[1]:.3f})"
+
+
+def printed_name(name: str) -> str:
     """Break a long name, so that it does not push the axes aside; nothing of it is lost."""
     return fill(name, 34)
-
-
-def _interval(value: float, bounds: Sequence[float]) -> str:
-    return f"{value:.3f} ({bounds[0]:.3f} to {bounds[1]:.3f})"
 
 
 def _calibration_facts(found: Json) -> str:
@@ -368,7 +294,7 @@ def _title(axes: Axes, title: str, facts: str) -> None:
     """Write a panel's name, and small below it what it rests on."""
     axes.set_title(facts, loc="left", fontsize=SMALL, color=QUIET, linespacing=1.25)
     axes.annotate(
-        _name(title),
+        printed_name(title),
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 8 + 1.25 * SMALL * (facts.count("\n") + 1)),
@@ -393,29 +319,3 @@ def _legend(place: Axes, axes: Axes, title: str) -> None:
         **PLAIN_LEGEND | {"fontsize": SMALL, "handlelength": 3.2},
     )
     legend.get_title().set_color(QUIET)
-
-
-def _beside(
-    axes: Axes,
-    side: float,
-    points: float,
-    place: float,
-    text: str,
-    *,
-    weight: str = "normal",
-    color: str = INK,
-) -> None:
-    """Write at the height of a line, some points right of the left (0) or right (1) side."""
-    axes.annotate(
-        text,
-        (side, place),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(points, 0),
-        textcoords="offset points",
-        fontsize=SMALL + 0.5,
-        fontweight=weight,
-        color=color,
-        ha="right" if points < 0 else "left",
-        va="center",
-        annotation_clip=False,
-    )

@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from monai_vfx.analysis.evaluation.figures import (
-    auroc_forest,
     calibration_figure,
     decision_figure,
     incidence_figure,
     roc_data,
     roc_panels,
 )
+from monai_vfx.analysis.evaluation.forest import auroc_forest
 from monai_vfx.analysis.evaluation.score_table import Columns, check_table, read_score_table
 from monai_vfx.analysis.evaluation.summary import evaluate_scores
 from monai_vfx.core.arrays import Json

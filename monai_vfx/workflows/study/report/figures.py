@@ -13,16 +13,15 @@ from matplotlib.figure import Figure as Drawing
 
 from monai_vfx.analysis.cohort.variables import label as variable_label
 from monai_vfx.analysis.evaluation.figures import (
-    ForestRow,
     RocData,
     RocPanel,
     calibration_figure,
     decision_figure,
-    forest_figure,
     incidence_figure,
     roc_data,
     roc_panels,
 )
+from monai_vfx.analysis.evaluation.forest import ForestRow, forest_figure
 from monai_vfx.core.arrays import Json
 from monai_vfx.outputs.report.figures import figure_files
 from monai_vfx.outputs.report.page import Figure
