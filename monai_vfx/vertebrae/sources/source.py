@@ -191,9 +191,8 @@ class MaskSource:
 
     def _draw_made(self, case: Case, found: VertebraSegmentation) -> None:
         title = (
-            f"Vertebrae by the vertebra segmentation: confidence {found.confidence:.3f} that "
-            f"T12-L4 are named "
-            f"right (used from {found.threshold:.2f})"
+            f"Vertebra segmentation: T12-L4 are named correctly with probability "
+            f"{found.confidence:.3f} (accepted from {found.threshold:.2f})"
         )
         notes = {level.name: f"{level.probability:.3f}" for level in found.levels}
         self._draw(case, found.labels, self.folder / PICTURE, title, notes)
