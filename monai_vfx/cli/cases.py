@@ -160,12 +160,15 @@ def segment(
     all cases. The other commands make the same mask when none is given; correct it where it is
     wrong, and pass it to them with --mask.
     """
+    from monai_vfx.outputs.hospital.export import check_export
     from monai_vfx.workflows.jobs import SegmentCases
     from monai_vfx.workflows.manifest import CaseInput
     from monai_vfx.workflows.many import attempt, run_manifest
 
     many = _is_manifest(image, "auto", series_uid, "case", None)
     job = SegmentCases(out=out, one=not many, **settings)
+    if isinstance(image, Path) and not many and settings["service"] is not None:
+        check_export(("dicom",), image)  # before the folder is made
     writable(out)
     if many:
         answer_many(run_manifest(job, cast(Path, image), workers, say), out)

@@ -89,7 +89,7 @@ def run_demo(
         history=_history(out / "training" / "metrics_history.csv"),
         evaluation=curve,
         roc=roc_panels([{"title": "", "curves": [curve]}]),
-        evaluated_on=f"{curve['n']} unseen simulated patients; planted signal: {signal}",
+        evaluated_on=f"{curve['n']} unseen simulated patients; simulated signal: {signal}",
         facts={"Training": f"{training_patients} simulated patients, overlay cpu_small"},
     )
     summary: Json = {
@@ -164,7 +164,7 @@ def _roc(predictions: Path) -> RocData:
 
 
 def _signal(folder: Path) -> str:
-    """Say how strong the planted signal is, as the hospital's record has it."""
+    """Say how strong the simulated signal is, as the hospital's record has it."""
     record = json.loads((folder / "hospital.json").read_text(encoding="utf-8"))
     best = record["attainable_auroc"]
     return (

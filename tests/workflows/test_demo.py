@@ -22,7 +22,7 @@ def test_the_demo_leaves_what_it_promises(
     low, high = summary["auroc_ci"]
     assert 0 <= low <= summary["auroc"] <= high <= 1
     assert (summary["n"], summary["events"]) == (12, 6)
-    assert re.search(r"AUROC [01]\.\d{3} \(95 % interval .*planted signal: strong", printed)
+    assert re.search(r"AUROC [01]\.\d{3} \(95 % interval .*simulated signal: strong", printed)
     prediction = json.loads((tmp_path / "prediction.json").read_text())
     assert violations(prediction, "prediction") == []
     assert prediction["simulated_weights"] is True
