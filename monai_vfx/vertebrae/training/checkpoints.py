@@ -9,6 +9,7 @@ import csv
 import re
 import time
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -200,7 +201,7 @@ class _Scaler:
             self.trainer.scaler.load_state_dict(state)
 
 
-class HistoryWriter:
+class HistoryWriter(ABC):
     """Write the learning curve as a table, a row an epoch; subclasses say what a row holds.
 
     Attach it to the trainer, after the validation. A resumed training keeps earlier epochs' rows.
@@ -211,9 +212,9 @@ class HistoryWriter:
         self.validator = validator
         self.resume = resume
 
+    @abstractmethod
     def row(self, engine: Workflow, validated: bool) -> dict[str, str]:
         """Return the cells of an epoch that has ended, without its number."""
-        raise NotImplementedError
 
     def attach(self, engine: Workflow) -> None:
         """Register with the trainer; only the first of several processes writes."""
